@@ -1,0 +1,1 @@
+"""What the program a person sees and the engine it launches have agreed on: settings, events, files."""

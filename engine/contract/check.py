@@ -1,0 +1,138 @@
+"""Turns loose values into settings that can start a run, or into a list of what is wrong.
+
+Everything that accepts settings (flags, presets, the form, the engine itself) comes through here.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from engine.contract.errors import Problem, SettingsError
+from engine.contract.settings import TrainSettings, train_params
+from engine.contract.support import unsupported
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The outcome: `settings` when every value parses by itself, and all problems found."""
+
+    settings: TrainSettings | None
+    problems: tuple[Problem, ...]
+
+    def by_field(self) -> dict[str, str]:
+        """The first message of each field."""
+        return {p.field: p.message for p in reversed(self.problems)}
+
+
+def check_values(values: Mapping[str, Any], *, files: bool = True) -> Checked:
+    """Checks types, ranges, contradictions, what the engine supports and, with `files`, what is on disk."""
+    try:
+        settings = TrainSettings.model_validate(dict(values))
+    except ValidationError as error:
+        return Checked(None, tuple(_problem(e) for e in error.errors()))
+    problems = [*contradictions(settings), *unsupported(settings)]
+    if files:
+        problems += missing_files(settings)
+    return Checked(settings, tuple(problems))
+
+
+def require_settings(values: Mapping[str, Any], *, files: bool = True, source: str = "") -> TrainSettings:
+    """As `check_values`, but raises SettingsError when anything is wrong."""
+    checked = check_values(values, files=files)
+    if checked.settings is None or checked.problems:
+        raise SettingsError(list(checked.problems), source)
+    return checked.settings
+
+
+def _problem(error: Any) -> Problem:
+    field = str(error["loc"][0]) if error["loc"] else ""
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(field, train_params(), n=1)
+        return Problem(field, "no such parameter" + (f"; did you mean {near[0]}?" if near else ""))
+    param = train_params().get(field)
+    given = error.get("input")
+    if param is None:
+        return Problem(field, str(error["msg"]))
+    if param.kind == "choice":
+        return Problem(field, f"{given!r} is none of its values; use one of {', '.join(param.choices)}")
+    if error["type"] in ("greater_than_equal", "greater_than", "less_than_equal", "less_than"):
+        return Problem(field, f"{given} is out of range; it must be {param.limits}")
+    kinds = {"int": "a whole number", "float": "a number", "bool": "0 or 1", "json": "a JSON object"}
+    return Problem(field, f"{given!r} is not {kinds.get(param.kind, 'valid')}")
+
+
+def contradictions(s: TrainSettings) -> list[Problem]:
+    """Settings that are each valid and cannot be meant together."""
+    found = []
+    if s.peft not in ("none", "state") and s.train_type == "state":
+        found.append(
+            Problem("train_type", f"state contradicts peft {s.peft}; leave one of the two out")
+        )
+    if s.peft == "state" and s.train_type == "none":
+        found.append(Problem("train_type", "none contradicts peft state; leave one of the two out"))
+    if s.lr_final > s.lr_init:
+        found.append(
+            Problem("lr_final", f"{s.lr_final:g} is above lr_init {s.lr_init:g}; lower it or raise lr_init")
+        )
+    if s.lr_init == 0:
+        found.append(Problem("lr_init", "0 would train nothing; state tuning wants 1"))
+    if s.dataload == "only" and s.micro_bsz > 1:
+        found.append(Problem("micro_bsz", "dataload only takes one document a step; set it to 1"))
+    return found + _foreign(s)
+
+
+def _foreign(s: TrainSettings) -> list[Problem]:
+    """Settings moved from their default that the chosen method would not read."""
+    return [
+        Problem(p.name, f"has no effect when tuning {s.method}; leave it at {p.default}")
+        for p in train_params().values()
+        if p.methods and s.method not in p.methods and getattr(s, p.name) != p.default
+    ]
+
+
+def risks(s: TrainSettings) -> list[Problem]:
+    """Settings that are allowed and probably not wanted; told, never refused."""
+    found = []
+    if s.warmup_steps >= s.total_steps:
+        found.append(Problem("warmup_steps", f"the run has only {s.total_steps} steps: its rate never gets to lr_init"))
+    if s.method != "state" and s.lr_init > 1e-2:
+        found.append(Problem("lr_init", f"{s.lr_init:g} suits state tuning; for {s.method} at most 1e-4 is advised"))
+    if s.method == "state" and s.lr_init < 1e-3:
+        found.append(Problem("lr_init", f"{s.lr_init:g} hardly moves a state; 1 is advised"))
+    return found
+
+
+def missing_files(s: TrainSettings) -> list[Problem]:
+    """Files the run needs and does not find, and a proj_dir that cannot be used."""
+    found = []
+    for name, param in train_params().items():
+        if param.required and getattr(s, name) is None:
+            found.append(Problem(name, f"is not set; it names {_lower_first(param.help)}"))
+    if s.load_model is not None and not s.load_model.is_file():
+        found.append(Problem("load_model", f"no file {s.load_model}; give the path of a .pth model"))
+    if s.data_file is not None:
+        for half in (".bin", ".idx"):
+            if not data_half(s.data_file, half).is_file():
+                found.append(
+                    Problem("data_file", f"no file {data_half(s.data_file, half)}; "
+                            "make the pair with `rwkv-tune data convert`")
+                )  # fmt: skip
+                break
+    if s.proj_dir is not None and s.proj_dir.exists() and not s.proj_dir.is_dir():
+        found.append(Problem("proj_dir", f"{s.proj_dir} is a file; name a folder"))
+    return found
+
+
+def data_half(prefix: Path, suffix: str) -> Path:
+    """PREFIX.bin or PREFIX.idx; unlike `with_suffix` it keeps dots that belong to the name."""
+    return prefix.with_name(prefix.name + suffix)
+
+
+def _lower_first(text: str) -> str:
+    return text[:1].lower() + text[1:].rstrip(".")

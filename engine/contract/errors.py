@@ -1,0 +1,37 @@
+"""The one exception for everything a person can mend: what happened, and what to do next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with one setting; `field` is the parameter's name ("" when it is none of them)."""
+
+    field: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.message}" if self.field else self.message
+
+
+class UserError(Exception):
+    """An error whose text is meant for the user: one line saying what, where and what to do."""
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.remedy}".strip()
+
+
+class SettingsError(UserError):
+    """Settings that cannot start a run; carries every problem, not just the first."""
+
+    def __init__(self, problems: list[Problem], source: str = "") -> None:
+        where = f"{source}: " if source else ""
+        super().__init__(where + "; ".join(str(p) for p in problems))
+        self.problems = problems

@@ -1,0 +1,202 @@
+"""What a job tells whoever watches it: one JSON object a line, appended to a file and never changed.
+
+A reader must live with a torn last line and with events of a newer version: `parse_event` gives
+None for what it cannot understand, and unknown keys are dropped.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from engine.contract import reports
+
+VERSION = 1
+
+
+class Base(BaseModel):
+    """`v` is the version of this format, `t` seconds since the epoch."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    v: int = VERSION
+    t: float = Field(default_factory=time.time)
+
+
+class Plan(BaseModel):
+    """What a run is going to do, as found in its files; lengths in tokens."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    version: str
+    n_layer: int
+    n_embd: int
+    head_size: int
+    vocab_size: int
+    parameters: int
+    trainable: int
+    method: str
+    documents: int
+    tokens: int
+    cut_documents: int
+    cut_tokens: int
+    ctx_len: int
+    micro_bsz: int
+    epoch_begin: int
+    epoch_count: int
+    epoch_steps: int
+    passes: float
+    device: str
+    precision: str
+    op: str
+    op_reasons: dict[str, str] = {}
+
+    @property
+    def steps(self) -> int:
+        return self.epoch_count * self.epoch_steps
+
+
+class Started(Base):
+    """The run is about to take its first step."""
+
+    type: Literal["started"] = "started"
+    name: str
+    pid: int
+    plan: Plan
+
+
+class Progress(Base):
+    """Something other than training takes time: `done` of `total` `unit`s (total 0: unknown)."""
+
+    type: Literal["progress"] = "progress"
+    phase: str
+    done: int
+    total: int
+    unit: str = ""
+
+
+class Step(Base):
+    """One optimisation step. `loss` is the batch's mean cross-entropy in nats, `tokens` all so far."""
+
+    type: Literal["step"] = "step"
+    step: int
+    epoch: int
+    loss: float | None
+    loss_smooth: float | None
+    lr: float
+    kt_s: float
+    step_s: float
+    grad_norm: float | None
+    tokens: int
+
+
+class Epoch(Base):
+    """An epoch is over; `loss` is the mean over its steps."""
+
+    type: Literal["epoch"] = "epoch"
+    epoch: int
+    loss: float | None
+    lr: float
+    seconds: float
+
+
+class Checkpoint(Base):
+    """A file was written, whole."""
+
+    type: Literal["checkpoint"] = "checkpoint"
+    path: str
+    epoch: int
+    step: int
+
+
+class Evaluated(Base):
+    """Mean cross-entropy over `documents` documents, before or after training."""
+
+    type: Literal["evaluated"] = "evaluated"
+    when: Literal["before", "after"]
+    loss: float
+    tokens: int
+    documents: int
+
+
+class Sample(Base):
+    """The same prompt answered by the base model and by the tuned one."""
+
+    type: Literal["sample"] = "sample"
+    step: int
+    prompt: str
+    base: str
+    tuned: str
+
+
+class Log(Base):
+    """A line worth reading."""
+
+    type: Literal["log"] = "log"
+    text: str
+
+
+class Warned(Base):
+    """Something the person should know; the run goes on."""
+
+    type: Literal["warning"] = "warning"
+    text: str
+
+
+class Failed(Base):
+    """The run ended by an error: what happened and what to do."""
+
+    type: Literal["failed"] = "failed"
+    reason: str
+    remedy: str = ""
+    detail: str = ""
+
+
+class Finished(Base):
+    """The run ended as planned, or because it was asked to stop."""
+
+    type: Literal["finished"] = "finished"
+    status: Literal["finished", "stopped"]
+    step: int
+    seconds: float
+    loss_before: float | None = None
+    loss_after: float | None = None
+    files: tuple[str, ...] = ()
+
+
+class Converted(Base):
+    """A conversion is complete."""
+
+    type: Literal["converted"] = "converted"
+    report: reports.Converted
+
+
+Event = (
+    Started | Progress | Step | Epoch | Checkpoint | Evaluated | Sample | Log | Warned | Failed
+    | Finished | Converted
+)  # fmt: skip
+Emit = Callable[[Event], None]
+
+_ADAPTER: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="type")])
+
+
+def parse_event(line: str | bytes) -> Event | None:
+    """The event of one line, or None when the line is torn, foreign or of an unknown type."""
+    try:
+        return _ADAPTER.validate_json(line)
+    except ValidationError:
+        return None
+
+
+def dump_event(event: Event) -> str:
+    """The line of an event, with its newline. NaN and infinity become null: JSON has neither."""
+    return event.model_dump_json() + "\n"
+
+
+def dump_json(document: object) -> str:
+    """The one JSON document a command prints with --json."""
+    return json.dumps(document, ensure_ascii=False, indent=2)

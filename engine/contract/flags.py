@@ -1,0 +1,56 @@
+"""The settings as command-line flags, and back."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+from typing import Any
+
+from engine.contract.settings import TrainSettings, train_params
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """A flag for each parameter. Values stay text: `check` turns them into settings and explains errors."""
+    groups: dict[str, Any] = {}
+    for p in train_params().values():
+        group = groups.setdefault(p.group, parser.add_argument_group(p.group))
+        metavar = "{" + ",".join(p.choices) + "}" if p.choices else p.kind.upper()
+        text = f"{p.help} {p.advice}".replace("%", "%%").strip()
+        group.add_argument(
+            p.flag, metavar=metavar, default=argparse.SUPPRESS,
+            help=f"{text} (default: {spell(p.default) or 'none'})",
+        )  # fmt: skip
+
+
+def given_flags(namespace: argparse.Namespace) -> dict[str, str]:
+    """The parameters that were given on the command line, as text."""
+    return {name: value for name, value in vars(namespace).items() if name in train_params()}
+
+
+def changed(settings: TrainSettings) -> dict[str, Any]:
+    """The settings that differ from their default."""
+    return {
+        name: getattr(settings, name)
+        for name, p in train_params().items()
+        if getattr(settings, name) != p.default
+    }
+
+
+def spell(value: Any) -> str:
+    """A value as one writes it behind its flag or into a form."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(int(value))
+    if isinstance(value, float):
+        return f"{value:g}"
+    return json.dumps(value) if isinstance(value, dict) and value else "" if value == {} else str(value)
+
+
+def command(settings: TrainSettings) -> str:
+    """The `rwkv-tune train` command that does the same."""
+    words = ["rwkv-tune", "train"]
+    for name, value in changed(settings).items():
+        words += [f"--{name}", spell(value)]
+    return shlex.join(words)

@@ -1,0 +1,153 @@
+"""Presets: settings in YAML with a comment per key. Shipped ones are read-only, the user's are files."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from engine.contract.check import check_values
+from engine.contract.errors import Problem, SettingsError, UserError
+from engine.contract.flags import changed, spell
+from engine.contract.rundir import write_atomic
+from engine.contract.settings import TrainSettings, train_params
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named set of values; `values` holds only what the preset sets."""
+
+    name: str
+    shipped: bool
+    text: str
+
+    @property
+    def values(self) -> dict[str, Any]:
+        return parse_yaml(self.text, self.name)
+
+    @property
+    def summary(self) -> str:
+        """The first comment line."""
+        first = self.text.lstrip().split("\n", 1)[0]
+        return first.lstrip("# ").strip() if first.startswith("#") else ""
+
+
+def parse_yaml(text: str, source: str) -> dict[str, Any]:
+    """Values of a preset. Raises SettingsError naming key and line for anything wrong in it."""
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        values = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f"line {mark.line + 1}: " if mark else ""
+        reason = getattr(error, "problem", None) or "not YAML"
+        raise SettingsError([Problem("", f"{line}{reason}; write one `key: value` a line")], source) from None
+    if not isinstance(values, dict):
+        raise SettingsError([Problem("", "line 1: not a list of `key: value`")], source)
+    assert isinstance(node, yaml.MappingNode) or node is None
+    lines = {str(k.value): k.start_mark.line + 1 for k, _ in node.value} if node else {}
+    if node and len(lines) < len(node.value):
+        keys = [str(k.value) for k, _ in node.value]
+        twice = next(k for k in keys if keys.count(k) > 1)
+        raise SettingsError([Problem(twice, f"line {lines[twice]}: written twice; keep one")], source)
+    problems = check_values({str(k): v for k, v in values.items()}, files=False).problems
+    if problems:
+        named = [Problem(p.field, f"line {lines[p.field]}: {p.message}" if p.field in lines else p.message)
+                 for p in problems]  # fmt: skip
+        raise SettingsError(named, source)
+    return {str(k): v for k, v in values.items()}
+
+
+def render_yaml(settings: TrainSettings, title: str, keys: Iterable[str] | None = None) -> str:
+    """Settings as a preset file: each key with its help above it. Default: all keys that are changed."""
+    lines = [f"# {title}"]
+    for name in changed(settings) if keys is None else keys:
+        value = getattr(settings, name)
+        lines += ["", f"# {train_params()[name].help}", f"{name}: {_scalar(value)}"]
+    return "\n".join(lines) + "\n"
+
+
+def _scalar(value: Any) -> str:
+    """A value as YAML that reads back as itself (YAML 1.1 takes 1e-8 for a text)."""
+    if isinstance(value, (Path, str)):
+        return json.dumps(str(value), ensure_ascii=False)
+    if isinstance(value, float):
+        return repr(value) if "e" not in repr(value) or "." in repr(value) else f"{value:.1e}"
+    return spell(value) or "{}"
+
+
+class PresetStore:
+    """The shipped presets and the user's, which lie under `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def all(self) -> list[Preset]:
+        """The user's presets first, each kind by name; broken files are listed too."""
+        own = [self._own(p) for p in sorted(self.folder.glob("*.yaml"))]
+        return own + [_shipped(p) for p in sorted(_shipped_files())]
+
+    def get(self, name: str) -> Preset:
+        """A preset by name, or by the path of a YAML file. Raises UserError when there is none."""
+        for preset in self.all():
+            if preset.name == name:
+                return preset
+        path = Path(name).expanduser()
+        if path.suffix in (".yaml", ".yml") and path.is_file():
+            return Preset(str(path), shipped=False, text=_read(path))
+        raise UserError(f"There is no preset {name!r}.", "`rwkv-tune preset list` shows them.")
+
+    def save(self, name: str, text: str, *, replace: bool = False) -> Path:
+        """Writes a user's preset. Raises UserError when the name is unfit, shipped or taken."""
+        if not re.fullmatch(r"\w[\w.-]{0,63}", name):
+            raise UserError(f"{name!r} cannot name a preset.", "Use letters, digits, '-', '_' and '.'.")
+        if name in _shipped_names():
+            raise UserError(f"{name} is a shipped preset.", "Choose another name.")
+        path = self.folder / f"{name}.yaml"
+        if path.exists() and not replace:
+            raise UserError(f"There is already a preset {name}.", "Choose another name, or delete it first.")
+        parse_yaml(text, name)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, text)
+        except OSError as error:
+            raise UserError(f"Cannot write {path} ({error.strerror}).", "Check the folder's permissions.") from None
+        return path
+
+    def delete(self, name: str) -> None:
+        """Removes a user's preset. Raises UserError for a shipped or unknown one."""
+        if name in _shipped_names():
+            raise UserError(f"{name} is a shipped preset and stays.", "Only your own can be deleted.")
+        try:
+            (self.folder / f"{name}.yaml").unlink()
+        except OSError:
+            raise UserError(f"There is no preset {name!r} of yours.", "`rwkv-tune preset list` shows them.") from None
+
+    def _own(self, path: Path) -> Preset:
+        return Preset(path.stem, shipped=False, text=_read(path))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"Cannot read the preset {path} ({error}).", "Check that it is a UTF-8 text file.") from None
+
+
+def _shipped_files() -> list[Path]:
+    folder = resources.files("presets")
+    return [Path(str(entry)) for entry in folder.iterdir() if entry.name.endswith(".yaml")]
+
+
+def _shipped_names() -> set[str]:
+    return {p.stem for p in _shipped_files()}
+
+
+def _shipped(path: Path) -> Preset:
+    return Preset(path.stem, shipped=True, text=path.read_text(encoding="utf-8"))

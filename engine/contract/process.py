@@ -1,0 +1,59 @@
+"""Who runs: a process is its pid and its start time, so that a reused pid is not mistaken for it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Process:
+    """`started` is the kernel's start time in clock ticks since the boot named by `boot`."""
+
+    pid: int
+    started: int
+    boot: str
+
+    @classmethod
+    def current(cls) -> Process:
+        return cls.of(os.getpid())
+
+    @classmethod
+    def of(cls, pid: int) -> Process:
+        """Raises OSError when there is no such process."""
+        return cls(pid, _start_ticks(pid), _boot_id())
+
+    @classmethod
+    def from_record(cls, record: dict[str, object]) -> Process | None:
+        pid, started, boot = record.get("pid"), record.get("started"), record.get("boot")
+        if isinstance(pid, int) and isinstance(started, int) and isinstance(boot, str):
+            return cls(pid, started, boot)
+        return None
+
+    def alive(self) -> bool:
+        """True while this very process runs; a zombie does not."""
+        try:
+            return Process.of(self.pid) == self
+        except OSError:
+            return False
+
+    def interrupt(self, *, now: bool = False) -> bool:
+        """Asks it to stop (SIGTERM), or ends it at once; False when it runs no more."""
+        if not self.alive():
+            return False
+        os.kill(self.pid, signal.SIGKILL if now else signal.SIGTERM)
+        return True
+
+
+def _start_ticks(pid: int) -> int:
+    """Field 22 of /proc/PID/stat, see proc_pid_stat(5); the command in field 2 may hold anything."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    if fields[0] == "Z":
+        raise ProcessLookupError(pid)
+    return int(fields[19])
+
+
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()

@@ -1,0 +1,142 @@
+"""The files of a run, all in its proj_dir, and the list of runs a person has.
+
+    settings.yaml    what was asked for              events.ndjson   what happened
+    run.json         name, pid, process start time   engine.log      what the process printed
+    train_log.txt    the incumbent's line an epoch   rwkv-N.pth      what was trained
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from engine.contract.errors import UserError
+from engine.contract.process import Process
+
+Status = Literal["starting", "running", "stopping", "finished", "stopped", "failed", "died"]
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """The paths of one run."""
+
+    path: Path
+
+    @property
+    def settings(self) -> Path:
+        return self.path / "settings.yaml"
+
+    @property
+    def events(self) -> Path:
+        return self.path / "events.ndjson"
+
+    @property
+    def process(self) -> Path:
+        return self.path / "run.json"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "engine.log"
+
+    @property
+    def train_log(self) -> Path:
+        return self.path / "train_log.txt"
+
+    def checkpoint(self, epoch: int) -> Path:
+        return self.path / f"rwkv-{epoch}.pth"
+
+    def claim(self, name: str) -> None:
+        """Takes the folder for a new run. Raises UserError when it holds one already."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with self.process.open("x", encoding="utf-8") as file:
+                json.dump({"name": name}, file)
+        except FileExistsError:
+            raise UserError(
+                f"proj_dir: {self.path} already holds the run {self.name()!r}.",
+                "Nothing was changed; choose another --proj_dir.",
+            ) from None
+        except OSError as error:
+            raise UserError(
+                f"proj_dir: cannot write to {self.path} ({error.strerror}).", "Choose another --proj_dir."
+            ) from error
+        foreign = sorted(p.name for p in self.path.glob("rwkv-*.pth"))
+        if foreign:
+            self.process.unlink()
+            raise UserError(
+                f"proj_dir: {self.path} already holds {foreign[0]}, which the run would overwrite.",
+                "Nothing was changed; choose another --proj_dir.",
+            )
+
+    def record_process(self, name: str, process: Process) -> None:
+        """Says who runs here, atomically."""
+        write_atomic(self.process, json.dumps({"name": name, **asdict(process)}))
+
+    def _record(self) -> dict[str, object]:
+        try:
+            record = json.loads(self.process.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return record if isinstance(record, dict) else {}
+
+    def name(self) -> str:
+        return str(self._record().get("name", self.path.name))
+
+    def owner(self) -> Process | None:
+        """The process of this run, alive or not; None before it has started."""
+        return Process.from_record(self._record())
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Writes a small text file whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+@dataclass(frozen=True)
+class RunList:
+    """The runs a person started, newest first; one small file each under `folder`."""
+
+    folder: Path
+
+    def add(self, proj_dir: Path) -> str:
+        """Registers a run and returns its name: the folder's, with a number when it is taken."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        base = re.sub(r"[^\w.-]+", "-", proj_dir.name).strip("-.") or "run"
+        for number in range(1, 10_000):
+            name = base if number == 1 else f"{base}-{number}"
+            try:
+                with (self.folder / f"{name}.json").open("x", encoding="utf-8") as file:
+                    json.dump({"proj_dir": str(proj_dir.absolute())}, file)
+                return name
+            except FileExistsError:
+                continue
+        raise UserError(f"There are too many runs named {base}.", "Delete some of them.")
+
+    def remove(self, name: str) -> None:
+        """Forgets a run; its files stay."""
+        (self.folder / f"{name}.json").unlink(missing_ok=True)
+
+    def all(self) -> list[tuple[str, RunDir]]:
+        """(name, folder) of each run whose folder still exists."""
+        found = []
+        for entry in sorted(self.folder.glob("*.json"), key=_mtime, reverse=True):
+            try:
+                path = Path(json.loads(entry.read_text(encoding="utf-8"))["proj_dir"])
+            except (OSError, ValueError, KeyError, TypeError):
+                continue
+            if path.is_dir():
+                found.append((entry.stem, RunDir(path)))
+        return found
+
+
+def _mtime(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0

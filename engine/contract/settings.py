@@ -1,0 +1,329 @@
+"""Every parameter of a training run, declared once.
+
+The names are the tutorial's flag names. Flags, form fields, preset keys, validation and
+documentation are all read from this declaration; nothing else may list the parameters.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+from engine.contract.params import Param, param, params_of
+
+Method = Literal["state", "lora", "pissa", "miss", "full"]
+
+
+def _clean_path(value: object) -> object:
+    """An empty text means "not set"; `~` is the home directory."""
+    if value in ("", None):
+        return None
+    return Path(str(value)).expanduser() if isinstance(value, (str, Path)) else value
+
+
+def _data_prefix(value: object) -> object:
+    """A binidx data set is named without its suffix; accept the name of either half."""
+    path = _clean_path(value)
+    if isinstance(path, Path) and path.suffix in (".bin", ".idx"):
+        return path.with_suffix("")
+    return path
+
+
+def _json_object(value: object) -> object:
+    if isinstance(value, str):
+        return json.loads(value) if value.strip() else {}
+    return value
+
+
+FilePath = Annotated[Path | None, BeforeValidator(_clean_path)]
+DataPrefix = Annotated[Path | None, BeforeValidator(_data_prefix)]
+JsonObject = Annotated[dict[str, Any], BeforeValidator(_json_object)]
+
+
+class TrainSettings(BaseModel):
+    """All that decides a run. Unknown keys are errors; `check.check_settings` finds contradictions."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=False)
+
+    load_model: FilePath = param(
+        None,
+        "The base model: an RWKV .pth file.",
+        group="files",
+        required=True,
+        advice="A state works only with the very model it was tuned on: keep this file.",
+    )
+    proj_dir: FilePath = param(
+        None,
+        "The folder that receives the log and the trained files.",
+        group="files",
+        required=True,
+        advice="One folder per run; a folder that already holds a run is never overwritten.",
+    )
+    data_file: DataPrefix = param(
+        None,
+        "The training data: the common name of a .bin/.idx pair, without suffix.",
+        group="files",
+        required=True,
+        advice="`rwkv-tune data convert` makes the pair from a .jsonl file.",
+    )
+
+    micro_bsz: int = param(
+        1,
+        "Documents in one step.",
+        group="important",
+        ge=1,
+        advice="Start at 1 and raise it while memory allows: memory grows with it, noise shrinks.",
+    )
+    ctx_len: int = param(
+        512,
+        "Context length in tokens; longer documents are cut.",
+        group="important",
+        ge=1,
+        advice="As short as your documents allow; 512 is a good start for state tuning.",
+    )
+    epoch_steps: int = param(
+        1000,
+        "Steps in one epoch.",
+        group="important",
+        ge=1,
+        advice="More steps make an epoch longer. One pass over the data takes documents / micro_bsz steps.",
+    )
+    epoch_count: int = param(
+        5,
+        "How many epochs to train.",
+        group="important",
+        ge=1,
+        advice="Stop when the answers please you; every saved epoch can be tried by itself.",
+    )
+    epoch_save: int = param(
+        1,
+        "Save every N epochs; the last one is always saved. 0 saves only the last.",
+        group="important",
+        ge=0,
+        advice="State files are small: 1 lets you compare epochs.",
+    )
+
+    lr_init: float = param(
+        1.0,
+        "Learning rate at the start.",
+        group="learning rate",
+        ge=0,
+        advice="State tuning wants a very high rate: 1. Every other method: at most 1e-4.",
+    )
+    lr_final: float = param(
+        0.01,
+        "Learning rate at the end.",
+        group="learning rate",
+        ge=0,
+        advice="0.01 for state tuning; at most 1e-4 for other methods.",
+    )
+    warmup_steps: int = param(
+        10,
+        "Steps over which the rate rises from 1 % to its full value.",
+        group="learning rate",
+        ge=0,
+        advice="10 for state tuning. It multiplies whatever schedule is chosen.",
+    )
+    lr_schedule: Literal["cos_decay", "wsd", "linear", "constant"] = param(
+        "cos_decay",
+        "How the rate goes from lr_init to lr_final.",
+        group="learning rate",
+        advice="cos_decay falls smoothly; wsd stays high and falls over the last fifth.",
+    )
+    beta1: float = param(0.9, "Adam: memory of the gradient.", group="learning rate", ge=0, lt=1)
+    beta2: float = param(0.99, "Adam: memory of the squared gradient.", group="learning rate", ge=0, lt=1)
+    adam_eps: float = param(1e-8, "Adam: keeps a division from exploding.", group="learning rate", gt=0)
+    weight_decay: float = param(
+        0.0,
+        "Pulls 2-D linear weights towards zero at each step.",
+        group="learning rate",
+        ge=0,
+        methods=("lora", "pissa", "miss", "full"),
+        advice="States and one-dimensional parameters are never decayed.",
+    )
+    grad_clip: float = param(
+        1.0,
+        "Largest allowed norm of the gradient; 0 switches clipping off.",
+        group="learning rate",
+        ge=0,
+        advice="1 protects a run from a single odd batch.",
+    )
+    accumulate_grad_batches: int = param(
+        1,
+        "Steps whose gradients are added up before the parameters move.",
+        group="learning rate",
+        ge=1,
+        advice="A larger batch for the time, not the memory, of one.",
+    )
+
+    data_type: Literal[
+        "binidx", "jsonl", "utf-8", "utf-16le", "numpy", "uint16", "dummy", "wds_img"
+    ] = param(
+        "binidx",
+        "Format of data_file.",
+        group="data",
+        advice="binidx is the fastest and is what `data convert` writes.",
+    )
+    dataload: Literal["pad", "get", "only"] = param(
+        "pad",
+        "How documents become batches: pad fills up short ones, get cuts windows from the stream, "
+        "only takes one whole document.",
+        group="data",
+        advice="pad for question and answer data; any micro_bsz.",
+    )
+    loss_mask: Literal["none", "pad", "qa", "se"] = param(
+        "pad",
+        "Which tokens are learned: none and pad take all of a document, qa only what follows "
+        "'Assistant:'.",
+        group="data",
+        advice="qa teaches answers without teaching questions.",
+    )
+    vocab_size: int = param(
+        0,
+        "Size of the vocabulary; 0 takes it from the model.",
+        group="data",
+        ge=0,
+        advice="Leave it at 0: a value that contradicts the model is refused.",
+    )
+    random_seed: int = param(
+        0,
+        "Seed of the data order and of whatever is initialised at random.",
+        group="data",
+        ge=0,
+        advice="The same seed repeats a CPU run exactly.",
+    )
+
+    my_testing: Literal["auto", "x052", "x060", "x070"] = param(
+        "auto",
+        "The model's version: x052 is RWKV-5, x060 is RWKV-6, x070 is RWKV-7.",
+        group="model",
+        advice="auto reads it from the model file.",
+    )
+    n_layer: int = param(
+        0, "Number of layers; 0 reads it from the model file.", group="model", ge=0,
+        advice="Only a check: a value that contradicts the file is refused.",
+    )  # fmt: skip
+    n_embd: int = param(
+        0, "Width of the model; 0 reads it from the model file.", group="model", ge=0,
+        advice="Only a check: a value that contradicts the file is refused.",
+    )  # fmt: skip
+    pre_ffn: bool = param(
+        False,
+        "Replaces the first attention layer by a feed-forward one.",
+        group="model",
+        methods=("full",),
+        advice="Only when training from random weights; leave it at 0.",
+    )
+    head_qk: int = param(
+        0,
+        "Width of an extra copying head; 0 is none.",
+        group="model",
+        ge=0,
+        methods=("full",),
+        advice="Only when training from random weights; leave it at 0.",
+    )
+
+    train_type: Literal["auto", "none", "state", "infctx"] = param(
+        "auto",
+        "What is trained when peft is none: state tunes the initial state, none the whole model; "
+        "infctx carries the state over long contexts.",
+        group="method",
+        advice="auto tunes the state unless peft says otherwise.",
+    )
+    peft: Literal["none", "state", "lora", "pissa", "miss"] = param(
+        "none",
+        "The adapter that is trained.",
+        group="method",
+        advice="The state is the smallest and the quickest; adapters learn more facts.",
+    )
+    lora_config: JsonObject = param(
+        {},
+        "The adapter's own settings as JSON, e.g. {\"lora_r\":32,\"lora_alpha\":64}.",
+        group="method",
+        methods=("lora",),
+    )
+    quant: Literal["none", "int8", "nf4"] = param(
+        "none",
+        "Keeps the frozen weights in 8 or 4 bits.",
+        group="method",
+        methods=("state", "lora", "pissa", "miss"),
+        advice="int8 loses less than nf4; none when the memory suffices.",
+    )
+
+    accelerator: Literal["auto", "gpu", "cpu"] = param(
+        "auto", "Where the run computes.", group="hardware", advice="auto takes a GPU when there is one."
+    )
+    devices: int = param(1, "Number of GPUs (or processes on the CPU).", group="hardware", ge=1)
+    precision: Literal["bf16", "fp16", "tf32", "fp32"] = param(
+        "bf16",
+        "Number format of the frozen weights and of the computation; the state itself is kept in fp32.",
+        group="hardware",
+        advice="bf16 on any recent GPU; fp32 is usually faster on a CPU.",
+    )
+    strategy: Literal[
+        "auto", "ddp", "deepspeed_stage_1", "deepspeed_stage_2", "deepspeed_stage_2_offload",
+        "deepspeed_stage_3", "deepspeed_stage_3_offload",
+    ] = param(
+        "auto",
+        "How the work is spread over devices.",
+        group="hardware",
+        advice="auto on one device; the DeepSpeed stages save memory on several.",
+    )  # fmt: skip
+    grad_cp: bool = param(
+        True,
+        "Activation checkpointing: recompute each block in the backward pass.",
+        group="hardware",
+        advice="1 saves memory, 0 is faster. Switch it off when the memory suffices.",
+    )
+    op: Literal["auto", "reference", "chunked", "cuda", "fla", "triton"] = param(
+        "auto",
+        "The operator of the recurrence.",
+        group="hardware",
+        advice="auto takes the fastest one that works here and says why others were declined.",
+    )
+
+    wandb: str = param("", "Project name on Weights & Biases; empty is none.", group="log")
+    sample_prompt: str = param(
+        "",
+        "A question answered by base and tuned model at the end; empty takes the first one of the data.",
+        group="log",
+        advice="Choose one whose answer shows the manner you are after.",
+    )
+    sample_len: int = param(
+        64, "Tokens of that answer; 0 answers nothing.", group="log", ge=0, le=4096
+    )
+    eval_docs: int = param(
+        32,
+        "Documents whose loss is measured before and after the run; 0 measures nothing.",
+        group="log",
+        ge=0,
+    )
+    epoch_begin: int = param(
+        0,
+        "Number of the first epoch: file names, log and learning rate continue there.",
+        group="log",
+        ge=0,
+        advice="0 for a new run.",
+    )
+
+    @property
+    def method(self) -> Method:
+        """What is trained. `train_type` and `peft` are the incumbent's two names for one choice."""
+        if self.peft != "none":
+            return self.peft
+        return "full" if self.train_type in ("none", "infctx") else "state"
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run; each takes micro_bsz documents per device."""
+        return self.epoch_steps * self.epoch_count
+
+
+@functools.cache
+def train_params() -> dict[str, Param]:
+    """The declaration above, as flags, forms, presets and documentation read it."""
+    return params_of(TrainSettings)

@@ -1,0 +1,1 @@
+"""The shipped presets, as package data: see `engine.contract.presets`."""
