@@ -14,8 +14,8 @@ import yaml
 
 from engine.contract.check import check_values
 from engine.contract.errors import Problem, SettingsError, UserError
+from engine.contract.files import write_atomic
 from engine.contract.flags import changed, spell
-from engine.contract.rundir import write_atomic
 from engine.contract.settings import TrainSettings, train_params
 
 

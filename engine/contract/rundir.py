@@ -8,14 +8,17 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from engine.contract.check import require_settings
 from engine.contract.errors import UserError
+from engine.contract.files import write_atomic
+from engine.contract.presets import parse_yaml
 from engine.contract.process import Process
+from engine.contract.settings import TrainSettings
 
 Status = Literal["starting", "running", "stopping", "finished", "stopped", "failed", "died"]
 
@@ -72,6 +75,14 @@ class RunDir:
                 "Nothing was changed; choose another --proj_dir.",
             )
 
+    def read_settings(self) -> TrainSettings:
+        """The settings of this run. Raises UserError when the file is gone or no longer valid."""
+        try:
+            text = self.settings.read_text(encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"Cannot read {self.settings} ({error.strerror}).", "Start the run again.") from None
+        return require_settings(parse_yaml(text, str(self.settings)))
+
     def record_process(self, name: str, process: Process) -> None:
         """Says who runs here, atomically."""
         write_atomic(self.process, json.dumps({"name": name, **asdict(process)}))
@@ -89,13 +100,6 @@ class RunDir:
     def owner(self) -> Process | None:
         """The process of this run, alive or not; None before it has started."""
         return Process.from_record(self._record())
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Writes a small text file whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,192 @@
+"""The engine's jobs: `python -m engine JOB ...`. They read and write files and print JSON, never a screen.
+
+A job that fails prints one line on stderr and exits with 1; one that was asked to stop exits with 130.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+
+from engine.contract import events
+from engine.contract.errors import UserError
+
+PROGRESS_EVERY = 0.25  # seconds between two progress events
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one job and returns its exit status."""
+    args = _parser().parse_args(arguments)
+    job: Callable[[argparse.Namespace], int] = args.job
+    try:
+        return job(args)
+    except UserError as error:
+        print(f"rwkv-tune: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("rwkv-tune: stopped.", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m engine", description=__doc__)
+    jobs = parser.add_subparsers(required=True)
+
+    job = jobs.add_parser("train", help="train the run in a folder")
+    job.add_argument("proj_dir", type=Path)
+    job.set_defaults(job=_train)
+
+    job = jobs.add_parser("convert", help="jsonl to binidx; prints events")
+    add_convert_flags(job)
+    job.set_defaults(job=_convert)
+
+    job = jobs.add_parser("summary", help="what a data file holds, as JSON")
+    job.add_argument("path", type=Path)
+    job.add_argument("--ctx_len", type=int, default=512)
+    job.add_argument("--loss_mask", default="qa")
+    job.set_defaults(job=_summary)
+
+    job = jobs.add_parser("init", help="write a model with random weights; prints its description")
+    add_init_flags(job)
+    job.set_defaults(job=_init)
+
+    job = jobs.add_parser("evaluate", help="loss over a data set; prints it")
+    add_evaluate_flags(job)
+    job.set_defaults(job=_evaluate)
+
+    job = jobs.add_parser("doctor", help="what the training stack can do here, as JSON")
+    job.set_defaults(job=_doctor)
+    return parser
+
+
+def add_convert_flags(job: argparse.ArgumentParser) -> None:
+    """The flags of a conversion, shared with the command a person types."""
+    job.add_argument("source", metavar="FILE.jsonl", type=Path)
+    job.add_argument("--out", metavar="PREFIX", type=Path, required=True, help="writes PREFIX.bin and PREFIX.idx")
+    job.add_argument("--repeat", type=int, default=10, help="write every document N times, shuffled afresh")
+    job.add_argument("--ctx-len", "--ctx_len", type=int, default=512, help="for the magic prime")
+    job.add_argument("--seed", type=int, default=0, help="the same seed writes the same bytes")
+    job.add_argument("--skip-bad", "--skip_bad", action="store_true", help="leave out lines that cannot be read")
+    job.add_argument("--force", action="store_true", help="replace an existing pair once the new one is complete")
+
+
+def add_init_flags(job: argparse.ArgumentParser) -> None:
+    """The flags of a new model, shared with the command a person types."""
+    job.add_argument("--version", choices=["x070"], required=True)
+    job.add_argument("--n-layer", "--n_layer", type=int, required=True)
+    job.add_argument("--n-embd", "--n_embd", type=int, required=True)
+    job.add_argument("--vocab-size", "--vocab_size", type=int, default=65536)
+    job.add_argument("--seed", type=int, default=0)
+    job.add_argument("--out", metavar="FILE.pth", type=Path, required=True)
+    job.add_argument("--json", action="store_true")
+
+
+def add_evaluate_flags(job: argparse.ArgumentParser) -> None:
+    """The flags of an evaluation, shared with the command a person types."""
+    job.add_argument("--model", metavar="FILE.pth", type=Path, required=True)
+    job.add_argument("--state", metavar="FILE.pth", type=Path)
+    job.add_argument("--data", metavar="PREFIX", type=Path, required=True)
+    job.add_argument("--ctx-len", "--ctx_len", type=int, required=True)
+    job.add_argument("--json", action="store_true")
+
+
+def _train(args: argparse.Namespace) -> int:
+    from engine.contract.rundir import RunDir
+    from engine.train.run import run_training
+
+    return run_training(RunDir(args.proj_dir.absolute()))
+
+
+def _convert(args: argparse.Namespace) -> int:
+    from engine.data.convert import convert
+
+    signal.signal(signal.SIGTERM, _interrupt)
+
+    def emit(event: events.Event) -> None:
+        sys.stdout.write(events.dump_event(event))
+        sys.stdout.flush()
+
+    last = 0.0
+
+    def progress(phase: str, done: int, total: int) -> None:
+        nonlocal last
+        if done == total or time.monotonic() - last >= PROGRESS_EVERY:
+            last = time.monotonic()
+            emit(events.Progress(phase=phase, done=done, total=total))
+
+    try:
+        report = convert(
+            args.source, args.out, repeat=args.repeat, ctx_len=args.ctx_len, seed=args.seed,
+            skip_bad=args.skip_bad, force=args.force, progress=progress,
+        )  # fmt: skip
+    except UserError as error:
+        emit(events.Failed(reason=error.message, remedy=error.remedy))
+        return 1
+    emit(events.Converted(report=report))
+    return 0
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _summary(args: argparse.Namespace) -> int:
+    from engine.data.summary import summarise
+
+    print(summarise(args.path, args.ctx_len, args.loss_mask).model_dump_json())
+    return 0
+
+
+def _init(args: argparse.Namespace) -> int:
+    from engine.checkpoints.inspect import inspect_model
+    from engine.models.init import make_checkpoint
+
+    make_checkpoint(args.version, args.n_layer, args.n_embd, args.vocab_size, args.seed, out=args.out)
+    info = inspect_model(args.out)
+    text = info.model_dump_json(indent=2)
+    print(text if args.json else f"{args.out}: {info.version}, {info.parameters:,} parameters")
+    return 0
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from engine.data.binidx import BinIdx
+    from engine.data.dataset import check_vocabulary
+    from engine.models import load_model
+    from engine.train.evaluate import evaluate
+    from engine.train.prepare import choose_device
+
+    if args.ctx_len < 1:
+        raise UserError(f"--ctx-len {args.ctx_len} is out of range.", "It must be at least 1.")
+    data, device = BinIdx(args.data), choose_device("auto")
+    model = load_model(args.model, state=args.state, device=device)
+    check_vocabulary(data, model.vocab_size)
+    shown = sys.stderr.isatty()
+
+    def progress(done: int, total: int) -> None:
+        if shown:
+            print(f"\r{done}/{total} documents", end="" if done < total else "\n", file=sys.stderr)
+
+    model.eval()
+    report = evaluate(model, data, args.ctx_len, device=device, progress=progress)
+    if args.json:
+        print(report.model_dump_json(indent=2))
+    else:
+        print(f"loss {report.loss:.4f}  perplexity {report.perplexity:.3f}  "
+              f"{report.tokens:,} tokens of {report.documents:,} documents")  # fmt: skip
+    return 0
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from engine.doctor import diagnose
+
+    print(events.dump_json(diagnose()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Training: a run directory in, trained files and events out."""

@@ -1,0 +1,53 @@
+"""Mean cross-entropy of a model over a data set."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+
+from engine.contract.reports import EvalReport
+from engine.data.binidx import BinIdx
+from engine.data.dataset import PadDataset, collate
+from engine.train.loss import LanguageModel, summed_loss
+
+BATCH_TOKENS = 2048  # padded tokens a batch: bounds the logits at 2048 x V
+
+
+def evaluate(
+    model: LanguageModel,
+    data: BinIdx,
+    ctx_len: int,
+    *,
+    loss_mask: str = "none",
+    documents: Sequence[int] | None = None,
+    device: str = "cpu",
+    progress: Callable[[int, int], None] | None = None,
+) -> EvalReport:
+    """The loss (nats) over all target tokens of the documents (default: all), each cut at ctx_len + 1.
+
+    `progress` is told (documents done, documents in all) after each batch.
+    """
+    dataset = PadDataset(data, ctx_len, loss_mask)
+    chosen = range(len(dataset)) if documents is None else documents
+    # Neighbours in length share a batch, so that little of it is padding.
+    order = sorted(chosen, key=lambda i: int(data.sizes[i]))
+    total, count, done = 0.0, 0, 0
+    while done < len(order):
+        longest = min(int(data.sizes[order[min(done + 63, len(order) - 1)]]), ctx_len)
+        batch = order[done : done + max(1, min(64, BATCH_TOKENS // max(longest, 1)))]
+        tokens, targets = collate([dataset[i] for i in batch])
+        loss, learned = summed_loss(model, tokens.to(device), targets.to(device))
+        total, count, done = total + loss, count + learned, done + len(batch)
+        if progress:
+            progress(done, len(order))
+    mean = total / count if count else math.nan
+    return EvalReport(loss=mean, perplexity=math.exp(min(mean, 700)), tokens=count, documents=len(order))
+
+
+def spread(total: int, count: int) -> list[int]:
+    """`count` numbers below `total`, evenly spread; all of them when there are fewer."""
+    count = min(count, total)
+    return [i * total // count for i in range(count)]
+

@@ -1,0 +1,26 @@
+"""The optimizer and its learning rate."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from engine.contract.schedule import learning_rate
+from engine.contract.settings import TrainSettings
+from engine.tuning import Tuning
+
+
+def make_optimizer(model: nn.Module, tuning: Tuning, settings: TrainSettings) -> torch.optim.Optimizer:
+    """Adam with decoupled weight decay, which is plain Adam where the decay is 0."""
+    groups = tuning.param_groups(model, settings.weight_decay)
+    return torch.optim.AdamW(
+        groups, lr=settings.lr_init, betas=(settings.beta1, settings.beta2), eps=settings.adam_eps, fused=True
+    )
+
+
+def set_rate(optimizer: torch.optim.Optimizer, step: int, settings: TrainSettings) -> float:
+    """Sets every group's rate for step (from 0) of the run and returns the unscaled one."""
+    rate = learning_rate(step, settings.total_steps, settings)
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["lr_scale"]
+    return rate

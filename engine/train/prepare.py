@@ -1,0 +1,109 @@
+"""From settings to a loaded model, opened data and a plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from engine.checkpoints.inspect import inspect_model
+from engine.contract import events
+from engine.contract.errors import Problem, SettingsError, UserError
+from engine.contract.reports import ModelInfo
+from engine.contract.settings import TrainSettings
+from engine.data.binidx import BinIdx
+from engine.data.dataset import check_vocabulary, plan_numbers
+from engine.models import load_model
+from engine.ops.registry import select_wkv7
+from engine.models.v7 import RWKV7
+from engine.train.stop import StopRequest
+from engine.tuning import Tuning, tuning_for
+from engine.tuning.base import trainable
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "tf32": torch.float32, "fp32": torch.float32}
+
+
+@dataclass
+class Loaded:
+    """What a run works with."""
+
+    settings: TrainSettings
+    info: ModelInfo
+    device: str
+    data: BinIdx
+    model: RWKV7
+    tuning: Tuning
+
+
+def choose_device(accelerator: str) -> str:
+    """"cuda" or "cpu". Raises UserError when a GPU is demanded and torch sees none."""
+    if accelerator == "cpu":
+        return "cpu"
+    if torch.cuda.is_available():
+        return "cuda"
+    if accelerator == "gpu":
+        raise UserError(
+            f"accelerator: gpu was asked for, but torch {torch.__version__} finds none here.",
+            "Use --accelerator auto or cpu; `rwkv-tune doctor` tells more.",
+        )
+    return "cpu"
+
+
+def check_model(settings: TrainSettings, info: ModelInfo) -> None:
+    """Refuses flags that contradict the model file, naming both values."""
+    said = {"n_layer": info.n_layer, "n_embd": info.n_embd, "vocab_size": info.vocab_size}
+    problems = [
+        Problem(name, f"{getattr(settings, name)} contradicts the model file, which has {real}; use 0 or {real}")
+        for name, real in said.items()
+        if getattr(settings, name) not in (0, real)
+    ]
+    if settings.my_testing not in ("auto", info.version):
+        problems.append(Problem(
+            "my_testing", f"{settings.my_testing} contradicts the model file, which is {info.version}; use auto"
+        ))  # fmt: skip
+    if problems:
+        raise SettingsError(problems)
+
+
+def load(settings: TrainSettings, emit: events.Emit, stop: StopRequest) -> Loaded:
+    """Opens and checks everything a run needs; cheap checks come before the long loading."""
+    assert settings.load_model is not None and settings.data_file is not None
+    device = choose_device(settings.accelerator)
+    info = inspect_model(settings.load_model)
+    check_model(settings, info)
+    data = BinIdx(settings.data_file)
+    check_vocabulary(data, info.vocab_size)
+    stop.check()
+    emit(events.Progress(phase="loading the model", done=0, total=info.file_bytes, unit="B"))
+    torch.manual_seed(settings.random_seed)
+    torch.set_float32_matmul_precision("high" if settings.precision == "tf32" else "highest")
+    model = load_model(
+        settings.load_model, device=device, dtype=DTYPES[settings.precision], op=settings.op
+    )
+    model.grad_cp = settings.grad_cp
+    tuning = tuning_for(settings.method)
+    tuning.attach(model)
+    emit(events.Progress(phase="loading the model", done=info.file_bytes, total=info.file_bytes, unit="B"))
+    stop.check()
+    return Loaded(settings, info, device, data, model, tuning)
+
+
+def make_plan(loaded: Loaded) -> events.Plan:
+    """What the run will do, in numbers."""
+    s, info, device = loaded.settings, loaded.info, loaded.device
+    numbers = plan_numbers(loaded.data, s.ctx_len)
+    selected = select_wkv7(s.op, device)
+    return events.Plan(
+        version=info.version, n_layer=info.n_layer, n_embd=info.n_embd, head_size=info.head_size,
+        vocab_size=info.vocab_size, parameters=info.parameters,
+        trainable=sum(p.numel() for p in trainable(loaded.model)), method=s.method,
+        documents=numbers.documents, tokens=numbers.tokens, cut_documents=numbers.cut_documents,
+        cut_tokens=numbers.cut_tokens, ctx_len=s.ctx_len, micro_bsz=s.micro_bsz,
+        epoch_begin=s.epoch_begin, epoch_count=s.epoch_count, epoch_steps=s.epoch_steps,
+        passes=s.total_steps * s.micro_bsz / numbers.documents, device=_device_name(device),
+        precision=s.precision, op=selected.name, op_reasons=selected.reasons,
+    )  # fmt: skip
+
+
+def _device_name(device: str) -> str:
+    return torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"

@@ -1,0 +1,116 @@
+"""One training run: reads the settings of a run directory, trains, and tells what happens."""
+
+from __future__ import annotations
+
+import logging
+import time
+import traceback
+from typing import TYPE_CHECKING
+
+import torch
+
+from engine.contract import events
+from engine.contract.errors import UserError
+from engine.contract.process import Process
+from engine.contract.rundir import RunDir
+from engine.train.stop import Stopped, StopRequest
+from engine.train.writer import EventWriter
+
+if TYPE_CHECKING:  # Lightning takes seconds to import: a refused run should not wait for it
+    from engine.train.callbacks import Reporter
+    from engine.train.prepare import Loaded
+
+FINISHED, FAILED, STOPPED = 0, 1, 130
+
+
+def run_training(run: RunDir) -> int:
+    """Trains the run in its folder and returns the exit status; every outcome is an event, too."""
+    stop = StopRequest()
+    stop.install()
+    emit = EventWriter(run.events)
+    began = time.monotonic()
+    try:
+        return _train(run, emit, stop, began)
+    except Stopped:
+        emit(events.Finished(status="stopped", step=0, seconds=time.monotonic() - began))
+        return STOPPED
+    except UserError as error:
+        emit(events.Failed(reason=error.message, remedy=error.remedy))
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        emit(events.Failed(
+            reason=f"Out of memory: {_first_line(error)}.",
+            remedy="Set grad_cp 1, then lower micro_bsz, then ctx_len, or take a smaller model.",
+            detail=traceback.format_exc(),
+        ))  # fmt: skip
+    except Exception as error:
+        emit(events.Failed(
+            reason=f"{type(error).__name__}: {_first_line(error)}",
+            remedy=f"The full report is in {run.log}.",
+            detail=traceback.format_exc(),
+        ))  # fmt: skip
+        traceback.print_exc()
+    finally:
+        emit.close()
+    return FAILED
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else "no message"
+
+
+def _train(run: RunDir, emit: events.Emit, stop: StopRequest, began: float) -> int:
+    from engine.train.prepare import load, make_plan
+    from engine.train.probe import Probe
+
+    settings = run.read_settings()
+    loaded = load(settings, emit, stop)
+    plan = make_plan(loaded)
+    probe = Probe(loaded, emit, stop)
+    probe.before()
+    emit(events.Started(name=run.name(), pid=Process.current().pid, plan=plan))
+    reporter = _fit(run, loaded, emit, stop)
+    # A stop asked for during the last step still ends a run that was complete.
+    stopped = stop.requested and reporter.saved_step < settings.total_steps
+    if not stopped:
+        probe.after(reporter.saved_step)
+    emit(events.Finished(
+        status="stopped" if stopped else "finished", step=reporter.saved_step,
+        seconds=time.monotonic() - began, loss_before=probe.loss_before, loss_after=probe.loss_after,
+        files=tuple(str(p) for p in reporter.saved),
+    ))  # fmt: skip
+    return STOPPED if stopped else FINISHED
+
+
+def _fit(run: RunDir, loaded: Loaded, emit: events.Emit, stop: StopRequest) -> Reporter:
+    import pytorch_lightning as pl
+    from torch.utils.data import DataLoader
+
+    from engine.data.dataset import EpochSampler, PadDataset, collate
+    from engine.train.callbacks import Reporter
+    from engine.train.module import TuneModule
+
+    s = loaded.settings
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    dataset = PadDataset(loaded.data, s.ctx_len, s.loss_mask)
+    sampler = EpochSampler(len(loaded.data), s.micro_bsz, s.epoch_steps, s.random_seed)
+    loader = DataLoader(dataset, batch_size=s.micro_bsz, sampler=sampler, collate_fn=collate)
+    reporter = Reporter(run, emit, stop)
+    trainer = pl.Trainer(
+        accelerator="gpu" if loaded.device == "cuda" else "cpu",
+        devices=s.devices,
+        precision="32-true",  # the weights' own type decides: see load()
+        max_epochs=s.epoch_count,
+        accumulate_grad_batches=s.accumulate_grad_batches,
+        callbacks=[reporter],
+        default_root_dir=str(run.path),
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    stop.check()
+    loaded.model.train()
+    trainer.fit(TuneModule(loaded.model, loaded.tuning, s), loader)
+    return reporter

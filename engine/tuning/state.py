@@ -1,0 +1,30 @@
+"""State tuning: the weights stay as they are, the initial state of every layer is learned."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from engine.tuning.base import Tuning, trainable
+
+
+class StateTuning(Tuning):
+    """Trains `blocks.{i}.att.time_state` [H, N, N] in fp32, starting from zero or from a loaded state."""
+
+    def attach(self, model: nn.Module) -> None:
+        model.requires_grad_(False)
+        for block in model.get_submodule("blocks").children():
+            att: Any = block.att
+            if att.time_state is None:
+                device = att.receptance.weight.device
+                zero = torch.zeros(att.n_head, att.head_size, att.head_size, device=device)
+                att.time_state = nn.Parameter(zero)
+            att.time_state.requires_grad_(True)
+
+    def param_groups(self, model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+        return [{"params": trainable(model), "lr_scale": 1.0, "weight_decay": 0.0}]
+
+    def tensors(self, model: nn.Module) -> dict[str, Tensor]:
+        return {name: p.detach() for name, p in model.named_parameters() if name.endswith(".time_state")}

@@ -1,0 +1,131 @@
+"""`rwkv-tune`: parses the command line and hands over to the command."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+
+from engine.contract.errors import UserError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command and returns the exit status: 0 done, 1 refused or failed, 130 stopped."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        args = _parser(given).parse_args(given)
+        return _command(args.command)(args)
+    except UserError as error:
+        print(f"rwkv-tune: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("rwkv-tune: stopped.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has gone; closing quietly is what a pipe expects.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _command(name: str) -> Callable[[argparse.Namespace], int]:
+    module, _, function = name.partition(":")
+    command: Callable[[argparse.Namespace], int] = getattr(
+        import_module(f"rwkv_tui.commands.{module}"), function
+    )
+    return command
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says a wrong command line in one line, and where help is."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise UserError(f"{message}.", f"`{self.prog} --help` lists what it takes.")
+
+
+def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
+    parser = _Parser(prog="rwkv-tune", description="Fine-tune RWKV, from jsonl to a tuned state.")
+    parser.add_argument("--version", action="version", version=f"rwkv-tune {version('rwkv-tune')}")
+    parser.set_defaults(command="app:open_app")
+    commands = parser.add_subparsers(metavar="COMMAND", parser_class=_Parser)
+    _add_train(commands, wanted="train" in given[:1])
+    _add_data(commands)
+    _add_model(commands)
+    _add_preset(commands)
+
+    command = commands.add_parser("eval", help="loss of a model, with or without a state, over a data set")
+    from engine.__main__ import add_evaluate_flags
+
+    add_evaluate_flags(command)
+    command.set_defaults(command="model:evaluate", given=given[1:])
+
+    command = commands.add_parser("demo", help="the whole path on bundled data, in under three minutes")
+    command.add_argument("--headless", action="store_true", help="without the screens")
+    command.add_argument("--dir", type=Path, default=Path("rwkv-tune-demo"), help="where its files go")
+    command.set_defaults(command="demo:demo")
+
+    command = commands.add_parser("doctor", help="what this machine can do, and what is missing")
+    command.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    command.set_defaults(command="doctor:doctor")
+    return parser
+
+
+def _add_train(commands: argparse._SubParsersAction[_Parser], wanted: bool) -> None:
+    command = commands.add_parser("train", help="train without screens", description=(
+        "Trains in a process of its own and shows its progress. Exit status: 0 finished, 130 stopped, 1 failed."
+    ))  # fmt: skip
+    command.add_argument("--preset", metavar="NAME|FILE.yaml", help="start from a preset; flags go above it")
+    command.add_argument("--json", action="store_true", help="print the run's events, one JSON object a line")
+    command.set_defaults(command="train:train")
+    if wanted:  # pydantic takes a moment to load: only the command that needs the flags pays for it
+        from engine.contract.flags import add_flags
+
+        add_flags(command)
+
+
+def _add_data(commands: argparse._SubParsersAction[_Parser]) -> None:
+    from engine.__main__ import add_convert_flags
+
+    data = commands.add_parser("data", help="prepare training data").add_subparsers(
+        metavar="ACTION", required=True, parser_class=_Parser
+    )
+    convert = data.add_parser("convert", help="jsonl to the .bin/.idx pair that training reads")
+    add_convert_flags(convert)
+    convert.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    convert.set_defaults(command="data:convert")
+
+
+def _add_model(commands: argparse._SubParsersAction[_Parser]) -> None:
+    from engine.__main__ import add_init_flags
+
+    model = commands.add_parser("model", help="look at a model file, or make one").add_subparsers(
+        metavar="ACTION", required=True, parser_class=_Parser
+    )
+    inspect = model.add_parser("inspect", help="version and dimensions, read from the file's header")
+    inspect.add_argument("file", metavar="FILE.pth", type=Path)
+    inspect.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    inspect.set_defaults(command="model:inspect")
+    init = model.add_parser("init", help="write a model with the reference initialisation")
+    add_init_flags(init)
+    init.set_defaults(command="model:init", given=sys.argv[3:])
+
+
+def _add_preset(commands: argparse._SubParsersAction[_Parser]) -> None:
+    preset = commands.add_parser("preset", help="saved settings").add_subparsers(
+        metavar="ACTION", required=True, parser_class=_Parser
+    )
+    action = preset.add_parser("list", help="names and what they are for")
+    action.set_defaults(command="preset:show_list")
+    action = preset.add_parser("show", help="print one as YAML")
+    action.add_argument("name", metavar="NAME")
+    action.set_defaults(command="preset:show")
+    action = preset.add_parser("save", help="keep a YAML file under a name")
+    action.add_argument("name", metavar="NAME")
+    action.add_argument("--from", dest="source", metavar="FILE", type=Path, required=True)
+    action.set_defaults(command="preset:save")
+    action = preset.add_parser("delete", help="remove one of your own")
+    action.add_argument("name", metavar="NAME")
+    action.set_defaults(command="preset:delete")

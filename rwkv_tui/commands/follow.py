@@ -1,0 +1,195 @@
+"""Follows a run without screens: a progress bar on a terminal, lines in a pipe, or its events as JSON."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from types import FrameType, TracebackType
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from engine.contract import events
+from engine.contract.rundir import RunDir
+from rwkv_tui.services.run_tail import RunTail
+
+POLL = 0.1  # seconds
+LINE_EVERY = 2.0  # seconds between two lines about steps in a pipe
+
+
+class Show(Protocol):
+    """One way of showing a run."""
+
+    def __enter__(self) -> Show: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+    def event(self, event: events.Event) -> None: ...
+    def note(self, text: str) -> None: ...
+
+
+def renderer(json: bool) -> Show:
+    """The way that fits where the output goes."""
+    if json:
+        return JsonShow()
+    return BarShow() if sys.stdout.isatty() else LineShow()
+
+
+def follow(name: str, run: RunDir, show: Show) -> int:
+    """Shows a run until it ends; Ctrl-C and SIGTERM stop it. Returns the exit status of the command."""
+    owner = run.owner()
+    asked = False
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if owner and owner.interrupt() and not asked:
+            show.note("stopping: the step is finished and saved first")
+        asked = True
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    tail, last = RunTail(run), None
+    with show:
+        alive = True
+        while alive:
+            alive = owner is not None and owner.alive()  # before the poll: events written last are read
+            for event in tail.poll():
+                show.event(event)
+                last = event if isinstance(event, events.Finished | events.Failed) else last
+            if alive:
+                time.sleep(POLL)
+    return _status(name, run, last)
+
+
+def _status(name: str, run: RunDir, last: events.Event | None) -> int:
+    if isinstance(last, events.Finished):
+        return 0 if last.status == "finished" else 130
+    if isinstance(last, events.Failed):
+        print(f"rwkv-tune: {last.reason} {last.remedy}".strip(), file=sys.stderr)
+    else:
+        print(f"rwkv-tune: the process of run {name} ended without a word; see {run.log}.", file=sys.stderr)
+    return 1
+
+
+def describe(event: events.Event) -> str | None:
+    """An event as a line for people; None for those that only move a bar."""
+    match event:
+        case events.Started(plan=p):
+            return (f"{p.version} {p.n_layer}x{p.n_embd}, {p.method}: {p.trainable:,} trainable of "
+                    f"{p.parameters:,} parameters on {p.device}, {p.precision}, op {p.op}\n"
+                    f"{p.documents:,} documents, {p.tokens:,} tokens, {p.cut_documents:,} documents cut at "
+                    f"ctx_len {p.ctx_len} ({p.cut_tokens:,} tokens); {p.steps:,} steps x {p.micro_bsz} = "
+                    f"{p.passes:.2f} passes")  # fmt: skip
+        case events.Evaluated():
+            return f"loss {event.when} tuning {event.loss:.4f} ({event.documents} documents)"
+        case events.Epoch():
+            loss = "n/a" if event.loss is None else f"{event.loss:.4f}"
+            return f"epoch {event.epoch}: loss {loss}, lr {event.lr:g}, {event.seconds:.1f} s"
+        case events.Checkpoint():
+            return f"saved {event.path}"
+        case events.Sample():
+            return f"Q: {event.prompt}\n  base:  {event.base}\n  tuned: {event.tuned}"
+        case events.Log():
+            return event.text
+        case events.Warned():
+            return f"warning: {event.text}"
+        case events.Finished():
+            return f"{event.status} after {event.step:,} steps, {event.seconds:.0f} s"
+    return None
+
+
+class _Quiet:
+    def __enter__(self) -> Show:
+        raise NotImplementedError
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+
+class JsonShow(_Quiet):
+    """The events themselves; notes go to stderr."""
+
+    def __enter__(self) -> JsonShow:
+        return self
+
+    def event(self, event: events.Event) -> None:
+        sys.stdout.write(events.dump_event(event))
+        sys.stdout.flush()
+
+    def note(self, text: str) -> None:
+        print(text, file=sys.stderr)
+
+
+class LineShow(_Quiet):
+    """Plain lines; those about steps at most every two seconds."""
+
+    def __init__(self) -> None:
+        self.last = 0.0
+        self.steps = 0
+
+    def __enter__(self) -> LineShow:
+        return self
+
+    def event(self, event: events.Event) -> None:
+        if isinstance(event, events.Started):
+            self.steps = event.plan.steps
+        if isinstance(event, events.Step) and (time.monotonic() - self.last > LINE_EVERY or event.step == self.steps):
+            self.last = time.monotonic()
+            self.note(f"step {event.step}/{self.steps} loss {number(event.loss)} smoothed "
+                      f"{number(event.loss_smooth)} lr {event.lr:.3g} {event.kt_s:.2f} kt/s")  # fmt: skip
+        line = describe(event)
+        if line is not None:
+            self.note(line)
+
+    def note(self, text: str) -> None:
+        print(text, flush=True)
+
+
+class BarShow:
+    """A bar that moves, and the lines above it."""
+
+    def __init__(self) -> None:
+        self.console = Console(highlight=False)
+        self.bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,}/{task.total:,}"),
+            TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=self.console,
+        )  # fmt: skip
+        self.tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> BarShow:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.stop()
+
+    def event(self, event: events.Event) -> None:
+        if isinstance(event, events.Started):
+            self._move("training", 0, event.plan.steps)
+        elif isinstance(event, events.Progress):
+            self._move(event.phase, event.done, event.total)
+        elif isinstance(event, events.Step):
+            note = f"loss {number(event.loss_smooth)}  lr {event.lr:.3g}  {event.kt_s:.2f} kt/s"
+            self._move("training", event.step, None, note)
+        line = describe(event)
+        if line is not None:
+            self.note(line)
+
+    def _move(self, phase: str, done: int, total: int | None, note: str = "") -> None:
+        if phase not in self.tasks:
+            self.tasks[phase] = self.bar.add_task(phase, total=total, note="")
+        self.bar.update(self.tasks[phase], completed=done, note=note, **({} if total is None else {"total": total}))
+
+    def note(self, text: str) -> None:
+        self.console.print(text, markup=False)
+
+
+def number(value: float | None) -> str:
+    """A loss, or n/a where it is not finite."""
+    return "n/a" if value is None else f"{value:.4f}"

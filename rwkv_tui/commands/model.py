@@ -1,0 +1,27 @@
+"""`rwkv-tune model ...` and `rwkv-tune eval`."""
+
+from __future__ import annotations
+
+import argparse
+
+from rwkv_tui.services.engine import become_engine
+
+
+def inspect(args: argparse.Namespace) -> int:
+    from engine.checkpoints.inspect import inspect_model
+
+    info = inspect_model(args.file)
+    if args.json:
+        print(info.model_dump_json(indent=2))
+    else:
+        for name, value in info.model_dump().items():
+            print(f"{name:<12} {value:,}" if isinstance(value, int) else f"{name:<12} {value}")
+    return 0
+
+
+def init(args: argparse.Namespace) -> int:
+    return become_engine("init", args.given)
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    return become_engine("evaluate", args.given)

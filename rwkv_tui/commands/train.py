@@ -1,0 +1,26 @@
+"""`rwkv-tune train`: starts a run and shows it without screens."""
+
+from __future__ import annotations
+
+import argparse
+
+from engine.contract.check import require_settings, risks
+from engine.contract.flags import given_flags
+from engine.contract.paths import UserPaths
+from engine.contract.presets import PresetStore
+from rwkv_tui.commands.follow import follow, renderer
+from rwkv_tui.services.launch import launch
+
+
+def train(args: argparse.Namespace) -> int:
+    paths = UserPaths.of_user()
+    values: dict[str, object] = {}
+    if args.preset:
+        values.update(PresetStore(paths.presets).get(args.preset).values)
+    values.update(given_flags(args))
+    settings = require_settings(values)
+    show = renderer(args.json)
+    for risk in risks(settings):
+        show.note(f"{risk}")
+    name, run = launch(settings, paths)
+    return follow(name, run, show)

@@ -1,0 +1,1 @@
+"""What the screens and commands use: processes, files, devices. No widgets in here."""

@@ -1,0 +1,23 @@
+"""How the engine is called: a fresh interpreter that does not look for modules in the current folder."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+
+def engine_command(job: str, *arguments: str) -> list[str]:
+    """The command line of an engine job."""
+    return [sys.executable, "-m", "engine", job, *arguments]
+
+
+def engine_environment() -> dict[str, str]:
+    """The person's environment, with the current folder kept out of the module path (Python 3.11 on)."""
+    return {**os.environ, "PYTHONSAFEPATH": "1"}
+
+
+def become_engine(job: str, arguments: Sequence[str]) -> int:
+    """Replaces this process by the job: its output, signals and exit status are the command's."""
+    command = engine_command(job, *arguments)
+    os.execve(command[0], command, engine_environment())
