@@ -1,0 +1,68 @@
+"""A growing curve whose extremes over any stretch are found without walking through it."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from bisect import bisect_left
+from dataclasses import dataclass, field
+from math import isnan
+
+BLOCK = 64
+
+
+@dataclass
+class Series:
+    """Points (x, y) with x strictly rising; y is NaN where there is no value.
+
+    `revision` changes with every change, so that a reader knows whether to draw again.
+    """
+
+    xs: array[float] = field(default_factory=lambda: array("d"))
+    ys: array[float] = field(default_factory=lambda: array("d"))
+    revision: int = 0
+    _lows: array[float] = field(default_factory=lambda: array("d"))
+    _highs: array[float] = field(default_factory=lambda: array("d"))
+
+    def __len__(self) -> int:
+        return len(self.xs)
+
+    def append(self, x: float, y: float | None) -> None:
+        """Adds a point. Points at or beyond `x` are replaced: a resumed run repeats its last steps."""
+        xs = self.xs
+        if xs and xs[-1] >= x:
+            self._cut(bisect_left(xs, x))
+        xs.append(x)
+        self.ys.append(y if y is not None and -math.inf < y < math.inf else math.nan)
+        self.revision += 1
+        if not len(xs) % BLOCK:
+            low, high = _span(self.ys[-BLOCK:])
+            self._lows.append(low)
+            self._highs.append(high)
+
+    def _cut(self, length: int) -> None:
+        del self.xs[length:], self.ys[length:]
+        del self._lows[length // BLOCK :], self._highs[length // BLOCK :]
+
+    @property
+    def last(self) -> float | None:
+        """The newest value, or None when there is none or it is missing."""
+        return self.ys[-1] if self.ys and not isnan(self.ys[-1]) else None
+
+    def extremes(self, start: int = 0, stop: int | None = None) -> tuple[float, float]:
+        """Least and greatest y of the points [start, stop); (inf, -inf) when none has a value."""
+        stop = len(self.ys) if stop is None else stop
+        first, end = -(-start // BLOCK), stop // BLOCK
+        if first >= end:
+            return _span(self.ys[start:stop])
+        spans = (
+            _span(self.ys[start : first * BLOCK]),
+            _span(self.ys[end * BLOCK : stop]),
+            (min(self._lows[first:end]), max(self._highs[first:end])),
+        )
+        return min(s[0] for s in spans), max(s[1] for s in spans)
+
+
+def _span(values: array[float]) -> tuple[float, float]:
+    present = [v for v in values if not isnan(v)]
+    return (min(present), max(present)) if present else (math.inf, -math.inf)

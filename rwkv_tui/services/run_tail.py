@@ -1,0 +1,202 @@
+"""Reads a run's events as they are appended, and folds them into what can be shown."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from engine.contract import events as ev
+from engine.contract.rundir import RunDir
+from rwkv_tui.plain import duration, short
+from rwkv_tui.series import Series
+
+STEP_MARK = b'"type":"step"'
+
+
+class RunTail:
+    """An incremental reader of events.ndjson.
+
+    `restarts` counts how often the file was found shorter than what had been read of it: then it
+    is read from its start again, and what was folded from it before is to be thrown away.
+    """
+
+    def __init__(self, run: RunDir) -> None:
+        self._path = run.events
+        self._offset = 0
+        self._partial = b""
+        self.restarts = 0
+        self.behind = False
+
+    def poll(self, limit: int | None = None, *, steps: bool = True) -> list[ev.Event]:
+        """The events that have become complete since the last call, oldest first.
+
+        Reads at most `limit` bytes; `behind` then says whether there are more. Without `steps` the
+        step events are left out, which makes a long file some ten times quicker to read. A line without its
+        newline waits for it; lines that are no event of this version are skipped.
+        """
+        try:
+            with self._path.open("rb") as file:
+                end = file.seek(0, 2)
+                if end < self._offset:
+                    self._offset, self._partial = 0, b""
+                    self.restarts += 1
+                file.seek(self._offset)
+                fresh = file.read(-1 if limit is None else limit)
+        except OSError:
+            self.behind = False
+            return []
+        self._offset += len(fresh)
+        self.behind = self._offset < end
+        *lines, self._partial = (self._partial + fresh).split(b"\n")
+        wanted = lines if steps else [line for line in lines if STEP_MARK not in line]
+        return [event for line in wanted if line and (event := ev.parse_event(line)) is not None]
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """A line for a reader; `level` is "info", "good", "warning" or "error"."""
+
+    t: float
+    text: str
+    level: str = "info"
+
+
+@dataclass
+class RunModel:
+    """All that a run has told so far. Steps count from 1; `closing` is its last word."""
+
+    plan: ev.Plan | None = None
+    started: float | None = None
+    first_t: float | None = None
+    last_t: float | None = None
+    step: int = 0
+    epoch: int = 0
+    tokens: int = 0
+    loss: Series = field(default_factory=Series)
+    loss_smooth: Series = field(default_factory=Series)
+    lr: Series = field(default_factory=Series)
+    kt_s: Series = field(default_factory=Series)
+    grad_norm: Series = field(default_factory=Series)
+    step_s: float = 0.0
+    epoch_marks: list[int] = field(default_factory=list)
+    checkpoints: list[ev.Checkpoint] = field(default_factory=list)
+    samples: list[ev.Sample] = field(default_factory=list)
+    log: deque[LogLine] = field(default_factory=lambda: deque(maxlen=2000))
+    log_count: int = 0
+    before: ev.Evaluated | None = None
+    after: ev.Evaluated | None = None
+    phases: dict[str, ev.Progress] = field(default_factory=dict)
+    activity: ev.Progress | None = None
+    closing: ev.Finished | ev.Failed | None = None
+    _recent: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=64))
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run, 0 while unknown."""
+        return self.plan.steps if self.plan else 0
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds from the first word of the run to its last one so far."""
+        return self.last_t - self.first_t if self.first_t is not None and self.last_t is not None else 0.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """An estimate from the last 64 steps, pauses for saving included; None when there is no basis."""
+        if self.closing or len(self._recent) < 2 or not self.steps:
+            return None
+        (t0, first), (t1, last) = self._recent[0], self._recent[-1]
+        return (t1 - t0) / (last - first) * max(0, self.steps - last) if last > first else None
+
+    def apply(self, event: ev.Event) -> None:
+        """Takes in one event."""
+        if self.first_t is None:
+            self.first_t = event.t
+        self.last_t = event.t
+        handler: Any = _HANDLERS.get(type(event))
+        if handler:
+            handler(self, event)
+
+    def _say(self, t: float, text: str, level: str = "info") -> None:
+        self.log.append(LogLine(t, text, level))
+        self.log_count += 1
+
+    def _started(self, event: ev.Started) -> None:
+        self.plan, self.started, self.activity, self.closing = event.plan, event.t, None, None
+        self._recent.clear()
+        plan = event.plan
+        self._say(
+            event.t, f"training starts: {plan.steps} steps on {plan.device}, {plan.precision}, op {plan.op}"
+        )
+
+    def _stepped(self, event: ev.Step) -> None:
+        self.step, self.epoch, self.tokens, self.step_s = event.step, event.epoch, event.tokens, event.step_s
+        self.activity = None
+        step = event.step
+        self.loss.append(step, event.loss)
+        self.loss_smooth.append(step, event.loss_smooth)
+        self.lr.append(step, event.lr)
+        self.kt_s.append(step, event.kt_s)
+        self.grad_norm.append(step, event.grad_norm)
+        if self._recent and self._recent[-1][1] >= step:
+            self._recent.clear()
+        self._recent.append((event.t, step))
+
+    def _progressed(self, event: ev.Progress) -> None:
+        self.phases[event.phase] = event
+        self.activity = event
+
+    def _epoch_over(self, event: ev.Epoch) -> None:
+        self.epoch_marks.append(self.step)
+        loss = "no loss" if event.loss is None else f"mean loss {short(event.loss)}"
+        self._say(
+            event.t, f"epoch {event.epoch} is over: {loss}, lr {short(event.lr)}, {duration(event.seconds)}"
+        )
+
+    def _saved(self, event: ev.Checkpoint) -> None:
+        self.checkpoints.append(event)
+        self._say(event.t, f"saved {event.path} at step {event.step}", "good")
+
+    def _evaluated(self, event: ev.Evaluated) -> None:
+        if event.when == "before":
+            self.before = event
+        else:
+            self.after = event
+        self._say(
+            event.t, f"loss {event.when} training: {event.loss:.4f} over {event.documents} documents", "good"
+        )
+
+    def _sampled(self, event: ev.Sample) -> None:
+        self.samples.append(event)
+        self._say(event.t, f"answered a sample prompt at step {event.step}")
+
+    def _logged(self, event: ev.Log) -> None:
+        self._say(event.t, event.text)
+
+    def _warned(self, event: ev.Warned) -> None:
+        self._say(event.t, event.text, "warning")
+
+    def _failed(self, event: ev.Failed) -> None:
+        self.closing, self.activity = event, None
+        self._say(event.t, event.reason, "error")
+
+    def _finished(self, event: ev.Finished) -> None:
+        self.closing, self.activity = event, None
+        self.step = event.step
+        self._say(event.t, f"{event.status} at step {event.step} after {duration(event.seconds)}", "good")
+
+
+_HANDLERS: dict[type, Any] = {
+    ev.Started: RunModel._started,
+    ev.Step: RunModel._stepped,
+    ev.Progress: RunModel._progressed,
+    ev.Epoch: RunModel._epoch_over,
+    ev.Checkpoint: RunModel._saved,
+    ev.Evaluated: RunModel._evaluated,
+    ev.Sample: RunModel._sampled,
+    ev.Log: RunModel._logged,
+    ev.Warned: RunModel._warned,
+    ev.Failed: RunModel._failed,
+    ev.Finished: RunModel._finished,
+}

@@ -1,0 +1,172 @@
+"""Which runs there are, how they stand, and stopping one."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from engine.contract.errors import UserError
+from engine.contract.events import Event, Failed, Finished, Started, Step, parse_event
+from engine.contract.process import Process
+from engine.contract.rundir import RunDir, RunList, Status
+
+HEAD_BYTES = 1 << 18
+TAIL_BYTES = 1 << 16
+START_GRACE_S = 60.0
+"""How long a claimed folder may be without a process before its run counts as dead."""
+ENGINE_LOG_BYTES = 1 << 13
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """One run in a list. `steps` is 0 and `method`, `version` are "" while its plan is unknown;
+    `started` and `updated` are seconds since the epoch."""
+
+    name: str
+    proj_dir: Path
+    status: Status
+    method: str
+    version: str
+    step: int
+    steps: int
+    loss: float | None
+    started: float | None
+    updated: float | None
+
+
+def summarise_runs(folder: Path) -> list[RunSummary]:
+    """All runs listed under `folder` (UserPaths.runs), newest first."""
+    return [summarise(name, run) for name, run in RunList(folder).all()]
+
+
+def summarise(name: str, run: RunDir) -> RunSummary:
+    """How one run stands, from the first and the last part of its events."""
+    alive = is_alive(run)  # before reading: a run that ends in between has then told so
+    head, tail = _head_and_tail(run.events)
+    started = next((e for e in (*head, *tail) if isinstance(e, Started)), None)
+    step, closing = None, None
+    for event in (*head, *tail):
+        if isinstance(event, Step):
+            step = event
+        elif isinstance(event, (Finished, Failed)):
+            closing = event
+        elif isinstance(event, Started):
+            closing = None
+    plan = started.plan if started else None
+    ended_at = closing.step if isinstance(closing, Finished) else 0
+    last = tail or head
+    return RunSummary(
+        name=name,
+        proj_dir=run.path,
+        status=status_of(run, alive=alive, began=started is not None, closing=closing),
+        method=plan.method if plan else "",
+        version=plan.version if plan else "",
+        step=max(step.step if step else 0, ended_at),
+        steps=plan.steps if plan else 0,
+        loss=step.loss_smooth if step else None,
+        started=head[0].t if head else None,
+        updated=last[-1].t if last else None,
+    )
+
+
+def is_alive(run: RunDir) -> bool | None:
+    """Whether its process runs; None while it has not said which one it is."""
+    owner = run.owner()
+    if owner is not None:
+        return owner.alive()
+    try:
+        fresh = time.time() - run.process.stat().st_mtime < START_GRACE_S
+    except OSError:
+        return False
+    return None if fresh else False
+
+
+def status_of(run: RunDir, *, alive: bool | None, began: bool, closing: Finished | Failed | None) -> Status:
+    """One word for a run: what it said last, else whether its process (`is_alive`) is still there."""
+    if isinstance(closing, Finished):
+        return closing.status
+    if closing is not None:
+        return "failed"
+    if alive is False:
+        return "died"
+    if stop_asked(run):
+        return "stopping"
+    return "running" if began else "starting"
+
+
+def stop_asked(run: RunDir) -> bool:
+    """True when the run's present process was asked to stop through `stop_run`."""
+    try:
+        record = json.loads(_stop_mark(run).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return (
+        isinstance(record, dict) and (who := Process.from_record(record)) is not None and who == run.owner()
+    )
+
+
+def stop_run(run: RunDir, *, now: bool = False) -> bool:
+    """Asks a run to finish its step, save and end; with `now` ends it without saving.
+
+    False when it runs no more. Raises UserError when it belongs to somebody else.
+    """
+    owner = run.owner()
+    if owner is None or not owner.alive():
+        return False
+    try:
+        _stop_mark(run).write_text(json.dumps(asdict(owner)), encoding="utf-8")
+        return owner.interrupt(now=now)
+    except OSError as error:
+        raise UserError(
+            f"Cannot stop the run in {run.path} ({error.strerror}).",
+            f"Ask whoever started it, or end process {owner.pid} yourself.",
+        ) from None
+
+
+def engine_log_tail(run: RunDir) -> str:
+    """The last part of what the process printed, "" when it printed nothing."""
+    try:
+        with run.log.open("rb") as file:
+            start = max(0, file.seek(0, 2) - ENGINE_LOG_BYTES)
+            file.seek(start)
+            text = file.read().decode("utf-8", errors="replace")
+    except OSError:
+        return ""
+    return text.partition("\n")[2] if start else text
+
+
+def _stop_mark(run: RunDir) -> Path:
+    return run.path / "stop.json"
+
+
+def _head_and_tail(path: Path) -> tuple[list[Event], list[Event]]:
+    """Events of the first part up to the plan, and of the last part; nothing between is read."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(0)
+            head = file.read(HEAD_BYTES)
+            start = max(len(head), size - TAIL_BYTES)
+            file.seek(start)
+            tail = file.read(size - start) if size > start else b""
+    except OSError:
+        return [], []
+    if not tail:
+        return _events(head.splitlines()), []
+    until_plan = []
+    for event in _events_of(head.splitlines()):
+        until_plan.append(event)
+        if isinstance(event, Started):
+            break
+    return until_plan, _events(tail.splitlines())
+
+
+def _events(lines: Iterable[bytes]) -> list[Event]:
+    return list(_events_of(lines))
+
+
+def _events_of(lines: Iterable[bytes]) -> Iterable[Event]:
+    return (event for line in lines if (event := parse_event(line)) is not None)
