@@ -1,0 +1,245 @@
+"""binidx: PREFIX.bin holds token ids end to end, PREFIX.idx where each item begins and how long it is.
+
+The index, little-endian without gaps: magic, u64 version, u8 dtype code, u64 items, u64 length of
+doc_idx, i32 sizes (tokens), i64 pointers (bytes), i64 doc_idx (0..items). It is the layout that
+make_data.py of RWKV-LM writes and the RWKV trainers read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import struct
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.contract.check import data_half
+from engine.contract.errors import UserError
+from engine.contract.process import Process
+
+MAGIC = b"MMIDIDX\x00\x00"
+DTYPES = {
+    code: np.dtype(name) for code, name in {1: "u1", 2: "i1", 3: "<i2", 4: "<i4", 5: "<i8", 8: "<u2"}.items()
+}
+UINT16 = 8
+
+_HEADER = struct.Struct("<9sQBQQ")
+_BLOCK = 1 << 20
+_REMEDY = "Convert the source again with `rwkv-tune data convert`."
+
+
+class BinIdx:
+    """Reads a pair through memory maps: opening costs the index, an item costs its pages.
+
+    Raises UserError when a half is missing, either header is foreign, or the halves disagree.
+    """
+
+    def __init__(self, prefix: Path) -> None:
+        self.prefix = prefix
+        bin_path, idx_path = data_half(prefix, ".bin"), data_half(prefix, ".idx")
+        for path in (idx_path, bin_path):
+            if not path.is_file():
+                raise UserError(f"There is no file {path}, one half of the data {prefix}.", _REMEDY)
+        items = self._read_header(idx_path)
+        offset = _HEADER.size
+        self.sizes: NDArray[np.int32] = np.memmap(idx_path, "<i4", "r", offset, (items,))
+        self._pointers: NDArray[np.int64] = np.memmap(idx_path, "<i8", "r", offset + 4 * items, (items,))
+        self.tokens = self._check_items(idx_path)
+        found, expected = bin_path.stat().st_size, self.tokens * self.dtype.itemsize
+        if found != expected:
+            raise UserError(
+                f"{bin_path} has {found} bytes where {idx_path.name} announces {expected}: "
+                "one of the two is truncated or belongs to other data.",
+                _REMEDY,
+            )
+        if not self.tokens:
+            raise UserError(f"The data {prefix} holds no tokens.", _REMEDY)
+        self.stream: NDArray[Any] = np.memmap(bin_path, self.dtype, "r")
+        """All tokens, end to end."""
+
+    def _read_header(self, path: Path) -> int:
+        with path.open("rb") as file:
+            header = file.read(_HEADER.size)
+        length = path.stat().st_size
+        if header[: len(MAGIC)] != MAGIC:
+            raise UserError(f"{path} is no binidx index: it does not begin with MMIDIDX.", _REMEDY)
+        if len(header) < _HEADER.size:
+            raise UserError(f"{path} is truncated: {length} bytes do not even hold its header.", _REMEDY)
+        _, version, code, items, documents = _HEADER.unpack(header)
+        if version != 1:
+            raise UserError(f"{path} has version {version}; only version 1 exists.", _REMEDY)
+        if code not in DTYPES:
+            raise UserError(f"{path} has dtype code {code}, which is no integer type for tokens.", _REMEDY)
+        self.dtype = DTYPES[code]
+        expected = _HEADER.size + 12 * items + 8 * documents
+        if length != expected:
+            raise UserError(
+                f"{path} has {length} bytes where its {items} items and {documents} marks take {expected}.",
+                _REMEDY,
+            )
+        if not items:
+            raise UserError(f"The data {self.prefix} holds no documents.", _REMEDY)
+        return int(items)
+
+    def _check_items(self, path: Path) -> int:
+        """Items must lie end to end from byte 0; gives the number of tokens."""
+        position = 0
+        for start in range(0, len(self.sizes), _BLOCK):
+            sizes = self.sizes[start : start + _BLOCK].astype(np.int64)
+            ends = position + np.cumsum(sizes)
+            pointers = (ends - sizes) * self.dtype.itemsize
+            wrong = (sizes < 0) | (pointers != self._pointers[start : start + _BLOCK])
+            if wrong.any():
+                item = start + int(wrong.argmax())
+                raise UserError(
+                    f"{path} is damaged: item {item} ({self.sizes[item]} tokens) points to byte "
+                    f"{self._pointers[item]}, which is not where the item before it ends.",
+                    _REMEDY,
+                )
+            position = int(ends[-1])
+        return position
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __reduce__(self) -> tuple[type[BinIdx], tuple[Path]]:
+        """Another process opens the files itself instead of receiving their content."""
+        return BinIdx, (self.prefix,)
+
+    def item(self, index: int) -> NDArray[Any]:
+        """The tokens of one item, a read-only view [size]; IndexError outside 0..len-1."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        start = int(self._pointers[index]) // self.dtype.itemsize
+        return self.stream[start : start + int(self.sizes[index])]
+
+    def item_at(self, position: int) -> int:
+        """The item that the token at `position` of the stream belongs to."""
+        pointer = position * self.dtype.itemsize
+        return int(np.searchsorted(self._pointers, pointer, side="right")) - 1
+
+
+class BinIdxWriter:
+    """Writes a uint16 pair item by item in constant memory; the pair appears when the `with` block ends.
+
+    Both halves are written beside their targets. An exception in the block removes them again and
+    leaves the targets as they were; what a killed process left is removed by the next writer.
+    """
+
+    def __init__(self, prefix: Path) -> None:
+        self.prefix = prefix
+        self.items = 0
+        self.tokens = 0
+        self._sizes = array("i")
+
+    def __enter__(self) -> BinIdxWriter:
+        self.prefix.parent.mkdir(parents=True, exist_ok=True)
+        self._targets = [data_half(self.prefix, suffix) for suffix in (".bin", ".idx")]
+        self._parts = [target.with_name(f".{target.name}.{os.getpid()}.part") for target in self._targets]
+        for target in self._targets:
+            _remove_stale(target)
+        try:
+            self._bin = self._parts[0].open("wb", buffering=_BLOCK)
+            self._idx = self._parts[1].open("w+b", buffering=_BLOCK)
+        except BaseException:
+            self._discard()
+            raise
+        self._idx.seek(_HEADER.size)
+        return self
+
+    def add(self, tokens: bytes) -> None:
+        """Appends one item: its ids as little-endian uint16."""
+        self._bin.write(tokens)
+        self._sizes.append(len(tokens) // 2)
+        self.items += 1
+        self.tokens += len(tokens) // 2
+        if len(self._sizes) == _BLOCK:
+            self._flush_sizes()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._finish()
+                self._publish()
+        finally:
+            self._discard()
+
+    def _flush_sizes(self) -> None:
+        self._idx.write(np.asarray(self._sizes, "<i4").tobytes())
+        self._sizes = array("i")
+
+    def _finish(self) -> None:
+        """Completes the index: the sizes are in it by now, all else follows from them."""
+        self._flush_sizes()
+        self._idx.flush()
+        for pointers in self._pointers():
+            self._idx.write(pointers.tobytes())
+        for start in range(0, self.items + 1, _BLOCK):
+            self._idx.write(np.arange(start, min(start + _BLOCK, self.items + 1), dtype="<i8").tobytes())
+        self._idx.seek(0)
+        self._idx.write(_HEADER.pack(MAGIC, 1, UINT16, self.items, self.items + 1))
+        for file in (self._bin, self._idx):
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _pointers(self) -> Iterator[NDArray[np.int64]]:
+        position = 0
+        for start in range(0, self.items, _BLOCK):
+            count = min(_BLOCK, self.items - start)
+            raw = os.pread(self._idx.fileno(), 4 * count, _HEADER.size + 4 * start)
+            sizes = np.frombuffer(raw, "<i4").astype("<i8") * 2
+            ends = position + np.cumsum(sizes)
+            yield (ends - sizes).astype("<i8")
+            position = int(ends[-1])
+
+    def _publish(self) -> None:
+        """Puts the halves in place; a reader never meets a new half beside an old one."""
+        try:
+            self._targets[1].unlink(missing_ok=True)
+            for part, target in zip(self._parts, self._targets, strict=True):
+                part.replace(target)
+        except BaseException:  # also a signal between the two
+            if not self._targets[1].exists():
+                self._targets[0].unlink(missing_ok=True)
+            raise
+
+    def _discard(self) -> None:
+        for name in ("_bin", "_idx"):
+            if hasattr(self, name):
+                with contextlib.suppress(OSError):  # the buffer of a full disk cannot be flushed
+                    getattr(self, name).close()
+        for part in self._parts:
+            part.unlink(missing_ok=True)
+
+
+def _remove_stale(target: Path) -> None:
+    """Removes the unfinished files of processes that are gone."""
+    pattern = re.compile(rf"\.{re.escape(target.name)}\.(\d+)\.part")
+    for path in target.parent.iterdir():
+        match = pattern.fullmatch(path.name)
+        if match and not _runs(int(match[1])):
+            path.unlink(missing_ok=True)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        Process.of(pid)
+    except OSError:
+        return False
+    return True
+
+
+def cut_numbers(sizes: NDArray[np.int32], ctx_len: int) -> tuple[int, int]:
+    """How many documents ctx_len cuts and how many tokens they lose: all after the first ctx_len + 1."""
+    lost = sizes.astype(np.int64) - (ctx_len + 1)
+    lost = lost[lost > 0]
+    return len(lost), int(lost.sum())

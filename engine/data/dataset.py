@@ -1,0 +1,118 @@
+"""What training reads: documents cut to ctx_len, batches padded to their longest, an endless data order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset, Sampler
+
+from engine.contract.errors import UserError
+from engine.data.binidx import BinIdx, cut_numbers
+from engine.data.masks import trained_mask
+
+IGNORED = -100
+"""A target that is not learned; torch's cross_entropy skips it by default."""
+
+_CHUNK = 1 << 24
+
+Pair = tuple[Tensor, Tensor]
+
+
+class PadDataset(Dataset[Pair]):
+    """Item i is document i: (inputs, targets), int64 [t] each with t <= ctx_len, targets one ahead.
+
+    A document of a single token has nothing to predict and gives t = 0.
+    """
+
+    def __init__(self, data: BinIdx, ctx_len: int, loss_mask: str) -> None:
+        self.data, self.ctx_len, self.loss_mask = data, ctx_len, loss_mask
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> Pair:
+        tokens = self.data.item(index)[: self.ctx_len + 1].astype(np.int64)
+        targets = np.where(trained_mask(tokens, self.loss_mask), tokens, IGNORED)
+        return torch.from_numpy(tokens[:-1]), torch.from_numpy(targets[1:])
+
+
+def collate(pairs: Sequence[Pair]) -> Pair:
+    """(inputs, targets) [B, T], T the longest of the batch but at least 1; padded with 0 and IGNORED."""
+    inputs = pad_sequence([x for x, _ in pairs], batch_first=True, padding_value=0)
+    targets = pad_sequence([y for _, y in pairs], batch_first=True, padding_value=IGNORED)
+    if not inputs.shape[1]:
+        shape = (len(pairs), 1)
+        return torch.zeros(shape, dtype=torch.int64), torch.full(shape, IGNORED, dtype=torch.int64)
+    return inputs, targets
+
+
+class EpochSampler(Sampler[int]):
+    """The data order is one endless sequence: a fresh permutation of all documents for each pass.
+
+    An epoch takes its `epoch_steps * micro_bsz` places of that sequence, so epochs go on where the
+    one before ended, and any of them follows from (seed, epoch) alone.
+    """
+
+    def __init__(self, documents: int, micro_bsz: int, epoch_steps: int, seed: int) -> None:
+        self.documents, self.seed = documents, seed
+        self.length = micro_bsz * epoch_steps
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[int]:
+        position, end = self.epoch * self.length, (self.epoch + 1) * self.length
+        while position < end:
+            number, start = divmod(position, self.documents)
+            part = self._pass(number)[start : start + end - position]
+            yield from part.tolist()
+            position += len(part)
+
+    def _pass(self, number: int) -> NDArray[np.int64]:
+        seeds = np.random.SeedSequence((self.seed, number))
+        return np.random.Generator(np.random.PCG64(seeds)).permutation(self.documents)
+
+
+@dataclass(frozen=True)
+class DataNumbers:
+    """What a run finds in its data; names as in the plan of a run, lengths in tokens."""
+
+    documents: int
+    tokens: int
+    cut_documents: int
+    cut_tokens: int
+
+
+def plan_numbers(data: BinIdx, ctx_len: int) -> DataNumbers:
+    """Counts documents and tokens and what ctx_len cuts off; reads the index only."""
+    return DataNumbers(len(data), data.tokens, *cut_numbers(data.sizes, ctx_len))
+
+
+def check_vocabulary(data: BinIdx, vocab_size: int) -> None:
+    """Raises UserError naming the first document with an id that the model has no row for.
+
+    One sequential read of the .bin, none at all when its dtype cannot hold such an id.
+    """
+    limits = np.iinfo(data.dtype)
+    if limits.max < vocab_size and limits.min == 0:
+        return
+    for start in range(0, data.tokens, _CHUNK):
+        chunk = data.stream[start : start + _CHUNK]
+        if chunk.max() < vocab_size and chunk.min() >= 0:
+            continue
+        place = int(np.argmax((chunk < 0) | (chunk >= vocab_size)))
+        raise UserError(
+            f"data_file: item {data.item_at(start + place)} of {data.prefix} has the token id "
+            f"{chunk[place]}, but the model's vocabulary has {vocab_size} entries (0 to {vocab_size - 1}).",
+            "Convert the data with the tokenizer of this model.",
+        )

@@ -1,0 +1,37 @@
+"""Which tokens of a document are learned."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.data.tokenizer import Tokenizer
+
+_QUESTION_OR_ANSWER = re.compile(rb"^(?:(Assistant)|User):", re.MULTILINE)
+
+
+def trained_mask(tokens: NDArray[Any], loss_mask: str) -> NDArray[np.bool_]:
+    """True [t] where a token of this document is a target to learn.
+
+    `none` and `pad` learn all (padding comes later and is never learned). `qa` learns the tokens
+    whose first byte lies behind an `Assistant:` and before the next `User:`, both at the start of
+    a line: the blank line before `User:` and the closing token 0 are learned too, or the model
+    would never stop. Works on bytes because markers and tokens need not begin at the same place.
+    """
+    if loss_mask in ("none", "pad"):
+        return np.ones(len(tokens), np.bool_)
+    if loss_mask != "qa":
+        raise ValueError(f"loss_mask {loss_mask!r}")
+    pieces = [Tokenizer().token_bytes(token) for token in tokens.tolist()]
+    ends = np.cumsum([len(piece) for piece in pieces], dtype=np.int64)
+    begins = np.concatenate([np.zeros(1, np.int64), ends[:-1]])[: len(tokens)]
+    learned = np.zeros(len(tokens), np.bool_)
+    for marker in _QUESTION_OR_ANSWER.finditer(b"".join(pieces)):
+        if marker[1]:
+            learned |= begins >= marker.end()
+        else:
+            learned &= begins < marker.start()
+    return learned
