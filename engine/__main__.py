@@ -67,12 +67,18 @@ def _parser() -> argparse.ArgumentParser:
 def add_convert_flags(job: argparse.ArgumentParser) -> None:
     """The flags of a conversion, shared with the command a person types."""
     job.add_argument("source", metavar="FILE.jsonl", type=Path)
-    job.add_argument("--out", metavar="PREFIX", type=Path, required=True, help="writes PREFIX.bin and PREFIX.idx")
+    job.add_argument(
+        "--out", metavar="PREFIX", type=Path, required=True, help="writes PREFIX.bin and PREFIX.idx"
+    )
     job.add_argument("--repeat", type=int, default=10, help="write every document N times, shuffled afresh")
     job.add_argument("--ctx-len", "--ctx_len", type=int, default=512, help="for the magic prime")
     job.add_argument("--seed", type=int, default=0, help="the same seed writes the same bytes")
-    job.add_argument("--skip-bad", "--skip_bad", action="store_true", help="leave out lines that cannot be read")
-    job.add_argument("--force", action="store_true", help="replace an existing pair once the new one is complete")
+    job.add_argument(
+        "--skip-bad", "--skip_bad", action="store_true", help="leave out lines that cannot be read"
+    )
+    job.add_argument(
+        "--force", action="store_true", help="replace an existing pair once the new one is complete"
+    )
 
 
 def add_init_flags(job: argparse.ArgumentParser) -> None:
@@ -143,13 +149,14 @@ def _summary(args: argparse.Namespace) -> int:
 
 
 def _init(args: argparse.Namespace) -> int:
-    from engine.checkpoints.inspect import inspect_model
     from engine.models.init import make_checkpoint
 
-    make_checkpoint(args.version, args.n_layer, args.n_embd, args.vocab_size, args.seed, out=args.out)
-    info = inspect_model(args.out)
-    text = info.model_dump_json(indent=2)
-    print(text if args.json else f"{args.out}: {info.version}, {info.parameters:,} parameters")
+    info = make_checkpoint(args.out, args.version, args.n_layer, args.n_embd, args.vocab_size, args.seed)
+    print(
+        info.model_dump_json(indent=2)
+        if args.json
+        else f"{args.out}: {info.version}, {info.parameters:,} parameters"
+    )
     return 0
 
 

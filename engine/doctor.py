@@ -1,4 +1,4 @@
-"""What the training stack can do on this machine. Imports what a run would, and reports instead of failing."""
+"""What the training stack can do here: imports what a run would, and reports instead of failing."""
 
 from __future__ import annotations
 

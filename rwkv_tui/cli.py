@@ -53,7 +53,7 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", parser_class=_Parser)
     _add_train(commands, wanted="train" in given[:1])
     _add_data(commands)
-    _add_model(commands)
+    _add_model(commands, given[2:])
     _add_preset(commands)
 
     command = commands.add_parser("eval", help="loss of a model, with or without a state, over a data set")
@@ -98,7 +98,7 @@ def _add_data(commands: argparse._SubParsersAction[_Parser]) -> None:
     convert.set_defaults(command="data:convert")
 
 
-def _add_model(commands: argparse._SubParsersAction[_Parser]) -> None:
+def _add_model(commands: argparse._SubParsersAction[_Parser], given: Sequence[str]) -> None:
     from engine.__main__ import add_init_flags
 
     model = commands.add_parser("model", help="look at a model file, or make one").add_subparsers(
@@ -110,7 +110,7 @@ def _add_model(commands: argparse._SubParsersAction[_Parser]) -> None:
     inspect.set_defaults(command="model:inspect")
     init = model.add_parser("init", help="write a model with the reference initialisation")
     add_init_flags(init)
-    init.set_defaults(command="model:init", given=sys.argv[3:])
+    init.set_defaults(command="model:init", given=given)
 
 
 def _add_preset(commands: argparse._SubParsersAction[_Parser]) -> None:

@@ -71,9 +71,7 @@ def contradictions(s: TrainSettings) -> list[Problem]:
     """Settings that are each valid and cannot be meant together."""
     found = []
     if s.peft not in ("none", "state") and s.train_type == "state":
-        found.append(
-            Problem("train_type", f"state contradicts peft {s.peft}; leave one of the two out")
-        )
+        found.append(Problem("train_type", f"state contradicts peft {s.peft}; leave one of the two out"))
     if s.peft == "state" and s.train_type == "none":
         found.append(Problem("train_type", "none contradicts peft state; leave one of the two out"))
     if s.lr_final > s.lr_init:
@@ -100,9 +98,13 @@ def risks(s: TrainSettings) -> list[Problem]:
     """Settings that are allowed and probably not wanted; told, never refused."""
     found = []
     if s.warmup_steps >= s.total_steps:
-        found.append(Problem("warmup_steps", f"the run has only {s.total_steps} steps: its rate never gets to lr_init"))
+        found.append(
+            Problem("warmup_steps", f"the run has only {s.total_steps} steps: its rate never gets to lr_init")
+        )
     if s.method != "state" and s.lr_init > 1e-2:
-        found.append(Problem("lr_init", f"{s.lr_init:g} suits state tuning; for {s.method} at most 1e-4 is advised"))
+        found.append(
+            Problem("lr_init", f"{s.lr_init:g} suits state tuning; for {s.method} at most 1e-4 is advised")
+        )
     if s.method == "state" and s.lr_init < 1e-3:
         found.append(Problem("lr_init", f"{s.lr_init:g} hardly moves a state; 1 is advised"))
     return found

@@ -32,7 +32,7 @@ def param(
 ) -> Any:
     """A settings field. `help` says what it does, `advice` how to choose it, `methods` who reads it
     (empty: all of them), `required` that a run cannot start while it is unset, `limits` go to pydantic."""
-    extra = {"group": group, "advice": advice, "methods": list(methods), "required": required}
+    extra: Any = {"group": group, "advice": advice, "methods": list(methods), "required": required}
     return Field(default, description=help, json_schema_extra=extra, **limits)
 
 
@@ -74,7 +74,9 @@ def _kind(annotation: Any) -> Kind:
 
 def _limits(info: FieldInfo) -> str:
     signs = (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"))
-    found = [f"{sign} {getattr(m, name):g}" for m in info.metadata for name, sign in signs if hasattr(m, name)]
+    found = [
+        f"{sign} {getattr(m, name):g}" for m in info.metadata for name, sign in signs if hasattr(m, name)
+    ]
     return ", ".join(found)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import resources
@@ -15,7 +15,7 @@ import yaml
 from engine.contract.check import check_values
 from engine.contract.errors import Problem, SettingsError, UserError
 from engine.contract.files import write_atomic
-from engine.contract.flags import changed, spell
+from engine.contract.flags import changed
 from engine.contract.settings import TrainSettings, train_params
 
 
@@ -74,12 +74,11 @@ def render_yaml(settings: TrainSettings, title: str, keys: Iterable[str] | None 
 
 
 def _scalar(value: Any) -> str:
-    """A value as YAML that reads back as itself (YAML 1.1 takes 1e-8 for a text)."""
-    if isinstance(value, (Path, str)):
-        return json.dumps(str(value), ensure_ascii=False)
-    if isinstance(value, float):
-        return repr(value) if "e" not in repr(value) or "." in repr(value) else f"{value:.1e}"
-    return spell(value) or "{}"
+    """A value on one line, as YAML that reads back as itself."""
+    plain = str(value or "") if value is None or isinstance(value, Path) else value
+    plain = int(plain) if isinstance(plain, bool) else plain
+    text: str = yaml.safe_dump(plain, default_flow_style=True, allow_unicode=True, width=sys.maxsize)
+    return text.removesuffix("...\n").rstrip("\n")
 
 
 class PresetStore:
@@ -117,7 +116,9 @@ class PresetStore:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_atomic(path, text)
         except OSError as error:
-            raise UserError(f"Cannot write {path} ({error.strerror}).", "Check the folder's permissions.") from None
+            raise UserError(
+                f"Cannot write {path} ({error.strerror}).", "Check the folder's permissions."
+            ) from None
         return path
 
     def delete(self, name: str) -> None:
@@ -127,7 +128,9 @@ class PresetStore:
         try:
             (self.folder / f"{name}.yaml").unlink()
         except OSError:
-            raise UserError(f"There is no preset {name!r} of yours.", "`rwkv-tune preset list` shows them.") from None
+            raise UserError(
+                f"There is no preset {name!r} of yours.", "`rwkv-tune preset list` shows them."
+            ) from None
 
     def _own(self, path: Path) -> Preset:
         return Preset(path.stem, shipped=False, text=_read(path))
@@ -137,7 +140,9 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"Cannot read the preset {path} ({error}).", "Check that it is a UTF-8 text file.") from None
+        raise UserError(
+            f"Cannot read the preset {path} ({error}).", "Check that it is a UTF-8 text file."
+        ) from None
 
 
 def _shipped_files() -> list[Path]:

@@ -49,7 +49,9 @@ class Process:
 
 def _start_ticks(pid: int) -> int:
     """Field 22 of /proc/PID/stat, see proc_pid_stat(5); the command in field 2 may hold anything."""
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    fields = (
+        Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    )
     if fields[0] == "Z":
         raise ProcessLookupError(pid)
     return int(fields[19])

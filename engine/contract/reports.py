@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Report(BaseModel):
+    """A document that newer versions may extend."""
+
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 

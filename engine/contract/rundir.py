@@ -1,8 +1,8 @@
 """The files of a run, all in its proj_dir, and the list of runs a person has.
 
-    settings.yaml    what was asked for              events.ndjson   what happened
-    run.json         name, pid, process start time   engine.log      what the process printed
-    train_log.txt    the incumbent's line an epoch   rwkv-N.pth      what was trained
+settings.yaml    what was asked for              events.ndjson   what happened
+run.json         name, pid, process start time   engine.log      what the process printed
+train_log.txt    the incumbent's line an epoch   rwkv-N.pth      what was trained
 """
 
 from __future__ import annotations
@@ -80,7 +80,9 @@ class RunDir:
         try:
             text = self.settings.read_text(encoding="utf-8")
         except OSError as error:
-            raise UserError(f"Cannot read {self.settings} ({error.strerror}).", "Start the run again.") from None
+            raise UserError(
+                f"Cannot read {self.settings} ({error.strerror}).", "Start the run again."
+            ) from None
         return require_settings(parse_yaml(text, str(self.settings)))
 
     def record_process(self, name: str, process: Process) -> None:

@@ -160,9 +160,7 @@ class TrainSettings(BaseModel):
         advice="A larger batch for the time, not the memory, of one.",
     )
 
-    data_type: Literal[
-        "binidx", "jsonl", "utf-8", "utf-16le", "numpy", "uint16", "dummy", "wds_img"
-    ] = param(
+    data_type: Literal["binidx", "jsonl", "utf-8", "utf-16le", "numpy", "uint16", "dummy", "wds_img"] = param(
         "binidx",
         "Format of data_file.",
         group="data",
@@ -177,8 +175,7 @@ class TrainSettings(BaseModel):
     )
     loss_mask: Literal["none", "pad", "qa", "se"] = param(
         "pad",
-        "Which tokens are learned: none and pad take all of a document, qa only what follows "
-        "'Assistant:'.",
+        "Which tokens are learned: none and pad take all of a document, qa only what follows 'Assistant:'.",
         group="data",
         advice="qa teaches answers without teaching questions.",
     )
@@ -242,7 +239,7 @@ class TrainSettings(BaseModel):
     )
     lora_config: JsonObject = param(
         {},
-        "The adapter's own settings as JSON, e.g. {\"lora_r\":32,\"lora_alpha\":64}.",
+        'The adapter\'s own settings as JSON, e.g. {"lora_r":32,"lora_alpha":64}.',
         group="method",
         methods=("lora",),
     )
@@ -293,9 +290,7 @@ class TrainSettings(BaseModel):
         group="log",
         advice="Choose one whose answer shows the manner you are after.",
     )
-    sample_len: int = param(
-        64, "Tokens of that answer; 0 answers nothing.", group="log", ge=0, le=4096
-    )
+    sample_len: int = param(64, "Tokens of that answer; 0 answers nothing.", group="log", ge=0, le=4096)
     eval_docs: int = param(
         32,
         "Documents whose loss is measured before and after the run; 0 measures nothing.",

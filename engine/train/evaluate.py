@@ -5,18 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-import torch
-
 from engine.contract.reports import EvalReport
 from engine.data.binidx import BinIdx
 from engine.data.dataset import PadDataset, collate
-from engine.train.loss import LanguageModel, summed_loss
+from engine.models.v7 import RWKV7
+from engine.train.loss import summed_loss
 
 BATCH_TOKENS = 2048  # padded tokens a batch: bounds the logits at 2048 x V
 
 
 def evaluate(
-    model: LanguageModel,
+    model: RWKV7,
     data: BinIdx,
     ctx_len: int,
     *,
@@ -50,4 +49,3 @@ def spread(total: int, count: int) -> list[int]:
     """`count` numbers below `total`, evenly spread; all of them when there are fewer."""
     count = min(count, total)
     return [i * total // count for i in range(count)]
-

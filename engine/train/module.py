@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.contract.settings import TrainSettings
+from engine.models.v7 import RWKV7
 from engine.train.loss import training_loss
 from engine.train.optim import make_optimizer
 from engine.tuning import Tuning
@@ -17,7 +18,7 @@ from engine.tuning import Tuning
 class TuneModule(pl.LightningModule):
     """Trains what `tuning` made trainable; `grad_norm` is that of the last optimizer step."""
 
-    def __init__(self, model: nn.Module, tuning: Tuning, settings: TrainSettings) -> None:
+    def __init__(self, model: RWKV7, tuning: Tuning, settings: TrainSettings) -> None:
         super().__init__()
         self.model = model
         self.tuning = tuning
@@ -26,8 +27,7 @@ class TuneModule(pl.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         tokens, targets = batch
-        model: Any = self.model
-        return training_loss(model, tokens, targets)
+        return training_loss(self.model, tokens, targets)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return make_optimizer(self.model, self.tuning, self.settings)

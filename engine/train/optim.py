@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
-from engine.contract.schedule import learning_rate
+from engine.contract.schedule import learning_rate, steps_shown
 from engine.contract.settings import TrainSettings
+from engine.models.v7 import RWKV7
 from engine.tuning import Tuning
 
 
-def make_optimizer(model: nn.Module, tuning: Tuning, settings: TrainSettings) -> torch.optim.Optimizer:
+def make_optimizer(model: RWKV7, tuning: Tuning, settings: TrainSettings) -> torch.optim.Optimizer:
     """Adam with decoupled weight decay, which is plain Adam where the decay is 0."""
     groups = tuning.param_groups(model, settings.weight_decay)
     return torch.optim.AdamW(
@@ -20,7 +20,8 @@ def make_optimizer(model: nn.Module, tuning: Tuning, settings: TrainSettings) ->
 
 def set_rate(optimizer: torch.optim.Optimizer, step: int, settings: TrainSettings) -> float:
     """Sets every group's rate for step (from 0) of the run and returns the unscaled one."""
-    rate = learning_rate(step, settings.total_steps, settings)
+    first, steps = steps_shown(settings)
+    rate = learning_rate(first + step, steps, settings)
     for group in optimizer.param_groups:
         group["lr"] = rate * group["lr_scale"]
     return rate

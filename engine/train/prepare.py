@@ -14,8 +14,8 @@ from engine.contract.settings import TrainSettings
 from engine.data.binidx import BinIdx
 from engine.data.dataset import check_vocabulary, plan_numbers
 from engine.models import load_model
-from engine.ops.registry import select_wkv7
 from engine.models.v7 import RWKV7
+from engine.ops.registry import select_wkv7
 from engine.train.stop import StopRequest
 from engine.tuning import Tuning, tuning_for
 from engine.tuning.base import trainable
@@ -36,7 +36,7 @@ class Loaded:
 
 
 def choose_device(accelerator: str) -> str:
-    """"cuda" or "cpu". Raises UserError when a GPU is demanded and torch sees none."""
+    """ "cuda" or "cpu". Raises UserError when a GPU is demanded and torch sees none."""
     if accelerator == "cpu":
         return "cpu"
     if torch.cuda.is_available():
@@ -53,7 +53,9 @@ def check_model(settings: TrainSettings, info: ModelInfo) -> None:
     """Refuses flags that contradict the model file, naming both values."""
     said = {"n_layer": info.n_layer, "n_embd": info.n_embd, "vocab_size": info.vocab_size}
     problems = [
-        Problem(name, f"{getattr(settings, name)} contradicts the model file, which has {real}; use 0 or {real}")
+        Problem(
+            name, f"{getattr(settings, name)} contradicts the model file, which has {real}; use 0 or {real}"
+        )
         for name, real in said.items()
         if getattr(settings, name) not in (0, real)
     ]
@@ -77,9 +79,7 @@ def load(settings: TrainSettings, emit: events.Emit, stop: StopRequest) -> Loade
     emit(events.Progress(phase="loading the model", done=0, total=info.file_bytes, unit="B"))
     torch.manual_seed(settings.random_seed)
     torch.set_float32_matmul_precision("high" if settings.precision == "tf32" else "highest")
-    model = load_model(
-        settings.load_model, device=device, dtype=DTYPES[settings.precision], op=settings.op
-    )
+    model = load_model(settings.load_model, device=device, dtype=DTYPES[settings.precision], op=settings.op)
     model.grad_cp = settings.grad_cp
     tuning = tuning_for(settings.method)
     tuning.attach(model)

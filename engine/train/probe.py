@@ -75,7 +75,9 @@ class Probe:
         prompt = f"User: {self._prompt()}\n\n{MARK}"
         self.loaded.model.eval()
         ids: list[int] = []
-        for token in generate(self.loaded.model, tokenizer.encode(prompt), length=self.loaded.settings.sample_len):
+        for token in generate(
+            self.loaded.model, tokenizer.encode(prompt), length=self.loaded.settings.sample_len
+        ):
             self.stop.check()
             ids.append(token)
             if tokenizer.decode_bytes(ids).endswith(b"\n\nUser:"):

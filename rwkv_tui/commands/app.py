@@ -9,11 +9,17 @@ from engine.contract.errors import UserError
 from engine.contract.paths import UserPaths
 
 
-def open_app(args: argparse.Namespace) -> int:
+def require_terminal() -> None:
+    """Raises UserError where no screen can be shown."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UserError(
-            "The screens need a terminal.", "Without one use `rwkv-tune train --help` or `rwkv-tune demo --headless`."
+            "The screens need a terminal.",
+            "Without one use `rwkv-tune train --help` or `rwkv-tune demo --headless`.",
         )
+
+
+def open_app(args: argparse.Namespace) -> int:
+    require_terminal()
     from rwkv_tui.app import TuneApp
 
     TuneApp(UserPaths.of_user()).run()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from types import FrameType, TracebackType
-from typing import Protocol
+from abc import ABC, abstractmethod
+from types import FrameType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -19,15 +19,21 @@ POLL = 0.1  # seconds
 LINE_EVERY = 2.0  # seconds between two lines about steps in a pipe
 
 
-class Show(Protocol):
+class Show(ABC):
     """One way of showing a run."""
 
-    def __enter__(self) -> Show: ...
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    def open(self) -> None:  # noqa: B027 not every way has something to open
+        """Called before the first event."""
+
+    def close(self) -> None:  # noqa: B027
+        """Called after the last one, whatever happened."""
+
+    @abstractmethod
     def event(self, event: events.Event) -> None: ...
-    def note(self, text: str) -> None: ...
+
+    @abstractmethod
+    def note(self, text: str) -> None:
+        """A line for the person."""
 
 
 def renderer(json: bool) -> Show:
@@ -51,7 +57,8 @@ def follow(name: str, run: RunDir, show: Show) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     tail, last = RunTail(run), None
-    with show:
+    show.open()
+    try:
         alive = True
         while alive:
             alive = owner is not None and owner.alive()  # before the poll: events written last are read
@@ -60,6 +67,8 @@ def follow(name: str, run: RunDir, show: Show) -> int:
                 last = event if isinstance(event, events.Finished | events.Failed) else last
             if alive:
                 time.sleep(POLL)
+    finally:
+        show.close()
     return _status(name, run, last)
 
 
@@ -100,21 +109,8 @@ def describe(event: events.Event) -> str | None:
     return None
 
 
-class _Quiet:
-    def __enter__(self) -> Show:
-        raise NotImplementedError
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return None
-
-
-class JsonShow(_Quiet):
+class JsonShow(Show):
     """The events themselves; notes go to stderr."""
-
-    def __enter__(self) -> JsonShow:
-        return self
 
     def event(self, event: events.Event) -> None:
         sys.stdout.write(events.dump_event(event))
@@ -124,20 +120,19 @@ class JsonShow(_Quiet):
         print(text, file=sys.stderr)
 
 
-class LineShow(_Quiet):
+class LineShow(Show):
     """Plain lines; those about steps at most every two seconds."""
 
     def __init__(self) -> None:
         self.last = 0.0
         self.steps = 0
 
-    def __enter__(self) -> LineShow:
-        return self
-
     def event(self, event: events.Event) -> None:
         if isinstance(event, events.Started):
             self.steps = event.plan.steps
-        if isinstance(event, events.Step) and (time.monotonic() - self.last > LINE_EVERY or event.step == self.steps):
+        if isinstance(event, events.Step) and (
+            time.monotonic() - self.last > LINE_EVERY or event.step == self.steps
+        ):
             self.last = time.monotonic()
             self.note(f"step {event.step}/{self.steps} loss {number(event.loss)} smoothed "
                       f"{number(event.loss_smooth)} lr {event.lr:.3g} {event.kt_s:.2f} kt/s")  # fmt: skip
@@ -149,7 +144,7 @@ class LineShow(_Quiet):
         print(text, flush=True)
 
 
-class BarShow:
+class BarShow(Show):
     """A bar that moves, and the lines above it."""
 
     def __init__(self) -> None:
@@ -160,13 +155,10 @@ class BarShow:
         )  # fmt: skip
         self.tasks: dict[str, TaskID] = {}
 
-    def __enter__(self) -> BarShow:
+    def open(self) -> None:
         self.bar.start()
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         self.bar.stop()
 
     def event(self, event: events.Event) -> None:
@@ -182,9 +174,10 @@ class BarShow:
             self.note(line)
 
     def _move(self, phase: str, done: int, total: int | None, note: str = "") -> None:
+        """Moves the bar of a phase; `total` None leaves it as it was."""
         if phase not in self.tasks:
             self.tasks[phase] = self.bar.add_task(phase, total=total, note="")
-        self.bar.update(self.tasks[phase], completed=done, note=note, **({} if total is None else {"total": total}))
+        self.bar.update(self.tasks[phase], completed=done, total=total, note=note)
 
     def note(self, text: str) -> None:
         self.console.print(text, markup=False)

@@ -1,0 +1,99 @@
+"""`rwkv-tune doctor`: what this machine can do, and what is missing."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import shutil
+import subprocess
+import sys
+from importlib.metadata import version
+from typing import Any
+
+from engine.contract.events import dump_json
+from engine.contract.paths import UserPaths
+from rwkv_tui.plain import size
+from rwkv_tui.services.engine import engine_command, engine_environment
+from rwkv_tui.services.gpu import read_gpus
+
+ENGINE_TIMEOUT = 120  # seconds; a cold disk makes the imports slow
+
+
+def doctor(args: argparse.Namespace) -> int:
+    """Exit status 0 when a run could start here, else 1."""
+    if sys.stderr.isatty():
+        print("Loading the training stack to see whether it works ...", file=sys.stderr)
+    report = _report()
+    print(dump_json(report) if args.json else _describe(report))
+    return 0 if report["ok"] else 1
+
+
+def _report() -> dict[str, Any]:
+    paths, reading = UserPaths.of_user(), read_gpus()
+    engine = _engine()
+    problems = [f"{name}: {found['error']}" for name, found in engine.get("packages", {}).items()
+                if "error" in found]  # fmt: skip
+    if "error" in engine:
+        problems.append(f"the engine does not start: {engine['error']}")
+    return {
+        "ok": not problems,
+        "problems": problems,
+        "rwkv_tune": version("rwkv-tune"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "engine": engine,
+        "gpus": [
+            {"name": g.name, "total_bytes": g.total_bytes, "used_bytes": g.used_bytes} for g in reading.gpus
+        ],
+        "gpu_note": reading.reason,
+        "terminal": {
+            "columns": shutil.get_terminal_size().columns,
+            "rows": shutil.get_terminal_size().lines,
+            "encoding": sys.stdout.encoding,
+        },
+        "presets": str(paths.presets),
+        "runs": str(paths.runs),
+        "cache": str(paths.cache),
+        "free_bytes": shutil.disk_usage(".").free,
+    }
+
+
+def _engine() -> dict[str, Any]:
+    try:
+        done = subprocess.run(
+            engine_command("doctor"), env=engine_environment(), stdin=subprocess.DEVNULL, capture_output=True,
+            text=True, timeout=ENGINE_TIMEOUT, check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return {"error": str(error)}
+    if done.returncode:
+        return {"error": (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]}
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def _describe(report: dict[str, Any]) -> str:
+    lines = [f"rwkv-tune {report['rwkv_tune']}, Python {report['python']}, {report['platform']}", ""]
+    for name, found in report["engine"].get("packages", {}).items():
+        lines.append(f"  {name:<20} {found.get('version', 'broken')}  {found.get('error', '')}".rstrip())
+    torch = report["engine"].get("torch", {})
+    if torch:
+        lines += [
+            "",
+            f"torch sees {len(torch['gpus'])} GPU(s), CUDA {torch['cuda']}; {torch['threads']} CPU threads",
+        ]
+    for gpu in report["gpus"]:
+        total = gpu["total_bytes"]
+        lines.append(f"  {gpu['name']}: {size(total) if total else 'N/A'}")
+    lines += [report["gpu_note"]] if report["gpu_note"] else []
+    terminal = report["terminal"]
+    lines += [
+        f"terminal {terminal['columns']}x{terminal['rows']}, {terminal['encoding']}",
+        f"free disk here {size(report['free_bytes'])}",
+        f"your presets {report['presets']}",
+        f"your runs    {report['runs']}",
+        "",
+    ]
+    lines += [f"problem: {p}" for p in report["problems"]] or ["A run can start here."]
+    return "\n".join(lines)

@@ -1,0 +1,81 @@
+"""What tests share: a small model and data set, a home of their own, and commands as a person runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+PAIRS = [
+    ("What colour is the sky?", "The sky is blue 💙"),
+    ("你好吗？", "我很好，谢谢 😊"),
+    ("Name a fruit.", "An apple 🍎 is a fruit."),
+    ("How are you?", "Fine, thank you!"),
+]
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A 2-layer x070 model whose output is not trivial."""
+    import torch
+
+    from engine.checkpoints.save import save_tensors
+    from engine.models.init import init_model
+
+    tensors = init_model("x070", n_layer=2, n_embd=64, vocab_size=65536, seed=1)
+    generator = torch.Generator().manual_seed(2)
+    for tensor in tensors.values():
+        tensor.add_(0.02 * torch.randn(tensor.shape, generator=generator))
+    path = tmp_path_factory.mktemp("model") / "tiny.pth"
+    save_tensors(tensors, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_jsonl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve documents of questions and answers."""
+    path = tmp_path_factory.mktemp("jsonl") / "pairs.jsonl"
+    lines = [json.dumps({"text": f"User: {q}\n\nAssistant: {a}"}, ensure_ascii=False) for q, a in PAIRS * 3]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tiny_jsonl: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same as a binidx pair."""
+    from engine.data.convert import convert
+
+    prefix = tmp_path_factory.mktemp("data") / "pairs"
+    convert(tiny_jsonl, prefix, repeat=2, ctx_len=16)
+    return prefix
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home folder of the test's own, for this process and its children."""
+    home = tmp_path / "home"
+    home.mkdir()
+    for name in [n for n in os.environ if n.startswith("XDG_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(home))
+    return home
+
+
+@pytest.fixture
+def rwkv_tune(home: Path, tmp_path: Path) -> Command:
+    """Runs `rwkv-tune ARGUMENTS` in the test's folder and returns the finished process."""
+
+    def run(*arguments: object, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "rwkv_tui", *map(str, arguments)], cwd=tmp_path, timeout=timeout,
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    return run
