@@ -1,0 +1,138 @@
+"""Fresh weights of a model, as RWKV-LM's RWKV-7 training code starts from.
+
+Sources of the formulas: RWKV-LM, RWKV-v7/train_temp/src/model.py (2025). In a model of one layer
+the relative depth is 0.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from engine.checkpoints.inspect import inspect_model
+from engine.checkpoints.save import save_tensors
+from engine.contract.errors import UserError
+from engine.contract.reports import ModelInfo
+
+
+def init_model(
+    version: str,
+    n_layer: int,
+    n_embd: int,
+    *,
+    vocab_size: int = 65536,
+    seed: int = 0,
+    head_size: int = 64,
+) -> dict[str, Tensor]:
+    """A checkpoint's tensors in fp32; the same seed gives the same weights.
+
+    Raises UserError for a version this release does not train and for widths that make no heads.
+    """
+    if version != "x070":
+        raise UserError(f"version: {version} is not available in this release.", "Use x070.")
+    sizes = {"n_layer": n_layer, "n_embd": n_embd, "vocab_size": vocab_size, "head_size": head_size}
+    for (name, value), least in zip(sizes.items(), (1, 2, 1, 2), strict=True):
+        if value < least:
+            raise UserError(f"{name}: {value} is too small.", f"It must be at least {least}.")
+    if n_embd % head_size:
+        raise UserError(
+            f"n_embd: {n_embd} is not a multiple of the head size {head_size}.",
+            f"Use {max(n_embd // head_size, 1) * head_size}, or set another head size.",
+        )
+    rng = torch.Generator().manual_seed(seed)
+    tensors = {"emb.weight": torch.empty(vocab_size, n_embd).uniform_(-1e-4, 1e-4, generator=rng)}
+    for layer in range(n_layer):
+        block = _norm("ln0", n_embd) if layer == 0 else {}
+        block |= _norm("ln1", n_embd) | _norm("ln2", n_embd)
+        block |= {f"att.{k}": t for k, t in _time_mix(layer, n_layer, n_embd, head_size, rng).items()}
+        block |= {f"ffn.{k}": t for k, t in _channel_mix(layer, n_layer, n_embd, rng).items()}
+        tensors |= {f"blocks.{layer}.{k}": t for k, t in block.items()}
+    tensors |= _norm("ln_out", n_embd)
+    tensors["head.weight"] = _orthogonal(vocab_size, n_embd, 0.5 * _tall(vocab_size, n_embd), rng)
+    return tensors
+
+
+def make_checkpoint(
+    version: str,
+    n_layer: int,
+    n_embd: int,
+    *,
+    out: Path,
+    vocab_size: int = 65536,
+    seed: int = 0,
+    head_size: int = 64,
+    overwrite: bool = False,
+) -> ModelInfo:
+    """Writes `init_model`'s tensors to `out`. Raises UserError when the file exists, unless `overwrite`."""
+    if out.exists() and not overwrite:
+        raise UserError(f"{out} exists already and was not touched.", "Choose another name.")
+    tensors = init_model(version, n_layer, n_embd, vocab_size=vocab_size, seed=seed, head_size=head_size)
+    save_tensors(tensors, out)
+    return inspect_model(out)
+
+
+def _time_mix(
+    layer: int, n_layer: int, width: int, head_size: int, rng: torch.Generator
+) -> dict[str, Tensor]:
+    depth = layer / max(n_layer - 1, 1)  # 0 to 1
+    shallow = 1 - layer / n_layer  # 1 to almost 0
+    channel = torch.arange(width, dtype=torch.float64)
+    linear = channel / (width - 1) - 0.5
+    in_head = (channel % head_size) / (head_size - 1) * 2 - 1
+    zigzag = in_head * in_head.abs()
+    decay = -6 + 6 * (channel / (width - 1)) ** (1 + depth**0.3)
+    ranks = {name: _rank(width, factor) for name, factor in (("w", 2.5), ("a", 2.5), ("v", 1.7), ("g", 5.0))}
+    mixes = {"x_r": 0.2, "x_w": 0.9, "x_k": 0.7, "x_v": 0.7, "x_a": 0.9, "x_g": 0.2}
+    tensors = {name: _row(1 - (channel / width) ** (power * shallow)) for name, power in mixes.items()}
+    tensors |= {
+        "w0": _row(decay + 0.5 + 2.5 * zigzag),
+        "a0": _row(-0.19 + 0.3 * zigzag + 0.4 * linear),
+        "v0": _row(0.73 - 0.4 * linear),
+        "k_k": _row(0.71 - 0.1 * linear),
+        "k_a": torch.full((1, 1, width), 1.02),
+        "r_k": torch.full((width // head_size, head_size), -0.04),
+        "receptance.weight": _orthogonal(width, width, 1.0, rng),
+        "key.weight": _orthogonal(width, width, 0.1, rng),
+        "value.weight": _orthogonal(width, width, 1.0, rng),
+        "output.weight": torch.zeros(width, width),
+        "ln_x.weight": torch.full((width,), ((1 + layer) / n_layer) ** 0.7),
+        "ln_x.bias": torch.zeros(width),
+    }
+    for name, rank in ranks.items():
+        tensors[f"{name}1"] = torch.zeros(width, rank)
+        tensors[f"{name}2"] = _orthogonal(rank, width, 0.1 * _tall(rank, width), rng)
+    return tensors
+
+
+def _channel_mix(layer: int, n_layer: int, width: int, rng: torch.Generator) -> dict[str, Tensor]:
+    channel = torch.arange(width, dtype=torch.float64)
+    return {
+        "x_k": _row(1 - (channel / width) ** ((1 - layer / n_layer) ** 4)),
+        "key.weight": _orthogonal(4 * width, width, 1.0, rng),
+        "value.weight": torch.zeros(width, 4 * width),
+    }
+
+
+def _norm(name: str, width: int) -> dict[str, Tensor]:
+    return {f"{name}.weight": torch.ones(width), f"{name}.bias": torch.zeros(width)}
+
+
+def _row(values: Tensor) -> Tensor:
+    return values.float().view(1, 1, -1)
+
+
+def _rank(width: int, factor: float) -> int:
+    """The width of a low-rank pair: a multiple of 32 near factor * sqrt(width)."""
+    return max(32, round(factor * math.sqrt(width) / 32) * 32)
+
+
+def _tall(rows: int, columns: int) -> float:
+    """Keeps the size of what a matrix with more rows than columns puts out."""
+    return math.sqrt(rows / columns) if rows > columns else 1.0
+
+
+def _orthogonal(rows: int, columns: int, gain: float, rng: torch.Generator) -> Tensor:
+    return nn.init.orthogonal_(torch.empty(rows, columns), gain, generator=rng)

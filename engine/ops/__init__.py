@@ -1,0 +1,1 @@
+"""The recurrences, each in several operators, and the choice among them."""

@@ -1,0 +1,155 @@
+"""The recurrence in chunks of steps, as matrix products, with its gradient derived by hand.
+
+With W_t the decay from the chunk's start to after step t, and a~_t = W_{t-1} a_t, r~_t = W_t r_t,
+b~_t = b_t / W_t, k~_t = k_t / W_t stacked as rows, the removed values U (u_t = S_{t-1} a_t) solve
+
+    (I - tril(A~ B~^T, -1)) U = A~ S^T + tril(A~ K~^T, -1) V
+
+where S is the state at the chunk's start, and everything else is a product. U is linear in S, so the
+next state is S M + C with M and C known for all chunks at once; only this one product per chunk is
+sequential. Autograd through these products needs twice the time of the hand-written gradient.
+
+Shapes: G = chunks * B * H matrices at once, chunk-major; L steps a chunk; N the head size.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from engine.ops.wkv7.reference import wkv7_reference
+
+CHUNK = 32
+SHORTEST = 4  # below this the products cost more than the steps
+
+
+def wkv7_chunked(  # noqa: PLR0917 the convention
+    r: Tensor, log_w: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor, state: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """See `engine.ops.wkv7`; computes and answers in fp32 (float64 if the inputs are).
+
+    The decay of a whole chunk must be a normal number: log_w above -2.5, and RWKV-7's is above -0.61.
+    """
+    dtype = torch.promote_types(v.dtype, torch.float32)
+    batch, steps, heads, width = v.shape
+    if state is None:
+        state = v.new_zeros(batch, heads, width, width, dtype=dtype)
+    inputs = [x.to(dtype) for x in (r, log_w, k, v, a, b, state)]
+    if steps < SHORTEST:
+        return wkv7_reference(*inputs)
+    y, last = _Chunked.apply(*inputs)  # type: ignore[no-untyped-call]
+    return y, last
+
+
+class _Chunked(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        *sequences, state = inputs
+        batch, steps, heads, width = sequences[0].shape
+        r, log_w, k, v, a, b = (_to_chunks(x) for x in sequences)
+        decay, before, end = _decays(log_w)
+        ar = torch.cat([a * before, r * decay], 1)
+        bk = torch.cat([b / decay, k / decay], 1)
+        scores = (ar @ bk.mT).mul_(_causal(v))
+        ab, ak, from_outputs = scores[:, :CHUNK, :CHUNK], scores[:, :CHUNK, CHUNK:], scores[:, CHUNK:]
+        eye = torch.eye(CHUNK, dtype=v.dtype, device=v.device).expand_as(ab)
+        inverse = torch.linalg.solve_triangular(-ab, eye, upper=False, unitriangular=True)
+        solved = inverse @ ar[:, :CHUNK]
+        fixed = inverse @ (ak @ v)
+        add = (torch.cat([fixed, v], 1).mT @ bk).mul_(end)
+        states = _scan(state.reshape(-1, width, width), _eye_plus(solved, bk[:, :CHUNK]).mul_(end), add)
+        starts = states[:-1].view(-1, width, width)
+        uv = torch.cat([torch.baddbmm(fixed, solved, starts.mT), v], 1)
+        y = torch.baddbmm(ar[:, CHUNK:] @ starts.mT, from_outputs, uv)
+        ctx.save_for_backward(log_w, ar, bk, uv, scores, inverse, solved, states)
+        return _from_chunks(y, batch, steps, heads), states[-1].view_as(state).clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor, dlast: Tensor) -> tuple[Tensor, ...]:
+        log_w, ar, bk, uv, scores, inverse, solved, states = ctx.saved_tensors
+        batch, steps, heads, width = dy.shape
+        decay, before, end = _decays(log_w)
+        dy = _to_chunks(dy)
+        from_removed = scores[:, CHUNK:, :CHUNK]
+        # The states' gradients run backwards through the same kind of scan.
+        through_y = dy.mT @ torch.baddbmm(ar[:, CHUNK:], from_removed, solved)
+        back = _eye_plus(bk[:, :CHUNK], solved).mul_(end.mT)
+        dstates = _scan(dlast.reshape(-1, width, width), back, through_y, reverse=True)
+        dends = dstates[1:].view(-1, width, width)
+        starts, ends = states[:-1].view(-1, width, width), states[1:].view(-1, width, width)
+        dinner = dends * end
+
+        through_states = bk @ dinner.mT
+        du = torch.baddbmm(through_states[:, :CHUNK], from_removed.mT, dy)
+        du_dy = torch.cat([inverse.mT @ du, dy], 1)
+        dv = torch.baddbmm(through_states[:, CHUNK:], scores[:, :, CHUNK:].mT, du_dy)
+        dscores = (du_dy @ uv.mT).mul_(_causal(dy))
+        dar = torch.baddbmm(du_dy @ starts, dscores, bk)
+        dbk = torch.baddbmm(uv @ dinner, dscores.mT, ar)
+
+        by_a, by_r = torch.split(ar * dar, CHUNK, 1)
+        by_b, by_k = torch.split(bk * dbk, CHUNK, 1)
+        dsums = by_a + by_r - by_b - by_k
+        dsums[:, -1:] += (ends * dends).sum(1, keepdim=True)
+        dlog_w = dy.new_ones(CHUNK, CHUNK).triu() @ dsums - by_a
+        da, dr = torch.split(dar, CHUNK, 1)
+        db, dk = torch.split(dbk, CHUNK, 1)
+        grads = (dr * decay, dlog_w, dk / decay, dv, da * before, db / decay)
+        return (
+            *(_from_chunks(x, batch, steps, heads) for x in grads),
+            dstates[0].view(batch, heads, width, width),
+        )
+
+
+def _to_chunks(x: Tensor) -> Tensor:
+    """[B, T, H, N] -> [G, L, N]; zeros fill up the last chunk: they decay nothing and add nothing."""
+    batch, steps, heads, width = x.shape
+    if steps % CHUNK:
+        x = F.pad(x, (0, 0, 0, 0, 0, -steps % CHUNK))
+    return x.reshape(batch, -1, CHUNK, heads, width).permute(1, 0, 3, 2, 4).reshape(-1, CHUNK, width)
+
+
+def _from_chunks(x: Tensor, batch: int, steps: int, heads: int) -> Tensor:
+    """[G, L, N] -> [B, T, H, N]."""
+    x = x.view(-1, batch, heads, CHUNK, x.shape[-1]).permute(1, 0, 3, 2, 4)
+    return x.reshape(batch, -1, heads, x.shape[-1])[:, :steps]
+
+
+def _decays(log_w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The chunk's decay up to after and up to before each step [G, L, N], and over all of it [G, 1, N]."""
+    sums = log_w.new_ones(CHUNK, CHUNK).tril() @ log_w
+    decay = sums.exp()
+    return decay, (sums - log_w).exp(), decay[:, -1:]
+
+
+def _causal(like: Tensor) -> Tensor:
+    """[2L, 2L] of ones and zeros: a removed value sees earlier steps only, an output its own too."""
+    ones = like.new_ones(CHUNK, CHUNK)
+    return torch.cat([ones.tril(-1), ones.tril()]).repeat(1, 2)
+
+
+def _eye_plus(left: Tensor, right: Tensor) -> Tensor:
+    """I + left^T right, [G, N, N]."""
+    product = left.mT @ right
+    product.diagonal(dim1=1, dim2=2).add_(1)
+    return product
+
+
+def _scan(state: Tensor, factors: Tensor, addends: Tensor, *, reverse: bool = False) -> Tensor:
+    """S <- S factor + addend over all chunks, from `state` [B*H, N, N]: [chunks + 1, B*H, N, N].
+
+    In reverse it runs from the last chunk to the first, and entry i still belongs to the start of chunk i.
+    """
+    factors, addends = factors.view(-1, *state.shape), addends.view(-1, *state.shape)
+    chunks = len(factors)
+    states = state.new_empty(chunks + 1, *state.shape)
+    states[chunks if reverse else 0] = state
+    for i in reversed(range(chunks)) if reverse else range(chunks):
+        source, target = (states[i + 1], states[i]) if reverse else (states[i], states[i + 1])
+        torch.baddbmm(addends[i], source, factors[i], out=target)
+    return states

@@ -1,0 +1,23 @@
+"""The recurrence step by step: the definition that the other operators are measured by."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def wkv7_reference(  # noqa: PLR0917 the convention
+    r: Tensor, log_w: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor, state: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """See `engine.ops.wkv7`; computes in the inputs' own dtype."""
+    if state is None:
+        state = v.new_zeros(v.shape[0], v.shape[2], v.shape[3], v.shape[3])
+    outputs = []
+    steps = (x.unbind(1) for x in (r, log_w.exp(), k, v, a, b))
+    for r_t, w_t, k_t, v_t, a_t, b_t in zip(*steps, strict=True):
+        removed = state @ a_t.unsqueeze(-1)
+        state = (
+            state * w_t.unsqueeze(-2) + removed * b_t.unsqueeze(-2) + v_t.unsqueeze(-1) * k_t.unsqueeze(-2)
+        )
+        outputs.append((state @ r_t.unsqueeze(-1)).squeeze(-1))
+    return torch.stack(outputs, 1), state
