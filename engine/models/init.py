@@ -55,14 +55,14 @@ def init_model(
     return tensors
 
 
-def make_checkpoint(
+def make_checkpoint(  # noqa: PLR0917 what, how large, from which seed
+    out: Path,
     version: str,
     n_layer: int,
     n_embd: int,
-    *,
-    out: Path,
     vocab_size: int = 65536,
     seed: int = 0,
+    *,
     head_size: int = 64,
     overwrite: bool = False,
 ) -> ModelInfo:

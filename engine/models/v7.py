@@ -232,7 +232,7 @@ def _shifted(x: Tensor, before: Tensor | None) -> Tensor:
 
 
 def _embedding(weight: Tensor) -> nn.Embedding:
-    embedding = nn.Embedding(*weight.shape, device="meta")
+    embedding = nn.Embedding(weight.shape[0], weight.shape[1], device="meta")
     embedding.weight = nn.Parameter(weight)
     return embedding
 
