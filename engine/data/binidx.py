@@ -130,7 +130,8 @@ class BinIdxWriter:
     """Writes a uint16 pair item by item in constant memory; the pair appears when the `with` block ends.
 
     Both halves are written beside their targets. An exception in the block removes them again and
-    leaves the targets as they were; what a killed process left is removed by the next writer.
+    leaves the targets as they were; only one in the instant between the two final renames removes the
+    targets too, rather than leave a half. What a killed process left, the next writer removes.
     """
 
     def __init__(self, prefix: Path) -> None:

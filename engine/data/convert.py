@@ -9,7 +9,6 @@ import time
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,13 +19,10 @@ from engine.contract.check import data_half
 from engine.contract.errors import UserError
 from engine.contract.reports import BadLine, Converted
 from engine.data.binidx import BinIdxWriter
-from engine.data.jsonl import open_source, read_documents
+from engine.data.jsonl import BadLines, open_source, read_documents
 from engine.data.tokenizer import END_OF_DOCUMENT, Tokenizer
 
 Progress = Callable[[str, int, int], None]
-
-LISTED = 10
-"""Bad lines named in a message; the rest are only counted."""
 
 _BUFFER = 1 << 20
 _EVERY = 0.1
@@ -85,19 +81,6 @@ def convert(
     )
 
 
-@dataclass
-class _Bad:
-    """The first bad lines and the number of all."""
-
-    first: list[BadLine]
-    count: int = 0
-
-    def add(self, line: BadLine) -> None:
-        self.count += 1
-        if len(self.first) < LISTED:
-            self.first.append(line)
-
-
 class _Ticker:
     """Calls `progress` at most every `_EVERY` seconds and at the end of a phase."""
 
@@ -114,12 +97,12 @@ class _Ticker:
 
 def _tokenise(
     file: IO[bytes], scratch: IO[bytes], skip_bad: bool, tell: _Ticker
-) -> tuple[NDArray[np.int64], _Bad]:
+) -> tuple[NDArray[np.int64], BadLines]:
     """Puts the tokens of all documents into `scratch`; gives where each begins in bytes, the end last.
 
     After a bad line that will refuse the file it goes on only to count the others.
     """
-    tokenizer, starts, bad = Tokenizer(), array("q", [0]), _Bad([])
+    tokenizer, starts, bad = Tokenizer(), array("q", [0]), BadLines()
     total = os.fstat(file.fileno()).st_size
     position = 0
     for read, document in read_documents(file):
@@ -177,7 +160,7 @@ def _check_target(prefix: Path, force: bool) -> None:
             )
 
 
-def _refusal(source: Path, bad: _Bad) -> UserError:
+def _refusal(source: Path, bad: BadLines) -> UserError:
     listed = "".join(f"  line {b.line}: {b.reason}\n" for b in bad.first)
     more = f"  and {bad.count - len(bad.first)} more\n" if bad.count > len(bad.first) else ""
     lines = "1 bad line" if bad.count == 1 else f"{bad.count} bad lines"

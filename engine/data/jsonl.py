@@ -13,7 +13,23 @@ from engine.contract.reports import BadLine
 MAX_LINE = 256 << 20
 """Bytes; longer lines are no documents but some other format without line ends."""
 
+LISTED = 10
+"""Bad lines that are named; the rest are only counted."""
+
 _BOM = b"\xef\xbb\xbf"
+
+
+class BadLines:
+    """The first bad lines and the number of all."""
+
+    def __init__(self) -> None:
+        self.first: list[BadLine] = []
+        self.count = 0
+
+    def add(self, line: BadLine) -> None:
+        self.count += 1
+        if len(self.first) < LISTED:
+            self.first.append(line)
 
 
 def open_source(path: Path) -> IO[bytes]:
@@ -59,7 +75,7 @@ def _skip_line(file: IO[bytes]) -> int:
 def _document(raw: bytes) -> str:
     """The text of a line; ValueError saying in a few words why there is none."""
     try:
-        line = raw.decode("utf-8")
+        line = raw.decode("utf-8").rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 (byte {error.start + 1} of the line)") from None
     try:

@@ -1,0 +1,293 @@
+"""Conversion: what comes out, what is refused, and that nothing half-done stays behind."""
+
+from __future__ import annotations
+
+import json
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.contract.check import data_half
+from engine.contract.errors import UserError
+from engine.data.binidx import BinIdx
+from engine.data.convert import convert, magic_prime
+from engine.data.tokenizer import Tokenizer
+
+DOCUMENTS = [f"User: 问题 {i} 🙂\n\nAssistant: answer {i * i}" for i in range(100)]
+
+
+def jsonl(path: Path, texts: list[str], *, ascii_only: bool = False) -> Path:
+    path.write_text("".join(json.dumps({"text": t}, ensure_ascii=ascii_only) + "\n" for t in texts), "utf-8")
+    return path
+
+
+def halves(prefix: Path) -> tuple[bytes, bytes]:
+    return data_half(prefix, ".bin").read_bytes(), data_half(prefix, ".idx").read_bytes()
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def texts(data: BinIdx) -> list[str]:
+    items = [data.item(i).tolist() for i in range(len(data))]
+    assert all(item[-1] == 0 and 0 not in item[:-1] for item in items)
+    return [Tokenizer().decode(item) for item in items]
+
+
+def test_every_repeat_is_all_documents_in_another_order(tmp_path: Path) -> None:
+    report = convert(jsonl(tmp_path / "a.jsonl", DOCUMENTS), tmp_path / "new" / "a.v1", repeat=3, ctx_len=64)
+    data = BinIdx(tmp_path / "new" / "a.v1")
+    found = texts(data)
+    repeats = [found[i : i + 100] for i in (0, 100, 200)]
+    assert [sorted(r) for r in repeats] == [sorted(DOCUMENTS)] * 3
+    assert len({tuple(r) for r in [*repeats, DOCUMENTS]}) == 4
+    assert (report.documents, report.items, report.dtype, report.skipped) == (100, 300, "uint16", 0)
+    assert report.tokens == data.tokens == sum(len(Tokenizer().encode(t)) + 1 for t in DOCUMENTS) * 3
+    assert report.magic_prime == magic_prime(data.tokens, 64)
+    assert names(tmp_path / "new") == ["a.v1.bin", "a.v1.idx"]
+
+
+def test_the_seed_decides_every_byte(tmp_path: Path) -> None:
+    source = jsonl(tmp_path / "a.jsonl", DOCUMENTS)
+    for name, seed in (("a", 7), ("b", 7), ("c", 8)):
+        convert(source, tmp_path / name, seed=seed)
+    assert halves(tmp_path / "a") == halves(tmp_path / "b")
+    assert halves(tmp_path / "a") != halves(tmp_path / "c")
+
+
+def test_a_document_is_tokenised_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    encode = Tokenizer.encode
+
+    def counted(self: Tokenizer, text: str) -> list[int]:
+        seen.append(text)
+        return encode(self, text)
+
+    monkeypatch.setattr(Tokenizer, "encode", counted)
+    convert(jsonl(tmp_path / "a.jsonl", DOCUMENTS), tmp_path / "a", repeat=9)
+    assert seen == DOCUMENTS
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.text(st.characters(exclude_categories=["Cs"])).filter(str.strip), min_size=1, max_size=20),
+    st.integers(1, 3),
+    st.booleans(),
+)
+def test_any_unicode_comes_through(documents: list[str], repeat: int, ascii_only: bool) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        source = jsonl(Path(folder) / "a.jsonl", documents, ascii_only=ascii_only)
+        report = convert(source, Path(folder) / "a", repeat=repeat, ctx_len=8)
+        data = BinIdx(Path(folder) / "a")
+        assert sorted(texts(data)) == sorted(documents * repeat)
+        assert (len(data), data.tokens) == (report.items, report.tokens)
+
+
+def test_bom_blank_lines_and_windows_line_ends(tmp_path: Path) -> None:
+    source = tmp_path / "a.jsonl"
+    source.write_bytes(b'\xef\xbb\xbf{"text": "one"}\r\n\r\n  \n{"n": NaN, "text": "two"}\n\n\n')
+    convert(source, tmp_path / "a", repeat=1)
+    assert sorted(texts(BinIdx(tmp_path / "a"))) == ["one", "two"]
+
+
+BAD: list[tuple[bytes, str]] = [
+    (b"User: hello", "not JSON (Expecting value at character 1)"),
+    (b'{"text": "a"', "not JSON (Expecting ',' delimiter at character 13)"),
+    (b'{"text": "a"} {"text": "b"}', "not JSON (Extra data at character 15)"),
+    (b'["a"]', "JSON, but a list instead of an object"),
+    (b'"a"', "JSON, but a string instead of an object"),
+    (b"null", "JSON, but null instead of an object"),
+    (b"17", "JSON, but a number instead of an object"),
+    (b"{}", 'no "text" in the object'),
+    (b'{"Text": "a"}', 'no "text" in the object'),
+    (b'{"text": ["a"]}', '"text" is a list instead of a string'),
+    (b'{"text": null}', '"text" is null instead of a string'),
+    (b'{"text": true}', '"text" is true or false instead of a string'),
+    (b'{"text": ""}', '"text" is empty'),
+    (b'{"text": " \\n\\t "}', '"text" is blank'),
+    (b'{"text": "a \\ud83c b"}', '"text" has a lone surrogate (U+D83C)'),
+    (b'{"text": "a \xed\xa0\xbc b"}', "not UTF-8 (byte 13 of the line)"),
+    (b'{"text": "caf\xe9"}', "not UTF-8 (byte 14 of the line)"),
+    (b"[" * 100_000, "not JSON that can be read"),
+    (b'{"text": "a", "n": ' + b"9" * 5000 + b"}", "not JSON that can be read"),
+]
+
+
+@pytest.mark.parametrize("line, reason", BAD, ids=range(len(BAD)))
+def test_a_bad_line_is_named_or_skipped(tmp_path: Path, line: bytes, reason: str) -> None:
+    source = tmp_path / "a.jsonl"
+    source.write_bytes(b'{"text": "first"}\n\n' + line + b'\n{"text": "last"}\n')
+    with pytest.raises(UserError) as caught:
+        convert(source, tmp_path / "a")
+    assert f"line 3: {reason}\n" in caught.value.message
+    assert "1 bad line; nothing was written" in caught.value.message
+    assert names(tmp_path) == ["a.jsonl"]
+    report = convert(source, tmp_path / "a", repeat=1, skip_bad=True)
+    assert (report.documents, report.skipped) == (2, 1)
+    assert sorted(texts(BinIdx(tmp_path / "a"))) == ["first", "last"]
+
+
+def test_ten_bad_lines_are_listed_and_all_counted(tmp_path: Path) -> None:
+    source = tmp_path / "a.jsonl"
+    source.write_text('{"text": "good"}\n' + "bad\n" * 23)
+    with pytest.raises(UserError) as caught:
+        convert(source, tmp_path / "a")
+    lines = caught.value.message.splitlines()
+    assert [line.split(":")[0] for line in lines[1:11]] == [f"  line {n}" for n in range(2, 12)]
+    assert lines[11:] == ["  and 13 more", "23 bad lines; nothing was written."]
+
+
+def test_a_line_without_end_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.data.jsonl.MAX_LINE", 1 << 20)
+    source = tmp_path / "a.jsonl"
+    source.write_bytes(b"x" * (5 << 20) + b'\n{"text": "good"}\n')
+    with pytest.raises(UserError, match="line 1: longer than 1 MiB"):
+        convert(source, tmp_path / "a")
+    report = convert(source, tmp_path / "a", skip_bad=True)
+    assert (report.documents, report.skipped) == (1, 1)
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\n", b"bad\n", b"\xff\xfe{\x00}\x00"])
+def test_no_documents_is_an_error(tmp_path: Path, content: bytes) -> None:
+    source = tmp_path / "a.jsonl"
+    source.write_bytes(content)
+    with pytest.raises(UserError, match="no documents"):
+        convert(source, tmp_path / "a", skip_bad=True)
+    assert names(tmp_path) == ["a.jsonl"]
+
+
+def test_sources_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        convert(tmp_path / "none.jsonl", tmp_path / "a")
+    with pytest.raises(UserError, match="folder"):
+        convert(tmp_path, tmp_path / "a")
+
+
+@pytest.mark.parametrize("half", [".bin", ".idx"])
+def test_an_existing_pair_needs_force(tmp_path: Path, half: str) -> None:
+    source = jsonl(tmp_path / "a.jsonl", DOCUMENTS)
+    (tmp_path / f"a{half}").write_bytes(b"mine")
+    with pytest.raises(UserError, match="already exists"):
+        convert(source, tmp_path / "a")
+    assert (tmp_path / f"a{half}").read_bytes() == b"mine"
+    convert(source, tmp_path / "a", force=True)
+    assert len(BinIdx(tmp_path / "a")) == 1000
+
+
+def test_numbers_below_one_and_a_target_without_a_name(tmp_path: Path) -> None:
+    source = jsonl(tmp_path / "a.jsonl", DOCUMENTS)
+    wrong: list[dict[str, Any]] = [{"repeat": 0}, {"ctx_len": 0}]
+    for values in wrong:
+        with pytest.raises(UserError, match="at least 1"):
+            convert(source, tmp_path / "a", **values)
+    with pytest.raises(UserError, match="folder"):
+        convert(source, Path(), force=True)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="Cannot write"):
+        convert(source, tmp_path / "file" / "a")
+
+
+def test_progress_counts_bytes_and_then_tokens(tmp_path: Path) -> None:
+    source = jsonl(tmp_path / "a.jsonl", DOCUMENTS)
+    told: list[tuple[str, int, int]] = []
+    report = convert(source, tmp_path / "a", progress=lambda *event: told.append(event))
+    assert ("reading", source.stat().st_size, source.stat().st_size) in told
+    assert told[-1] == ("writing", report.tokens, report.tokens)
+    assert [phase for phase, _, _ in told] == sorted(phase for phase, _, _ in told)
+
+
+@given(st.integers(1, 600_000), st.integers(1, 4096))
+def test_the_magic_prime(tokens: int, ctx_len: int) -> None:
+    prime = magic_prime(tokens, ctx_len)
+    assert (prime is None) == (tokens < 3 * ctx_len)
+    if prime is not None:
+        limit = tokens // ctx_len - 1
+        candidates = [p for p in range(prime, min(limit, prime + 200) + 1) if p % 3 == 2]
+        assert prime == [p for p in candidates if all(p % d for d in range(2, int(p**0.5) + 1))][-1]
+
+
+def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
+    """A file size limit stands in for the full disk: the write fails with an OSError in the same place."""
+    source = jsonl(tmp_path / "a.jsonl", DOCUMENTS * 20)
+    _, hard = limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
+    try:
+        with pytest.raises(UserError, match="Cannot write"):
+            convert(source, tmp_path / "a", repeat=10)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert names(tmp_path) == ["a.jsonl"]
+
+
+CHILD = """
+import signal, sys, time
+from pathlib import Path
+from engine.data.convert import convert
+
+def stop(*_):
+    raise SystemExit(143)
+
+signal.signal(signal.SIGTERM, stop)
+
+def progress(phase, done, total):
+    if phase == sys.argv[3] and done > 0:
+        print(phase, flush=True)
+        time.sleep(60)
+
+convert(Path(sys.argv[1]), Path(sys.argv[2]), force=True, progress=progress)
+"""
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["new", "replacing"])
+@pytest.mark.parametrize("phase", ["reading", "writing"])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_ended_in_the_middle(tmp_path: Path, number: signal.Signals, phase: str, old: bool) -> None:
+    source, prefix = jsonl(tmp_path / "a.jsonl", DOCUMENTS), tmp_path / "out" / "a"
+    if old:
+        convert(source, prefix, repeat=1)
+    before = names(prefix.parent) if old else []
+    content = halves(prefix) if old else None
+    with subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(source), str(prefix), phase],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    ) as child:  # fmt: skip
+        assert child.stdout is not None
+        assert child.stdout.readline() == f"{phase}\n"
+        child.send_signal(number)
+    left = names(prefix.parent)
+    if number == signal.SIGKILL:
+        assert set(left) - set(before) == {f".a.bin.{child.pid}.part", f".a.idx.{child.pid}.part"}
+    else:
+        assert left == before
+    assert content is None or halves(prefix) == content
+    convert(source, prefix, repeat=1, force=True)
+    assert names(prefix.parent) == ["a.bin", "a.idx"]
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    """VmHWM, the peak of this process image only; ru_maxrss would start at the parent's."""
+    code = textwrap.dedent("""
+        import sys
+        from pathlib import Path
+        from engine.data.convert import convert
+        convert(Path(sys.argv[1]), Path(sys.argv[2]), repeat=2)
+        print(next(l.split()[1] for l in open("/proc/self/status") if l.startswith("VmHWM")))
+    """)
+    peaks = []
+    for megabytes in (1, 30):
+        source = tmp_path / f"{megabytes}.jsonl"
+        line = json.dumps({"text": "User: 你好 🙂\n\nAssistant: " + "a quick answer " * 60}) + "\n"
+        source.write_text(line * (megabytes * 1_000_000 // len(line)))
+        command = [sys.executable, "-c", code, str(source), str(tmp_path / f"{megabytes}")]
+        peaks.append(int(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+    assert peaks[1] - peaks[0] < 8_000, f"{peaks} KiB"

@@ -1,0 +1,133 @@
+"""What training reads: documents as inputs and targets, batches, and the order of documents."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+
+from engine.contract.errors import UserError
+from engine.data.binidx import BinIdx, BinIdxWriter
+from engine.data.dataset import (
+    IGNORED,
+    EpochSampler,
+    PadDataset,
+    check_vocabulary,
+    collate,
+    plan_numbers,
+)
+from engine.data.tokenizer import Tokenizer
+
+
+def pair(prefix: Path, items: list[list[int]]) -> BinIdx:
+    with BinIdxWriter(prefix) as writer:
+        for item in items:
+            writer.add(np.array(item, "<u2").tobytes())
+    return BinIdx(prefix)
+
+
+def test_targets_are_one_ahead_and_cut(tmp_path: Path) -> None:
+    dataset = PadDataset(pair(tmp_path / "d", [[1, 2, 3, 0], list(range(1, 10)), [7, 0]]), 4, "pad")
+    assert [[t.tolist() for t in item] for item in (dataset[0], dataset[1], dataset[2])] == [
+        [[1, 2, 3], [2, 3, 0]],
+        [[1, 2, 3, 4], [2, 3, 4, 5]],
+        [[7], [0]],
+    ]
+    assert all(t.dtype == torch.int64 for t in dataset[0])
+    assert len(dataset) == 3
+
+
+def test_a_question_is_no_target(tmp_path: Path) -> None:
+    question, answer = Tokenizer().encode("User: Hi\n\nAssistant:"), Tokenizer().encode(" Hello 🙂")
+    dataset = PadDataset(pair(tmp_path / "d", [[*question, *answer, 0]]), 512, "qa")
+    inputs, targets = dataset[0]
+    assert inputs.tolist() == [*question, *answer]
+    assert targets.tolist() == [IGNORED] * (len(question) - 1) + [*answer, 0]
+
+
+def test_a_batch_is_padded_to_its_longest(tmp_path: Path) -> None:
+    dataset = PadDataset(pair(tmp_path / "d", [[1, 2, 3, 0], [4, 0], [0]]), 8, "none")
+    inputs, targets = collate([dataset[i] for i in range(3)])
+    assert inputs.tolist() == [[1, 2, 3], [4, 0, 0], [0, 0, 0]]
+    assert targets.tolist() == [[2, 3, 0], [0, IGNORED, IGNORED], [IGNORED] * 3]
+
+
+def test_documents_of_one_token_make_a_batch_with_nothing_to_learn(tmp_path: Path) -> None:
+    dataset = PadDataset(pair(tmp_path / "d", [[5], [], [0]]), 8, "qa")
+    inputs, targets = collate([dataset[i] for i in range(3)])
+    assert inputs.tolist() == [[0]] * 3
+    assert targets.tolist() == [[IGNORED]] * 3
+    assert (inputs.dtype, targets.dtype) == (torch.int64, torch.int64)
+
+
+def test_through_a_loader_with_workers(tmp_path: Path) -> None:
+    dataset = PadDataset(pair(tmp_path / "d", [[i, i, 0] for i in range(1, 11)]), 8, "pad")
+    sampler = EpochSampler(10, micro_bsz=2, epoch_steps=5, seed=3)
+    loader = DataLoader(dataset, batch_size=2, sampler=sampler, collate_fn=collate, num_workers=1)
+    batches = list(loader)
+    assert [tuple(x.shape) for x, _ in batches] == [(2, 2)] * 5
+    assert sorted(int(row[0]) for x, _ in batches for row in x) == list(range(1, 11))
+
+
+def order(sampler: EpochSampler, epochs: int) -> list[int]:
+    found = []
+    for epoch in range(epochs):
+        sampler.set_epoch(epoch)
+        found += list(sampler)
+    return found
+
+
+@given(st.integers(1, 40), st.integers(1, 4), st.integers(1, 30), st.integers(0, 2**40))
+def test_every_pass_is_a_permutation(documents: int, micro_bsz: int, epoch_steps: int, seed: int) -> None:
+    """Whatever the length of an epoch: epochs go on where the last one ended and wrap."""
+    sampler = EpochSampler(documents, micro_bsz, epoch_steps, seed)
+    assert len(sampler) == micro_bsz * epoch_steps
+    found = order(sampler, epochs=4)
+    assert len(found) == 4 * len(sampler)
+    for start in range(0, len(found) - documents + 1, documents):
+        assert sorted(found[start : start + documents]) == list(range(documents))
+    assert max(Counter(found).values()) - min(Counter(found)[i] for i in range(documents)) <= 1
+
+
+def test_the_order_follows_from_seed_and_epoch_alone() -> None:
+    sampler = EpochSampler(100, 1, 30, seed=5)
+    whole = order(sampler, 10)
+    again = EpochSampler(100, 1, 30, seed=5)
+    again.set_epoch(7)
+    assert list(again) == whole[210:240]
+    assert order(EpochSampler(100, 1, 30, seed=6), 10) != whole
+    passes = [tuple(whole[i : i + 100]) for i in (0, 100, 200)]
+    assert all(a != b for a, b in itertools.combinations(passes, 2))
+
+
+def test_the_numbers_of_a_plan(tmp_path: Path) -> None:
+    numbers = plan_numbers(pair(tmp_path / "d", [[1] * 5, [1] * 6, [1] * 20]), 4)
+    assert (numbers.documents, numbers.tokens, numbers.cut_documents, numbers.cut_tokens) == (3, 31, 2, 16)
+
+
+def test_ids_beyond_the_vocabulary_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.data.dataset._CHUNK", 4)
+    data = pair(tmp_path / "d", [[1, 2, 0], [3, 0], [], [4, 65529, 900, 0]])
+    check_vocabulary(data, 65536)
+    check_vocabulary(data, 65530)
+    with pytest.raises(UserError, match=r"item 3 of .* token id 65529.* 65529 entries"):
+        check_vocabulary(data, 65529)
+    with pytest.raises(UserError, match=r"item 1 of .* token id 3"):
+        check_vocabulary(data, 3)
+
+
+def test_negative_ids_are_named(tmp_path: Path) -> None:
+    pair(tmp_path / "d", [[1, 0], [65535, 0]])
+    index = tmp_path / "d.idx"
+    raw = bytearray(index.read_bytes())
+    raw[17] = 3  # the dtype code: the same bytes as int16, where 65535 is -1
+    index.write_bytes(raw)
+    with pytest.raises(UserError, match=r"item 1 of .* token id -1"):
+        check_vocabulary(BinIdx(tmp_path / "d"), 65536)

@@ -1,0 +1,67 @@
+"""Which tokens of a conversation are learned."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.data.masks import trained_mask
+from engine.data.tokenizer import Tokenizer
+
+TOKENIZER = Tokenizer()
+
+
+def learned(text: str, loss_mask: str = "qa") -> tuple[str, bool]:
+    """The text of the learned tokens, and whether the closing token 0 is one of them."""
+    tokens = np.array([*TOKENIZER.encode(text), 0])
+    mask = trained_mask(tokens, loss_mask)
+    assert mask.shape == tokens.shape
+    return TOKENIZER.decode(tokens[mask].tolist()), bool(mask[-1])
+
+
+@pytest.mark.parametrize(
+    "text, answer, end",
+    [
+        ("User: Hi 🙂\n\nAssistant: 你好！🎉", " 你好！🎉", True),
+        ("User: a\n\nAssistant: b\n\nUser: c\n\nAssistant: d", " b\n\n d", True),
+        ("User: a\n\nAssistant: b\n\nUser: c", " b\n\n", False),
+        ("User: a\r\nAssistant: b\r\nUser: c", " b\r\n", False),
+        ("Assistant: only", " only", True),
+        ("Assistant:", "", True),
+        ("Assistant:\nnext line\nUser:", "\nnext line\n", False),
+        ("no markers at all", "", False),
+        ("", "", False),
+        ("The Assistant: is not at a line start", "", False),
+        ("User: a\n\nAssistant: see User: b and Assistant: c", " see User: b and Assistant: c", True),
+        ("assistant: b\n ASSISTANT: c\n Assistant: d\nAssistants: e", "", False),
+        ("User: a\n\nAssistant: Users: are many\nUser", " Users: are many\nUser", True),
+    ],
+)
+def test_qa_learns_answers_with_what_ends_them(text: str, answer: str, end: bool) -> None:
+    assert learned(text) == (answer, end)
+
+
+@given(
+    st.lists(st.tuples(st.text("ab:🙂 \n"), st.text("ab:🙂 \n")), min_size=1),
+)
+def test_qa_learns_every_answer(turns: list[tuple[str, str]]) -> None:
+    """`x` and `y` keep a marker from being made by the drawn text itself."""
+    text = "".join(f"User: x{q}\n\nAssistant: y{a}\n\n" for q, a in turns)
+    assert learned(text) == ("".join(f" y{a}\n\n" for _, a in turns), True)
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_none_and_pad_learn_everything(text: str) -> None:
+    assert learned(text, "none") == learned(text, "pad") == (text, True)
+
+
+def test_no_tokens() -> None:
+    for loss_mask in ("none", "pad", "qa"):
+        assert trained_mask(np.array([], np.uint16), loss_mask).shape == (0,)
+
+
+def test_an_unknown_mask_is_an_error() -> None:
+    with pytest.raises(ValueError, match="se"):
+        trained_mask(np.array([1]), "se")

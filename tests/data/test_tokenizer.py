@@ -1,0 +1,86 @@
+"""The World tokenizer against the reference implementation, and decoding of whatever a model may emit."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import resources
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from engine.data.tokenizer import VOCAB_SIZE, StreamDecoder, Tokenizer
+
+TEXTS = [
+    "User: How are you? 🙂\n\nAssistant: 很好，谢谢！\n\n",
+    "\x00\x01\x7f tabs\t\t\tand   spaces\r\n\r\n",
+    "Ünïcödé ß ﷺ ｆｕｌｌ 한국어 日本語 עברית हिन्दी",
+    "👩‍👩‍👧‍👦🏳️‍🌈🇩🇪 e\u0301 \u2028\u2029\ufeff",
+    "def f(x):\n    return {'a': [x**2 for x in range(10)]}\n" * 3,
+    "#" * 500 + " " * 500 + "0123456789" * 20,
+]
+
+
+@pytest.fixture(scope="module")
+def reference() -> Any:
+    from rwkv.rwkv_tokenizer import TRIE_TOKENIZER
+
+    return TRIE_TOKENIZER(str(resources.files("rwkv") / "rwkv_vocab_v20230424.txt"))
+
+
+def test_ids_and_bytes_are_the_references(reference: Any) -> None:
+    tokenizer = Tokenizer()
+    for text in TEXTS:
+        assert tokenizer.encode(text) == reference.encode(text)
+    assert tokenizer.encode_batch(TEXTS) == [tokenizer.encode(text) for text in TEXTS]
+    for token in range(1, 65530):
+        assert tokenizer.token_bytes(token) == reference.idx2token[token]
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+@example("")
+@example("\ufffd\ufffd")
+def test_decoding_undoes_encoding(text: str) -> None:
+    tokenizer = Tokenizer()
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert tokenizer.decode_bytes(ids) == text.encode()
+    assert 0 not in ids
+
+
+@given(st.lists(st.integers(-5, VOCAB_SIZE + 5)))
+def test_any_ids_decode(ids: list[int]) -> None:
+    """A model may emit every id, also those that are half a character or not in the vocabulary."""
+    tokenizer, stream = Tokenizer(), StreamDecoder()
+    streamed = "".join(stream.feed(i) for i in ids) + stream.finish()
+    assert streamed == tokenizer.decode(ids)
+
+
+def test_unused_ids_and_the_end_of_document() -> None:
+    tokenizer = Tokenizer()
+    assert tokenizer.token_bytes(0) == b""
+    for token in (-1, 65530, 65535, 65536, 10**9):
+        assert tokenizer.decode([token]) == "\ufffd"
+
+
+def test_the_stream_holds_back_half_a_character() -> None:
+    stream = StreamDecoder()
+    ids = [byte + 1 for byte in "🎉".encode()]  # ids 1 to 256 are the single bytes
+    assert [stream.feed(i) for i in ids] == ["", "", "", "🎉"]
+    assert stream.feed(*ids[:2]) == ""
+    assert stream.finish() == "\ufffd"
+
+
+def test_a_lone_surrogate_has_no_ids() -> None:
+    with pytest.raises(UnicodeEncodeError):
+        Tokenizer().encode("a\ud83c")
+
+
+def test_nothing_is_loaded_at_import() -> None:
+    code = (
+        "import sys, engine.data.tokenizer as t; t.Tokenizer();"
+        "assert 'pyrwkv_tokenizer' not in sys.modules; assert t._table.cache_info().currsize == 0"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
