@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from engine.contract import events as ev
@@ -156,7 +157,7 @@ class RunModel:
 
     def _saved(self, event: ev.Checkpoint) -> None:
         self.checkpoints.append(event)
-        self._say(event.t, f"saved {event.path} at step {event.step}", "good")
+        self._say(event.t, f"saved {Path(event.path).name} at step {event.step}", "good")
 
     def _evaluated(self, event: ev.Evaluated) -> None:
         if event.when == "before":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from rich.segment import Segment
 from rich.style import Style
@@ -10,7 +10,6 @@ from textual.geometry import Region
 from textual.strip import Strip
 from textual.widget import Widget
 
-from rwkv_tui.plain import short
 from rwkv_tui.widgets.plot import Curve, Run, rows
 
 
@@ -24,17 +23,15 @@ class LineChart(Widget):
         "chart--title",
         "chart--axis",
         "chart--mark",
-        "chart--empty",
         "chart--raw",
         "chart--main",
     }
     DEFAULT_CSS = """
     LineChart {
-        & > .chart--title { color: $text; text-style: bold; }
-        & > .chart--axis { color: $text-muted; }
-        & > .chart--mark { color: $surface-lighten-3; }
-        & > .chart--empty { color: $text-muted; }
-        & > .chart--raw { color: $primary-darken-1; }
+        & > .chart--title { text-style: bold; }
+        & > .chart--axis { text-style: dim; }
+        & > .chart--mark { color: $border; }
+        & > .chart--raw { color: $primary-darken-2; }
         & > .chart--main { color: $accent; }
     }
     """
@@ -43,14 +40,12 @@ class LineChart(Widget):
         self,
         title: str,
         *,
-        empty: str = "nothing yet",
-        spell: Callable[[float], str] = short,
+        from_zero: bool = False,
         id: str | None = None,
     ) -> None:
         super().__init__(id=id)
         self.chart_title = title
-        self._empty = empty
-        self._spell = spell
+        self._from_zero = from_zero
         self._curves: Sequence[Curve] = ()
         self._end = 0
         self._epochs: Sequence[int] = ()
@@ -99,7 +94,7 @@ class LineChart(Widget):
         text = rows(
             self.chart_title, self._curves, self.size.width, self.size.height,
             end=self._end, epochs=self._epochs, saves=self._saves, log=self._log,
-            empty=self._empty, spell=self._spell,
+            from_zero=self._from_zero,
         ) if self._curves else []  # fmt: skip
         styles = {
             name.removeprefix("chart--"): self.get_component_rich_style(name, partial=True)

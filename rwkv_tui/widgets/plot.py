@@ -13,7 +13,7 @@ from rwkv_tui.series import Series
 # Dot bits of a braille cell: [column][row], rows from the top (U+2800 plus the bits)
 DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
 Run = tuple[str, str]
-"""Text and the name of its style: "title", "axis", "mark", "empty" or a curve's own."""
+"""Text and the name of its style: "title", "axis", "mark" or a curve's own."""
 
 
 @dataclass(frozen=True)
@@ -134,12 +134,13 @@ def rows(
     epochs: Sequence[int] = (),
     saves: Sequence[int] = (),
     log: bool = False,
-    empty: str = "nothing yet",
+    from_zero: bool = False,
     spell: Callable[[float], str] = short,
 ) -> list[list[Run]]:
     """A whole chart: title with the latest values, plot, axis line with a ◆ per saved file, labels.
 
-    `end` is the last step of the run (0: unknown), `epochs` and `saves` are steps.
+    `end` is the last step of the run (0: unknown), `epochs` and `saves` are steps. `log` is ignored
+    unless all values are above 0.
     """
     spans = [c.series.extremes() for c in curves]
     low, high = min(s[0] for s in spans), max(s[1] for s in spans)
@@ -147,8 +148,9 @@ def rows(
     if low > high or plot_height < 2 or width < 16:
         blank: list[list[Run]] = [[] for _ in range(max(0, height - 1))]
         if low > high and blank:
-            blank[(height - 1) // 2] = [(empty[:width].center(width), "empty")]
+            blank[(height - 1) // 2] = [("no value yet".center(width)[:width], "axis")]
         return [_title(title, curves, width, spell), *blank][:height]
+    low = min(low, 0.0) if from_zero else low
     log = log and low > 0
     y0, y1, ticks = y_axis(low, high, plot_height // 2, log=log)
     labels = {t: spell(t) for t in ticks}
@@ -187,7 +189,7 @@ def _cells(steps: Sequence[int], xs: Scale) -> set[int]:
 
 def _cells_row(canvas: Canvas, row: int, curves: Sequence[Curve], marked: set[int]) -> list[Run]:
     runs: list[Run] = []
-    text, style = "", ""
+    text, style = "", "axis"
     for x in range(canvas.width):
         at = row * canvas.width + x
         bits = canvas.bits[at]
@@ -199,7 +201,7 @@ def _cells_row(canvas: Canvas, row: int, curves: Sequence[Curve], marked: set[in
             runs.append((text, style))
             text = ""
         text, style = text + char, name
-    return [*runs, (text, style or "axis")]
+    return [*runs, (text, style)]
 
 
 def _x_axis(gutter: int, width: int, xs: Scale, saved: set[int]) -> list[list[Run]]:

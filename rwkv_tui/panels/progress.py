@@ -1,0 +1,169 @@
+"""How far a run is: its head line, its bars and figures, and what it does before the first step."""
+
+from __future__ import annotations
+
+import time
+
+from textual.content import Content
+
+from engine.contract.events import Progress
+from engine.contract.rundir import Status
+from rwkv_tui.panels.panel import Panel, bar
+from rwkv_tui.plain import duration, one_line, size
+from rwkv_tui.services.run_tail import RunModel
+
+STATUS_COLORS: dict[Status, str] = {
+    "starting": "$primary",
+    "running": "$primary",
+    "stopping": "$warning",
+    "finished": "$success",
+    "stopped": "$warning",
+    "failed": "$error",
+    "died": "$error",
+}
+QUIET_S = 30.0
+
+
+def about(model: RunModel) -> str:
+    """The run's subject in a few words: version, layers x width, method."""
+    plan = model.plan
+    if plan is None:
+        return ""
+    return (
+        f"{plan.version}  {plan.n_layer}x{plan.n_embd}  {plan.method}  ctx {plan.ctx_len} x {plan.micro_bsz}"
+    )
+
+
+class Head(Panel):
+    """One line: name, status, subject."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(id="head")
+        self._run_name = one_line(name)
+        self._status: Status = "starting"
+        self._about = ""
+
+    def show(self, status: Status, model: RunModel) -> None:
+        self._status, self._about = status, about(model)
+        self.touch()
+
+    def draw(self) -> Content:
+        left = Content.assemble(
+            (f" {self._run_name} ", "bold"), " ", (self._status, f"bold {STATUS_COLORS[self._status]}")
+        )
+        room = self.size.width - left.cell_length - len(self._about) - 1
+        return left if room < 2 else Content.assemble(left, " " * room, (self._about, "dim"))
+
+
+class Bars(Panel):
+    """Three lines: steps with time left, the epoch, speed and what has been measured."""
+
+    def __init__(self) -> None:
+        super().__init__(id="bars")
+        self._model = RunModel()
+        self._silence = 0.0
+
+    def show(self, model: RunModel, silence: float) -> None:
+        """`silence` is how many seconds ago a living run was last heard of."""
+        self._model, self._silence = model, silence
+        self.touch()
+
+    def draw(self) -> Content:
+        model, plan = self._model, self._model.plan
+        per_epoch = plan.epoch_steps if plan else 0
+        whole = len(f"{model.steps:,}")
+        in_epoch = (model.step - 1) % per_epoch + 1 if per_epoch and model.step else 0
+        number = (model.step - 1) // per_epoch + 1 if per_epoch and model.step else 0
+        steps = f"{model.step:>{whole},}/{model.steps:,}"
+        epochs = f"{number}/{plan.epoch_count if plan else 0}"
+        lines = (
+            self._line(f" step {steps:>20} ", model.step, model.steps, self._left()),
+            self._line(f" epoch {epochs:>19} ", in_epoch, per_epoch, f"step {in_epoch:,} of {per_epoch:,}"),
+            self._figures(),
+        )
+        return Content("\n").join(lines)
+
+    def _line(self, head: str, done: int, total: int, note: str) -> Content:
+        share = done / total if total else 0.0
+        space = max(4, self.size.width - len(head) - 7 - 24)
+        return Content.assemble(head, bar(share, space), f"{share:>5.0%}  ", (note, "dim"))
+
+    def _left(self) -> str:
+        model = self._model
+        if model.closing:
+            return f"took {duration(model.elapsed)}"
+        left = model.seconds_left
+        return f"{duration(left)} left" if left is not None else "time left: not known yet"
+
+    def _figures(self) -> Content:
+        model, speed = self._model, self._model.kt_s.last
+        if model.activity and model.started:
+            return Content.assemble(" ", _phase(model.activity, self.size.width - 2))
+        parts = [
+            f"{'-' if speed is None else f'{speed:.3g}'} kt/s",
+            f"{model.step_s:.3g} s a step",
+            f"{model.tokens:,} tokens",
+            f"running for {duration(model.elapsed)}",
+        ]
+        if self._silence > max(QUIET_S, 5 * model.step_s):
+            parts[-1] = f"nothing new for {_rounded(self._silence)}"
+        if model.before and self.size.width >= 100:
+            parts.append(f"loss before training {model.before.loss:.4f}")
+        return Content(" " + "   ".join(parts))
+
+
+def _rounded(seconds: float) -> str:
+    """Coarse, so that a waiting screen is seldom painted."""
+    return f"{int(seconds // 30) * 30} s" if seconds < 120 else f"{int(seconds // 60)} min"
+
+
+def _amount(count: int, unit: str) -> str:
+    return size(count) if unit == "B" else f"{count:,}"
+
+
+def _phase(progress: Progress, width: int) -> Content:
+    phase = one_line(progress.phase)
+    if not progress.total:
+        return Content(phase)
+    unit = "" if progress.unit == "B" else one_line(progress.unit)
+    done, total = _amount(progress.done, progress.unit), _amount(progress.total, progress.unit)
+    note = f" {done} of {total} {unit}".rstrip()
+    room = min(30, width - 26 - len(note))
+    return Content.assemble(f"{phase:<25} ", bar(progress.done / progress.total, max(0, room)), (note, "dim"))
+
+
+class Phases(Panel):
+    """What happens before the first step, one line each."""
+
+    def __init__(self) -> None:
+        super().__init__(id="phases")
+        self._model = RunModel()
+        self._silence = 0.0
+
+    def show(self, model: RunModel, silence: float) -> None:
+        self._model, self._silence = model, silence
+        self.touch()
+
+    def draw(self) -> Content:
+        model = self._model
+        if model.plan:
+            now = "Ready; the first step is being taken."
+        elif model.phases:
+            now = "Preparing the run:"
+        else:
+            now = "The engine is starting; loading its libraries takes some seconds."
+        lines = [Content.assemble((now, "bold")), Content("")]
+        for progress in model.phases.values():
+            over = progress is not model.activity or (progress.total and progress.done >= progress.total)
+            sign = Content.assemble(("✓ ", "$success")) if over else Content.assemble(("› ", "$primary"))
+            lines.append(Content.assemble(sign, _phase(progress, self.size.width - 2)))
+        if model.before:
+            lines.append(
+                Content.assemble(("✓ ", "$success"), f"loss before training: {model.before.loss:.4f}")
+            )
+        return Content("\n").join(lines[: self.size.height])
+
+
+def clock_time(t: float) -> str:
+    """Local time of day."""
+    return time.strftime("%H:%M:%S", time.localtime(t))

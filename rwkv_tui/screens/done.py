@@ -1,0 +1,147 @@
+"""A finished run: its files, what it gained, and what to do with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import Container, VerticalScroll
+from textual.content import Content
+from textual.screen import Screen
+from textual.widgets import Footer, Static
+
+from engine.contract.errors import UserError
+from engine.contract.events import Finished
+from engine.contract.rundir import RunDir, Status
+from engine.contract.settings import TrainSettings
+from rwkv_tui import next_steps
+from rwkv_tui.panels.ending import change
+from rwkv_tui.panels.progress import Head
+from rwkv_tui.plain import duration, one_line, plain, size
+from rwkv_tui.screens.log import LogScreen
+from rwkv_tui.services.run_tail import RunModel, RunTail
+
+
+class DoneScreen(Screen[None]):
+    """What came of a run. Nothing has a frame around it, so that any part can be selected and copied."""
+
+    CSS_PATH = "../styles/done.tcss"
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide")]
+    HELP_TEXT = (
+        "Mark text with the mouse and press Ctrl-C, or press c for everything below 'What to do next'."
+    )
+    BINDINGS = [
+        Binding("escape,q,enter", "dismiss(None)", "Back", key_display="esc"),
+        Binding("c", "copy", "Copy the next steps"),
+        Binding("l", "log", "Log"),
+    ]
+
+    def __init__(self, name: str, run: RunDir) -> None:
+        super().__init__()
+        self.run_name = name
+        self.run_dir = run
+        self._model = RunModel()
+        self._base = Path("BASE.pth")
+        self._settings: TrainSettings | None = None
+
+    def compose(self) -> ComposeResult:
+        for event in RunTail(self.run_dir).poll(steps=False):
+            self._model.apply(event)
+        try:
+            self._settings = self.run_dir.read_settings()
+        except UserError as error:
+            self.notify(str(error), severity="warning", markup=False)
+        if self._settings and self._settings.load_model:
+            self._base = self._settings.load_model.absolute()
+        yield Head(self.run_name)
+        with VerticalScroll(id="story"):
+            yield Static(self._gain(), classes="part")
+            yield Static(self._files(), classes="part")
+            if self._model.samples:
+                sample = self._model.samples[-1]
+                yield Static(
+                    Content.assemble(
+                        ("The same prompt, answered by both\n", "bold"), plain(sample.prompt).strip()
+                    )
+                )
+                with Container(id="answers"):
+                    yield Static(_answer("base", "dim", sample.base), classes="answer")
+                    yield Static(_answer("tuned", "$accent", sample.tuned), classes="answer")
+            yield Static(Content.assemble(("What to do next", "bold"), "\n", self._next()), id="next")
+        yield Footer()
+
+    def on_mount(self) -> None:
+        closing = self._model.closing
+        status: Status = closing.status if isinstance(closing, Finished) else "failed"
+        self.query_one(Head).show(status, self._model)
+        self.query_one("#story").focus()
+
+    def _gain(self) -> Content:
+        closing = self._model.closing
+        lines = []
+        if isinstance(closing, Finished):
+            what = "stopped as you asked" if closing.status == "stopped" else "finished"
+            lines.append(
+                Content(f"The run {what} after {closing.step:,} steps and {duration(closing.seconds)}.")
+            )
+            if closing.loss_before is not None and closing.loss_after is not None:
+                documents = f" on {self._model.after.documents} documents" if self._model.after else ""
+                lines.append(Content.assemble(
+                    f"Loss{documents}, before and after:  ",
+                    (change(closing.loss_before, closing.loss_after), "bold"),
+                ))  # fmt: skip
+            else:
+                lines.append(
+                    Content(
+                        "The loss before and after was not measured (eval_docs, or the run was cut short)."
+                    )
+                )
+        return Content("\n").join(lines)
+
+    def _saved(self) -> list[Path]:
+        """The run's trained files that still exist, oldest first."""
+        closing = self._model.closing
+        told = closing.files if isinstance(closing, Finished) else ()
+        paths = dict.fromkeys(Path(p) for p in (*(c.path for c in self._model.checkpoints), *told))
+        return [p for p in (self.run_dir.path / path for path in paths) if p.is_file()]
+
+    def _state(self) -> Path:
+        saved = [p for p in self._saved() if p.suffix == ".pth"]
+        return (saved[-1] if saved else self.run_dir.checkpoint(0)).absolute()
+
+    def _files(self) -> Content:
+        saved = self._saved()
+        rest = (self.run_dir.settings, self.run_dir.train_log, self.run_dir.events, self.run_dir.log)
+        lines = [Content.assemble(("Files", "bold"), f" in {one_line(str(self.run_dir.path.absolute()))}")]
+        for path in (*saved, *(p for p in rest if p.is_file())):
+            note = "  the last one saved" if saved and path == saved[-1] else ""
+            lines.append(Content.assemble(
+                f"  {one_line(path.name):<18}{size(path.stat().st_size):>10}", (note, "$accent")
+            ))  # fmt: skip
+        return Content("\n").join(lines)
+
+    def _next(self) -> str:
+        base, state, settings = self._base, self._state(), self._settings
+        data = settings.data_file.absolute() if settings and settings.data_file else None
+        ctx_len = settings.ctx_len if settings else 512
+        code = "".join(f"    {line}\n" for line in next_steps.rwkv_snippet(base, state).splitlines())
+        return plain("\n\n".join((
+            f"{next_steps.ONLY_THIS_BASE}\n    {base}",
+            f"RWKV Runner\n{next_steps.RUNNER}",
+            f"Ai00\n{next_steps.AI00}",
+            f"Python, with the package rwkv (pip install rwkv)\n{code.rstrip()}",
+            "Measure it, here or on data it has not seen\n    "
+            + next_steps.eval_command(base, state, data, ctx_len),
+        )))  # fmt: skip
+
+    def action_copy(self) -> None:
+        self.app.copy_to_clipboard(self._next())
+        self.notify("Sent to the terminal's clipboard (most terminals allow it, some do not).")
+
+    def action_log(self) -> None:
+        self.app.push_screen(LogScreen(self.run_name, self.run_dir, lambda: self._model))
+
+
+def _answer(who: str, color: str, text: str) -> Content:
+    return Content.assemble((f"{who}\n", f"bold {color}"), plain(text).strip())
