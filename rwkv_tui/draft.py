@@ -1,0 +1,128 @@
+"""What a person has typed so far: a text per parameter, and what is wrong with each. No textual here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from engine.contract.check import Checked, check_values
+from engine.contract.errors import Problem
+from engine.contract.flags import spell
+from engine.contract.reports import DataSummary, ModelInfo
+from engine.contract.settings import TrainSettings, train_params
+
+FROM_MODEL = ("my_testing", "n_layer", "n_embd")
+"""What picking a model file fills in by itself."""
+
+
+class Draft:
+    """Partly filled settings. Texts are kept exactly as typed, also when they are wrong."""
+
+    def __init__(self, values: Mapping[str, Any] | None = None) -> None:
+        self._texts: dict[str, str] = {}
+        self._checked: Checked | None = None
+        self._suggested = ""
+        self.data: DataSummary | None = None
+        self.model: ModelInfo | None = None
+        for name, value in (values or {}).items():
+            self.put(name, spell(value))
+
+    def text(self, name: str) -> str:
+        """What the field shows: what was typed, else the default."""
+        return self._texts.get(name, spell(train_params()[name].default))
+
+    def put(self, name: str, text: str) -> None:
+        """Takes a text as typed."""
+        self._texts[name] = text
+        self.recheck()
+
+    def recheck(self) -> None:
+        """Forgets what was found; files may have come or gone."""
+        self._checked = None
+
+    def _values(self) -> dict[str, str]:
+        """The texts that say something: an empty field means the default."""
+        return {name: text.strip() for name, text in self._texts.items() if text.strip()}
+
+    @property
+    def checked(self) -> Checked:
+        if self._checked is None:
+            self._checked = check_values(self._values())
+        return self._checked
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """Everything that keeps the run from starting."""
+        return self.checked.problems
+
+    @property
+    def errors(self) -> dict[str, str]:
+        """The first message of each field that has one."""
+        return self.checked.by_field()
+
+    @property
+    def settings(self) -> TrainSettings | None:
+        """The settings, when a run could start with them."""
+        return None if self.problems else self.checked.settings
+
+    def approximate(self) -> TrainSettings:
+        """The settings with unreadable fields at their default: good enough for a picture."""
+        if self.checked.settings is not None:
+            return self.checked.settings
+        values = {n: t for n, t in self._values().items() if n not in self.errors}
+        return check_values(values, files=False).settings or TrainSettings()
+
+    def take_model(self, path: str, info: ModelInfo) -> None:
+        """A model file was picked: its version and dimensions follow."""
+        self.model = info
+        self.put("load_model", path)
+        self.put("my_testing", info.version)
+        self.put("n_layer", str(info.n_layer))
+        self.put("n_embd", str(info.n_embd))
+
+    def forget_model(self) -> None:
+        """The path names another file now: what the former one filled in goes back to the default."""
+        if self.model is not None:
+            self.model = None
+            for name in FROM_MODEL:
+                self._texts.pop(name, None)
+            self.recheck()
+
+    def take_data(self, prefix: str, summary: DataSummary | None) -> None:
+        """A binidx pair was chosen or made."""
+        self.data = summary
+        self.put("data_file", prefix)
+
+    def load(self, values: Mapping[str, Any]) -> None:
+        """Applies a preset: other parameters go back to their default, files and model stay."""
+        keep = {n for n, p in train_params().items() if p.group == "files" and n not in values}
+        if self.text("load_model").strip() and "load_model" not in values:
+            keep |= set(FROM_MODEL)
+        texts = {n: t for n, t in self._texts.items() if n in keep}
+        self._texts = {n: spell(v) for n, v in values.items() if n not in keep} | texts
+        self.recheck()
+
+    def suggest_proj_dir(self, root: Path) -> None:
+        """Names a new folder after model and data, unless the person has named one."""
+        if self.text("proj_dir").strip() not in ("", self._suggested):
+            return
+        stems = (_stem(self.text("load_model"), ".pth"), _stem(self.text("data_file")))
+        base = "-".join(s for s in stems if s) or "run"
+        number = 1
+        while (root / "runs" / f"{base}-{number}").exists():
+            number += 1
+        self._suggested = str(Path("runs") / f"{base}-{number}")
+        self.put("proj_dir", self._suggested)
+
+    def passes(self) -> float | None:
+        """How often the run goes over its data; None while the data is unknown."""
+        if self.data is None or not self.data.documents or not self.data.complete:
+            return None
+        s = self.approximate()
+        return s.total_steps * s.micro_bsz * s.devices / self.data.documents
+
+
+def _stem(text: str, suffix: str = "") -> str:
+    name = Path(text.strip()).name
+    return name.removesuffix(suffix) if suffix else name

@@ -1,0 +1,59 @@
+"""The keys of the screen underneath."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from textual.app import ComposeResult
+from textual.binding import ActiveBinding, Binding
+from textual.containers import VerticalScroll
+from textual.content import Content
+from textual.screen import ModalScreen
+from textual.widgets import Static
+
+ALWAYS = (
+    ("tab, shift+tab", "Next and previous field"),
+    ("f1 or ?", "This help (F1 also while typing)"),
+    ("ctrl+q", "Quit; runs go on without the screen"),
+)
+
+
+class HelpScreen(ModalScreen[None]):
+    """Lists every key that works on the screen it was called from, with what it does."""
+
+    BINDINGS = [Binding("escape,question_mark,f1,q,enter", "dismiss(None)", "Close")]
+
+    def __init__(self, about: str, bindings: Iterable[ActiveBinding]) -> None:
+        super().__init__()
+        self._about = about
+        self._rows = [*key_rows(bindings), *ALWAYS]
+
+    def compose(self) -> ComposeResult:
+        with VerticalScroll(classes="dialog wide"):
+            if self._about:
+                yield Static(self._about, markup=False)
+            width = max(len(keys) for keys, _ in self._rows)
+            lines = [
+                Content.assemble((f"{keys:<{width}}  ", "bold $primary"), what) for keys, what in self._rows
+            ]
+            yield Static(Content("\n").join(lines), id="keys")
+            yield Static("Esc closes this.", classes="dim")
+
+
+def key_rows(bindings: Iterable[ActiveBinding]) -> list[tuple[str, str]]:
+    """(keys, what they do), keys of one action together, in the order of the bindings."""
+    rows: dict[str, list[str]] = {}
+    for active in bindings:
+        binding = active.binding
+        if active.enabled and binding.description and not binding.system:
+            rows.setdefault(binding.description, []).append(binding.key_display or spell_key(binding.key))
+    return [(", ".join(dict.fromkeys(keys)), what) for what, keys in rows.items() if what not in HIDDEN]
+
+
+HIDDEN = {"Focus Next", "Focus Previous", "Copy selected text", "Quit", "Keys"}
+
+
+def spell_key(key: str) -> str:
+    """A key as printed on a keyboard."""
+    names = {"left_square_bracket": "[", "right_square_bracket": "]", "question_mark": "?", "slash": "/"}
+    return names.get(key, key)

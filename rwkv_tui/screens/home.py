@@ -1,0 +1,122 @@
+"""The list of a person's runs."""
+
+from __future__ import annotations
+
+from textual import getters, on, work
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.content import Content
+from textual.screen import Screen
+from textual.widgets import Footer, Label, OptionList, Static
+from textual.widgets.option_list import Option
+
+from engine.contract.presets import Preset, PresetStore
+from engine.contract.rundir import RunDir
+from rwkv_tui.app import TuneApp
+from rwkv_tui.plain import duration, plain
+from rwkv_tui.services.runs import RunSummary, summarise_runs
+from rwkv_tui.widgets.picker import Picker
+
+REFRESH = 2.0  # seconds
+SIGNS = {
+    "starting": ("○", "$foreground"), "running": ("●", "$text-success"), "stopping": ("◐", "$text-warning"),
+    "finished": ("✓", "$text-success"), "stopped": ("■", "$text-warning"),
+    "failed": ("✗", "$text-error"), "died": ("✗", "$text-error"),
+}  # fmt: skip
+
+
+class HomeScreen(Screen[None]):
+    """Runs, newest first, as they stand now; the way into the wizard."""
+
+    app = getters.app(TuneApp)
+    CSS_PATH = "../styles/home.tcss"
+    HELP_TEXT = "Your runs. They go on whether this program is open or not."
+    BINDINGS = [
+        Binding("enter", "open", "Open"),
+        Binding("n", "new", "New run"),
+        Binding("p", "presets", "Presets"),
+        Binding("q", "app.quit", "Quit"),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._runs: list[RunSummary] = []
+
+    def compose(self) -> ComposeResult:
+        head = Content.assemble((" rwkv-tune ", "bold reverse $primary"), "  fine-tune RWKV")
+        yield Static(head, id="head")
+        yield Label(id="columns", classes="title")
+        yield Picker("runs")
+        yield Static(id="empty")
+        yield Footer(compact=True)
+
+    def on_mount(self) -> None:
+        self.set_interval(REFRESH, self._refresh)
+
+    def on_screen_resume(self) -> None:
+        self._refresh()
+
+    def on_resize(self) -> None:
+        self._show(self._runs)
+
+    def _refresh(self) -> None:
+        if self.is_current:
+            self._read()
+
+    @work(thread=True, exclusive=True, group="runs")
+    def _read(self) -> None:
+        self.app.call_from_thread(self._show, summarise_runs(self.app.paths.runs))
+
+    def _show(self, runs: list[RunSummary]) -> None:
+        """Keeps the highlighted run under the cursor when the list moves."""
+        options = self.query_one("#runs", OptionList)
+        place = options.highlighted
+        name = self._runs[place].name if place is not None and place < len(self._runs) else ""
+        self._runs = runs
+        options.clear_options()
+        options.add_options(Option(self._row(run)) for run in runs)
+        names = [run.name for run in runs]
+        options.highlighted = names.index(name) if name in names else 0 if runs else None
+        options.display = bool(runs)
+        self.query_one("#columns").display = bool(runs)
+        titles = self._columns("  Run", "status", "steps", "loss", "last word")
+        self.query_one("#columns", Label).update(titles)
+        empty = self.query_one("#empty", Static)
+        empty.display = not runs
+        empty.update("No runs yet. Press n to begin one: data, model, parameters, launch.")
+        if runs and self.focused is None:
+            options.focus()
+
+    def _columns(self, name: str, status: str, steps: str, loss: str, when: str) -> str:
+        width = max(16, self.size.width - 55)
+        name = name if len(name) <= width else name[: width - 1] + "…"
+        return f"{name:<{width}} {status:<10}{steps:>17}{loss:>9}  {when:>12}"
+
+    def _row(self, run: RunSummary) -> Content:
+        sign, style = SIGNS[run.status]
+        steps = f"{run.step:,} of {run.steps:,}" if run.steps else ""
+        loss = f"{run.loss:.3f}" if run.loss is not None else ""
+        when = f"{duration(self.app.clock() - run.updated)} ago" if run.updated else ""
+        text = self._columns(f"  {plain(run.name)}", run.status, steps, loss, when)
+        return Content.assemble((sign, style), text[1:])
+
+    @on(OptionList.OptionSelected)
+    def action_open(self) -> None:
+        """Goes into the run under the cursor."""
+        place = self.query_one("#runs", OptionList).highlighted
+        if place is not None and place < len(self._runs):
+            run = self._runs[place]
+            self.app.open_run(run.name, RunDir(run.proj_dir))
+
+    def action_new(self) -> None:
+        self.app.open_wizard()
+
+    def action_presets(self) -> None:
+        from rwkv_tui.screens.wizard.presets import PresetScreen
+
+        self.app.push_screen(PresetScreen(PresetStore(self.app.paths.presets)), self._begin_with)
+
+    def _begin_with(self, preset: Preset | None) -> None:
+        if preset is not None:
+            self.app.draft.load(preset.values)
+            self.app.open_wizard("Data")

@@ -1,0 +1,154 @@
+"""The conversion of a jsonl file: its few settings, its progress, and a way out of it."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from pathlib import Path
+
+from textual import on, work
+from textual.app import ComposeResult
+from textual.containers import Horizontal, Vertical
+from textual.content import Content
+from textual.message import Message
+from textual.widgets import Button, Input, Label, Static
+from textual.worker import Worker
+
+from engine.contract.events import Converted as ConvertedEvent
+from engine.contract.events import Failed, Progress
+from engine.contract.reports import Converted, DataSummary
+from rwkv_tui.draft import Draft
+from rwkv_tui.plain import duration, plain, size
+from rwkv_tui.services.files import free_prefix, real_path, short
+from rwkv_tui.services.jobs import events
+from rwkv_tui.widgets.choice import Choice
+from rwkv_tui.widgets.data_report import bar
+from rwkv_tui.widgets.path_input import PathInput
+
+PHASES = {"reading": "1 of 2: reading and tokenising", "writing": "2 of 2: shuffling and writing"}
+
+
+class ConvertForm(Vertical):
+    """Shown for jsonl only. Posts `Done` when the pair is written."""
+
+    class Done(Message):
+        """The pair is written, whole."""
+
+        def __init__(self, report: Converted) -> None:
+            super().__init__()
+            self.report = report
+
+    def __init__(self, draft: Draft, cwd: Path) -> None:
+        super().__init__(id="convert")
+        self.draft = draft
+        self.cwd = cwd
+        self._source: Path | None = None
+        self._suggested = ""
+        self._job: Worker[None] | None = None
+        self._first: Progress | None = None
+
+    def compose(self) -> ComposeResult:
+        yield Label("Convert to binidx", classes="title")
+        with Horizontal(classes="line"):
+            yield Label("Repeat", classes="name")
+            yield Input("10", id="repeat", type="integer", compact=True, select_on_focus=False)
+        with Horizontal(classes="line"):
+            yield Label("Seed", classes="name")
+            yield Input("0", id="seed", type="integer", compact=True, select_on_focus=False)
+        with Horizontal(classes="line"):
+            yield Label("Output", classes="name")
+            yield PathInput(cwd=self.cwd, suffixes=("/",), id="out")
+        with Horizontal(classes="line", id="skip-line"):
+            yield Label("Bad lines", classes="name")
+            yield Choice(("0", "1"), "0", labels={"0": "refuse the file", "1": "skip them"}, id="skip")
+        yield Button("Convert (F4)", id="go", variant="primary", compact=True)
+        yield Static(id="progress")
+
+    def offer(self, data: DataSummary | None, path: Path) -> None:
+        """Shows the form for a jsonl file with a free name for its pair; hides it for anything else."""
+        self.display = data is not None and data.kind == "jsonl" and data.documents > 0
+        self._source = path if self.display else None
+        if not self.display or data is None:
+            return
+        self.query_one("#skip-line").display = data.bad_count > 0
+        out = self.query_one("#out", PathInput)
+        if out.value.strip() in ("", self._suggested):
+            self._suggested = short(free_prefix(path), self.cwd)
+            out.value = self._suggested
+
+    def toggle(self) -> None:
+        """Starts the conversion, or cancels the one under way."""
+        if not self.cancel() and self._source is not None:
+            self._start(self._source)
+
+    @on(Button.Pressed, "#go")
+    @on(Input.Submitted)
+    def _pressed(self) -> None:
+        self.toggle()
+
+    def _start(self, source: Path) -> None:
+        repeat, seed = (self.query_one(f"#{name}", Input).value.strip() or "-" for name in ("repeat", "seed"))
+        out = self.query_one("#out", PathInput).value.strip()
+        problem = _problem(repeat, seed, out)
+        if problem:
+            self._say(f"! {problem}", "$text-error")
+            return
+        args = ["--out", str(real_path(out, self.cwd)), "--repeat", repeat, "--seed", seed]
+        args += ["--ctx_len", str(self.draft.approximate().ctx_len)]
+        if self.query_one("#skip", Choice).value == "1":
+            args.append("--skip_bad")
+        self._first = None
+        self._say("Starting …")
+        self.query_one("#go", Button).label = "Cancel (Esc)"
+        self._job = self._convert(str(source), args)
+
+    def cancel(self) -> bool:
+        """Ends the job, which then leaves nothing behind; False when there is none."""
+        if self._job is None:
+            return False
+        self._job.cancel()
+        self._ended()
+        self._say("Cancelled; nothing was written.", "$text-warning")
+        return True
+
+    def _ended(self) -> None:
+        self._job = None
+        self.query_one("#go", Button).label = "Convert (F4)"
+
+    @work(exclusive=True, group="convert")
+    async def _convert(self, source: str, args: list[str]) -> None:
+        async with aclosing(events("convert", source, *args)) as told:
+            async for event in told:
+                if isinstance(event, Progress):
+                    self._first = self._first if self._first and self._first.phase == event.phase else event
+                    self._say_progress(self._first, event)
+                elif isinstance(event, Failed):
+                    self._ended()
+                    self._say(f"! {plain(f'{event.reason} {event.remedy}')}", "$text-error")
+                elif isinstance(event, ConvertedEvent):
+                    self._ended()
+                    self._suggested = self.query_one("#out", PathInput).value
+                    self._say(f"✓ Done in {duration(event.report.seconds)}.", "$text-success")
+                    self.post_message(self.Done(event.report))
+
+    def _say(self, text: str, style: str = "") -> None:
+        self.query_one("#progress", Static).update(Content.styled(text, style))
+
+    def _say_progress(self, first: Progress, now: Progress) -> None:
+        """Bar, speed and time left, over the time since the phase began."""
+        share = now.done / now.total if now.total else 0.0
+        lines = [PHASES.get(now.phase, now.phase), f"{bar(share, max(10, self.size.width - 6))} {share:4.0%}"]
+        seconds = now.t - first.t
+        if seconds > 0 and now.done > first.done:
+            rate = (now.done - first.done) / seconds
+            speed = f"{size(rate)}/s" if now.phase == "reading" else f"{rate:,.0f} tokens/s"
+            lines.append(f"{speed}, {duration((now.total - now.done) / rate)} left")
+        self._say("\n".join(lines))
+
+
+def _problem(repeat: str, seed: str, out: str) -> str:
+    """What is wrong with the form, or nothing."""
+    if not repeat.isdecimal() or int(repeat) < 1:
+        return "Repeat must be a whole number from 1."
+    if not seed.isdecimal():
+        return "Seed must be a whole number from 0."
+    return "" if out else "Output needs a name."

@@ -1,0 +1,256 @@
+"""Step 2: choose the base model; its version and dimensions are read from the file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from textual import getters, on, work
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import Horizontal, VerticalScroll
+from textual.content import Content
+from textual.widgets import Input, Label, OptionList, Static
+from textual.widgets.option_list import Option
+from textual.worker import get_current_worker
+
+from engine.contract.errors import UserError
+from engine.contract.reports import ModelInfo
+from rwkv_tui.app import TuneApp
+from rwkv_tui.draft import Draft
+from rwkv_tui.plain import plain, size
+from rwkv_tui.screens.wizard.pane import Pane
+from rwkv_tui.services.files import find_files, short
+from rwkv_tui.services.gpu import GpuReading
+from rwkv_tui.widgets import vram_table
+from rwkv_tui.widgets.path_input import PathInput
+from rwkv_tui.widgets.picker import Picker
+
+VERSION_NAMES = {"x052": "RWKV-5", "x060": "RWKV-6", "x070": "RWKV-7"}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A .pth file: what it says of itself, or why it is no model."""
+
+    path: Path
+    info: ModelInfo | None
+    reason: str
+
+
+def look_at(path: Path) -> Candidate:
+    """Reads a file's header; milliseconds, but a network disk may take its time."""
+    from engine.checkpoints.inspect import inspect_model
+
+    try:
+        return Candidate(path, inspect_model(path), "")
+    except UserError as error:
+        return Candidate(path, None, error.message.removeprefix(f"{path} "))
+
+
+class ModelPane(Pane):
+    """The models found, the chosen one in words, and what sizes the GPU can hold."""
+
+    app = getters.app(TuneApp)
+    HELP_TEXT = (
+        "Model: pick the base model. Version, layers and width come from the file.\n"
+        "The table shows which sizes fit into your GPU's memory."
+    )
+    BINDINGS = [
+        Binding("g", "next_gpu", "Next GPU", show=False),
+        Binding("slash", "path", "Type a path", show=False),
+    ]
+
+    def __init__(self, draft: Draft, cwd: Path, id: str) -> None:
+        super().__init__(draft, cwd, id)
+        self._found: list[Candidate] = []
+        self._reading: GpuReading | None = None
+        self._gpu = 0
+
+    def compose(self) -> ComposeResult:
+        with Horizontal(classes="line"):
+            yield Label("Model file", classes="name")
+            yield PathInput(
+                self.draft.text("load_model"), cwd=self.cwd, suffixes=(".pth",),
+                placeholder="an RWKV .pth file", id="path",
+            )  # fmt: skip
+        yield Static(id="hint")
+        yield Label("Looking for .pth files …", classes="title", id="models-title")
+        yield Picker("models")
+        with VerticalScroll(id="memory", can_focus=False):
+            yield Static(vram_table.heading(None, 0), id="gpu")
+            yield Static(id="vram")
+            yield Static(vram_table.footnote(), classes="dim")
+
+    def on_mount(self) -> None:
+        self._draw_memory()
+        self._find()
+        self._ask_gpus()
+        self._look(self._path.path)
+
+    @property
+    def _path(self) -> PathInput:
+        return self.query_one("#path", PathInput)
+
+    def entered(self, field: str = "") -> None:
+        """Takes over a path that a preset or another pane has set."""
+        if self._path.value != self.draft.text("load_model"):
+            self._path.value = self.draft.text("load_model")
+        self._describe()
+        (self.query_one("#models") if self._found and not self._path.value else self._path).focus()
+
+    def action_path(self) -> None:
+        self._path.focus()
+
+    def _say(self, content: Content) -> None:
+        self.query_one("#hint", Static).update(content)
+
+    # Models found
+
+    @work(thread=True, exclusive=True, group="find")
+    def _find(self) -> None:
+        """Below the current folder, in ./models, and in the folder of the typed path."""
+        worker = get_current_worker()
+        typed = self._path.path.parent if self._path.value.strip() else self.cwd
+        folders = dict.fromkeys((self.cwd, self.cwd / "models", typed))
+        paths = dict.fromkeys(f.path for d in folders for f in find_files(d, (".pth",), depth=2))
+        found = []
+        for path in paths:
+            if worker.is_cancelled:
+                return
+            found.append(look_at(path))
+        found.sort(key=lambda c: c.info is None)
+        self.app.call_from_thread(self._list, found)
+
+    def _list(self, found: list[Candidate]) -> None:
+        self._found = found
+        models = sum(c.info is not None for c in found)
+        title = self._columns("Model files", "version", "size", "layers x width", "bytes")
+        if not models:
+            title = "No model below this folder. Download one (BlinkDL on Hugging Face) or type its path."
+        self.query_one("#models-title", Label).update(title)
+        options = self.query_one("#models", OptionList)
+        options.clear_options()
+        options.add_options(Option(self._row(c), disabled=c.info is None) for c in found)
+        options.display = bool(found)
+        if models and not self._path.value and self._path.has_focus:
+            options.focus()
+
+    def _name_width(self) -> int:
+        return max(20, self.size.width - 46)
+
+    def _columns(self, name: str, *rest: str) -> str:
+        version, size_name, shape, file_size = rest
+        return f"{name:<{self._name_width()}} {version:<8}{size_name:>6}  {shape:>14}  {file_size:>9}"
+
+    def _row(self, candidate: Candidate) -> Content:
+        width = self._name_width()
+        name = plain(short(candidate.path, self.cwd))
+        name = name if len(name) <= width else "…" + name[1 - width :]
+        info = candidate.info
+        if info is None:
+            return Content.assemble(f"{name:<{width}} ", (plain(candidate.reason), "dim"))
+        shape = f"{info.n_layer} x {info.n_embd}"
+        version = VERSION_NAMES[info.version]
+        return Content(self._columns(name, version, info.size_name, shape, size(info.file_bytes)))
+
+    def on_resize(self) -> None:
+        self.call_after_refresh(self._list, self._found)
+
+    @on(OptionList.OptionSelected, "#models")
+    def _picked(self, event: OptionList.OptionSelected) -> None:
+        self._path.value = short(self._found[event.option_index].path, self.cwd)
+        self._path.cursor_position = len(self._path.value)
+        self._take(self._found[event.option_index])
+
+    # The chosen one
+
+    @on(Input.Changed, "#path")
+    def _typed(self, event: Input.Changed) -> None:
+        """The text is the draft's at once; what the file says follows when it is read."""
+        self.draft.put("load_model", event.value)
+        self.draft.forget_model()
+        self._look(self._path.path)
+        self.changed()
+
+    @on(PathInput.Candidates, "#path")
+    def _candidates(self, event: PathInput.Candidates) -> None:
+        if event.names:
+            self._say(Content.styled(plain("  ".join(event.names)), "$foreground 70%"))
+
+    @on(Input.Submitted, "#path")
+    def _submitted(self) -> None:
+        self._find()
+
+    def key_down(self) -> None:
+        """From the path down into the list."""
+        if self._path.has_focus and self._found:
+            self.query_one("#models").focus()
+
+    @work(thread=True, exclusive=True, group="look")
+    def _look(self, path: Path) -> None:
+        if path.is_file():
+            candidate = look_at(path)
+            if not get_current_worker().is_cancelled:
+                self.app.call_from_thread(self._take, candidate)
+        else:
+            self.app.call_from_thread(self._describe)
+
+    def _take(self, candidate: Candidate) -> None:
+        """Fills in version and dimensions from a model file."""
+        if candidate.path != self._path.path:
+            return
+        if candidate.info is not None:
+            self.draft.take_model(self._path.value, candidate.info)
+        self._describe(candidate.reason)
+        self._draw_memory()
+        self.changed()
+
+    def _describe(self, reason: str = "") -> None:
+        info = self.draft.model
+        text = self.draft.text("load_model").strip()
+        if reason:
+            self._say(Content.styled(f"! {plain(reason)}", "$text-error"))
+        elif not text:
+            self._say(
+                Content.styled(
+                    "Press ↓ to pick a model, or type its path (Tab completes).", "$foreground 70%"
+                )
+            )
+        elif info is not None and Path(info.path) == self._path.path:
+            self._say(self._described(info))
+        elif "load_model" in self.draft.errors:
+            self._say(Content.styled(f"! {self.draft.errors['load_model']}", "$text-error"))
+
+    def _described(self, info: ModelInfo) -> Content:
+        said = Content.assemble(
+            ("✓ ", "$text-success"), (f"{VERSION_NAMES[info.version]} {info.size_name}", "bold"),
+            f": {info.n_layer} layers x {info.n_embd}, heads of {info.head_size}, "
+            f"vocabulary {info.vocab_size:,}, {info.parameters:,} parameters, {info.dtype}",
+        )  # fmt: skip
+        if "my_testing" in self.draft.errors:
+            wrong = f"! {self.draft.errors['my_testing']}"
+            said = Content("\n").join([said, Content.styled(wrong, "$text-error")])
+        return said
+
+    # Memory
+
+    @work(thread=True, group="gpus")
+    def _ask_gpus(self) -> None:
+        reading = self.app.gpus()
+        self.app.call_from_thread(self._show_gpus, reading)
+
+    def _show_gpus(self, reading: GpuReading) -> None:
+        self._reading = reading
+        self._draw_memory()
+
+    def action_next_gpu(self) -> None:
+        if self._reading is not None and self._reading.gpus:
+            self._gpu = (self._gpu + 1) % len(self._reading.gpus)
+            self._draw_memory()
+
+    def _draw_memory(self) -> None:
+        gpu = self._reading.gpus[self._gpu] if self._reading and self._reading.gpus else None
+        picked = self.draft.model.size_name if self.draft.model else ""
+        self.query_one("#gpu", Static).update(vram_table.heading(self._reading, self._gpu))
+        self.query_one("#vram", Static).update(vram_table.table(gpu, picked))

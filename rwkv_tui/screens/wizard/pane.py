@@ -1,0 +1,35 @@
+"""What the wizard's four panes share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from textual.containers import Vertical
+from textual.message import Message
+
+from rwkv_tui.draft import Draft
+
+
+class Pane(Vertical):
+    """A step of the wizard. It stays mounted once visited, so whatever was typed remains."""
+
+    HELP_TEXT = ""
+
+    class Changed(Message):
+        """The draft changed; the trail may look different."""
+
+    def __init__(self, draft: Draft, cwd: Path, id: str) -> None:
+        super().__init__(id=id)
+        self.draft = draft
+        self.cwd = cwd
+
+    def entered(self, field: str = "") -> None:
+        """The person came here: show what the draft says now and take the focus, to `field` if named."""
+        raise NotImplementedError
+
+    def cancel(self) -> bool:
+        """Escape was pressed: ends what is under way here; False when nothing is."""
+        return False
+
+    def changed(self) -> None:
+        self.post_message(self.Changed())

@@ -1,0 +1,146 @@
+"""Step 3: the form, made from the declaration of the parameters, with advice, totals and a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.content import Content
+from textual.events import DescendantFocus
+from textual.widgets import Label, Static
+
+from engine.contract.flags import spell
+from engine.contract.params import GROUPS, Param
+from engine.contract.schedule import learning_rate, steps_shown
+from engine.contract.settings import train_params
+from rwkv_tui.draft import Draft
+from rwkv_tui.screens.wizard.pane import Pane
+from rwkv_tui.series import Series
+from rwkv_tui.widgets.chart import LineChart
+from rwkv_tui.widgets.field import Field
+from rwkv_tui.widgets.plot import Curve
+
+FIRST = ("files", "important", "learning rate")
+CURVE_POINTS = 300
+
+
+class Form(VerticalScroll, can_focus=False):
+    """Up and down go from field to field."""
+
+    BINDINGS = [
+        Binding("up", "app.focus_previous", "Previous field", show=False),
+        Binding("down,enter", "app.focus_next", "Next field", show=False),
+    ]
+
+
+class ParametersPane(Pane):
+    """All parameters of a run; the important ones first, the others behind one key."""
+
+    HELP_TEXT = (
+        "Parameters: type, or change a ‹ value › with left and right.\n"
+        "An empty field means the default. What is wrong is said below the field."
+    )
+    BINDINGS = [Binding("f3,a", "all", "All parameters")]
+
+    def __init__(self, draft: Draft, cwd: Path, id: str) -> None:
+        super().__init__(draft, cwd, id)
+        self._focused = ""
+
+    def compose(self) -> ComposeResult:
+        with Horizontal(id="body"):
+            with Form(id="form"):
+                for group in GROUPS:
+                    with Vertical(classes="group" if group in FIRST else "group more"):
+                        yield Label(group.capitalize(), classes="title")
+                        for param in train_params().values():
+                            if param.group == group:
+                                yield Field(param, self.cwd)
+            with Vertical(id="side"):
+                with VerticalScroll(id="advice-box", can_focus=False):
+                    yield Static(id="advice")
+                yield LineChart("learning rate", id="rate")
+                yield Static(id="totals")
+
+    def entered(self, field: str = "") -> None:
+        self._show_all_fields()
+        wanted = field or self._focused or "micro_bsz"
+        if train_params()[wanted].group not in FIRST:
+            self.add_class("-all")
+        self.query_one(f"#field-{wanted}", Field).editor.focus()
+
+    def action_all(self) -> None:
+        """Shows or hides the parameters most runs leave alone."""
+        self.toggle_class("-all")
+        focused = self._focused
+        if not self.has_class("-all") and focused and train_params()[focused].group not in FIRST:
+            self.query_one("#field-micro_bsz", Field).editor.focus()
+
+    def _show_all_fields(self) -> None:
+        errors = self.draft.errors
+        for field in self.query(Field):
+            name = field.param.name
+            field.show(self.draft.text(name), errors.get(name, ""))
+        hidden = [n for n in errors if n in train_params() and train_params()[n].group not in FIRST]
+        if hidden:
+            self.add_class("-all")
+        self._draw()
+
+    @on(Field.Edited)
+    def _edited(self, event: Field.Edited) -> None:
+        self.draft.put(event.name, event.text)
+        self._show_all_fields()
+        self.changed()
+
+    @on(DescendantFocus)
+    def _describe(self, event: DescendantFocus) -> None:
+        for node in event.widget.ancestors:
+            if isinstance(node, Field):
+                self._focused = node.param.name
+                self.query_one("#advice", Static).update(_advice(node.param))
+
+    def _draw(self) -> None:
+        """The curve of the learning rate, and what the run amounts to."""
+        s = self.draft.approximate()
+        first, end = steps_shown(s)
+        stride = max(1, (end - first) // CURVE_POINTS)
+        series = Series()
+        for step in (*range(first, end - 1, stride), end - 1):
+            series.append(step, learning_rate(step, end, s))
+        self.query_one("#rate", LineChart).show([Curve(series, "lr", "main")], end=end)
+        self.query_one("#totals", Static).update(totals(self.draft))
+
+
+def _advice(param: Param) -> Content:
+    """What a parameter is, how to choose it, and what it may be."""
+    default = spell(param.default) or "not set"
+    if param.kind == "bool":
+        default = "on" if param.default else "off"
+    lines = [Content.styled(param.name, "bold $primary"), Content(param.help)]
+    if param.advice:
+        lines.append(Content.styled(param.advice, "$text-success"))
+    limits = f", {param.limits}" if param.limits else ""
+    if param.choices:
+        lines.append(Content.styled("one of " + ", ".join(param.choices), "$foreground 70%"))
+    lines.append(Content.styled(f"default {default}{limits}", "$foreground 70%"))
+    if param.methods:
+        lines.append(Content.styled(f"only for {', '.join(param.methods)}", "$foreground 70%"))
+    return Content("\n").join(lines)
+
+
+def totals(draft: Draft) -> Content:
+    """Steps, documents, tokens and passes of the run the draft describes."""
+    s = draft.approximate()
+    documents = s.total_steps * s.micro_bsz * s.devices
+    lines = [
+        Content.assemble((f"{s.total_steps:,}", "bold"), f" steps in {s.epoch_count:,} epochs"),
+        Content.assemble((f"{documents:,}", "bold"), f" documents, up to {documents * s.ctx_len:,} tokens"),
+    ]
+    passes = draft.passes()
+    if passes is None:
+        lines.append(Content.styled("passes over the data: unknown until it is read", "$foreground 70%"))
+    else:
+        lines.append(Content.assemble((f"{passes:,.3g}", "bold"), " passes over the data"))
+    return Content("\n").join(lines)

@@ -1,0 +1,122 @@
+"""Saved settings: look at them, load one, delete one's own."""
+
+from __future__ import annotations
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.content import Content
+from textual.screen import ModalScreen
+from textual.widgets import Footer, Label, OptionList, Static
+from textual.widgets.option_list import Option
+
+from engine.contract.errors import SettingsError, UserError
+from engine.contract.presets import Preset, PresetStore
+from rwkv_tui.plain import plain
+from rwkv_tui.screens.ask import AskScreen
+from rwkv_tui.widgets.picker import Picker
+
+
+class PresetScreen(ModalScreen["Preset | None"]):
+    """A list and a preview; answers with the preset to load, or None."""
+
+    HELP_TEXT = "Presets: Enter loads one into the form; d deletes one of your own."
+    BINDINGS = [
+        Binding("enter", "load", "Load", show=True),
+        Binding("d,delete", "delete", "Delete"),
+        Binding("escape,q", "dismiss(None)", "Close"),
+    ]
+
+    def __init__(self, store: PresetStore) -> None:
+        super().__init__()
+        self._store = store
+        self._presets: list[Preset] = []
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="dialog full"):
+            yield Label("Presets", classes="title")
+            with Horizontal():
+                yield Picker("presets")
+                with VerticalScroll(id="preview"):
+                    yield Static(id="text")
+            yield Footer(compact=True)
+
+    def on_mount(self) -> None:
+        self._list()
+        self.query_one("#presets").focus()
+
+    def _list(self) -> None:
+        options = self.query_one("#presets", OptionList)
+        options.clear_options()
+        try:
+            self._presets = self._store.all()
+        except UserError as error:
+            self.query_one("#text", Static).update(Content.styled(f"! {plain(str(error))}", "$text-error"))
+            return
+        for preset in self._presets:
+            owner = "shipped" if preset.shipped else "yours"
+            options.add_option(Option(Content.assemble(plain(preset.name), (f"  {owner}", "dim"))))
+        options.highlighted = 0 if self._presets else None
+
+    def _chosen(self) -> Preset | None:
+        place = self.query_one("#presets", OptionList).highlighted
+        return None if place is None or place >= len(self._presets) else self._presets[place]
+
+    @on(OptionList.OptionHighlighted)
+    def _preview(self) -> None:
+        preset = self._chosen()
+        if preset is not None:
+            self.query_one("#text", Static).update(preview(preset))
+
+    @on(OptionList.OptionSelected)
+    def action_load(self) -> None:
+        """A broken preset is not loaded; the preview says what is wrong with it."""
+        preset = self._chosen()
+        if preset is None:
+            return
+        if problems(preset):
+            self.notify("This preset is broken and was not loaded; see the preview.", severity="error")
+        else:
+            self.dismiss(preset)
+
+    def action_delete(self) -> None:
+        preset = self._chosen()
+        if preset is None:
+            return
+        if preset.shipped:
+            self.notify("Shipped presets stay; only your own can be deleted.", severity="warning")
+            return
+        self.app.push_screen(AskScreen(f"Delete your preset {preset.name}?", "Delete"), self._delete)
+
+    def _delete(self, yes: bool | None) -> None:
+        preset = self._chosen()
+        if not yes or preset is None:
+            return
+        try:
+            self._store.delete(preset.name)
+        except UserError as error:
+            self.notify(plain(str(error)), severity="error")
+        self._list()
+
+
+def problems(preset: Preset) -> list[str]:
+    """What is wrong with a preset, each with key and line; empty when it can be loaded."""
+    try:
+        _ = preset.values
+    except SettingsError as error:
+        return [str(p) for p in error.problems]
+    return []
+
+
+def preview(preset: Preset) -> Content:
+    """The file itself, under what is wrong with it."""
+    wrong = [Content.styled(f"! {plain(p)}", "$text-error") for p in problems(preset)]
+    if wrong:
+        wrong = [Content.styled("This preset is broken:", "bold $text-error"), *wrong, Content("")]
+    lines = [
+        Content.styled(plain(line), "$foreground 60%" if line.startswith("#") else "")
+        for line in preset.text.splitlines()
+        if line.strip()
+    ]
+    return Content("\n").join([*wrong, *lines])

@@ -1,0 +1,138 @@
+"""Step 4: what will happen, where it goes, the same as a command, and the launch."""
+
+from __future__ import annotations
+
+from textual import getters, on
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.content import Content
+from textual.widgets import Button, Label, OptionList, Static
+from textual.widgets.option_list import Option
+
+from engine.contract.check import risks
+from engine.contract.errors import Problem, UserError
+from engine.contract.flags import changed
+from engine.contract.presets import PresetStore, render_yaml
+from engine.contract.settings import TrainSettings
+from rwkv_tui.app import TuneApp
+from rwkv_tui.plain import plain
+from rwkv_tui.screens.ask import NameScreen
+from rwkv_tui.screens.wizard.pane import Pane
+from rwkv_tui.services.files import short
+from rwkv_tui.services.launch import launch, with_absolute_paths
+from rwkv_tui.widgets.picker import Picker
+from rwkv_tui.widgets.review_text import TOPICS, command_lines, sentences
+
+STEP_OF = {"data_file": "Data", "load_model": "Model"}
+
+
+class ReviewPane(Pane):
+    """Either the plan with a launch button, or what still keeps it from starting."""
+
+    app = getters.app(TuneApp)
+    HELP_TEXT = (
+        "Review: read what will happen, then launch. While something is missing,\n"
+        "Enter on a line of the list goes to its field."
+    )
+    BINDINGS = [
+        Binding("f5,l", "launch", "Launch"),
+        Binding("f6,s", "save", "Save"),
+        Binding("y", "copy", "Copy"),
+    ]
+
+    def compose(self) -> ComposeResult:
+        with Vertical(id="blockers"):
+            yield Label("Not ready yet. Enter goes to the field:", classes="title")
+            yield Picker("problems")
+        with VerticalScroll(id="plan"):
+            for name in TOPICS:
+                with Horizontal(classes="sentence"):
+                    yield Label(name)
+                    yield Static(id=name.lower())
+            yield Static(id="risks")
+            yield Label("The same as a command (y copies it)", classes="title")
+            yield Static(id="command")
+        with Horizontal(classes="buttons"):
+            yield Button("Launch (F5)", id="launch", variant="success", compact=True)
+            yield Button("Save as preset (F6)", id="save", compact=True)
+
+    def entered(self, field: str = "") -> None:
+        self._problems = self.draft.problems
+        settings = self.draft.settings
+        ready = settings is not None
+        self.query_one("#blockers").display = not ready
+        options = self.query_one("#problems", OptionList)
+        options.clear_options()
+        options.add_options(Option(_problem_line(p)) for p in self._problems)
+        self.query_one("#launch", Button).disabled = not ready
+        self._describe(self.draft.approximate())
+        if ready:
+            self.query_one("#launch").focus()
+        else:
+            options.highlighted = 0
+            options.focus()
+
+    def _describe(self, s: TrainSettings) -> None:
+        for name, text in zip(TOPICS, sentences(s, self.draft, self.cwd), strict=True):
+            self.query_one(f"#{name.lower()}", Static).update(Content(plain(text)))
+        told = [Content.styled(f"! {plain(str(p))}", "$text-warning") for p in risks(s)]
+        self.query_one("#risks", Static).update(Content("\n").join(told))
+        self.query_one("#risks").display = bool(told)
+        self.query_one("#command", Static).update(Content(plain(command_lines(s))))
+
+    @on(OptionList.OptionSelected, "#problems")
+    def _jump(self, event: OptionList.OptionSelected) -> None:
+        from rwkv_tui.screens.wizard.wizard import WizardScreen
+
+        field = self._problems[event.option_index].field
+        assert isinstance(self.screen, WizardScreen)
+        self.screen.go(STEP_OF.get(field, "Parameters"), field)
+
+    def action_copy(self) -> None:
+        """Through the terminal's own clipboard, which not every terminal grants."""
+        self.app.copy_to_clipboard(command_lines(self.draft.approximate()))
+        self.notify("Copied, if your terminal allows it; else select it with Shift and the mouse.")
+
+    @on(Button.Pressed, "#save")
+    def action_save(self) -> None:
+        if self.draft.checked.settings is None:
+            self.notify("Mend the values listed above first; a preset must be valid.", severity="warning")
+            return
+        self.app.push_screen(NameScreen("Name of the preset"), self._save)
+
+    def _save(self, name: str | None) -> None:
+        settings = self.draft.checked.settings
+        if not name or settings is None:
+            return
+        settings = with_absolute_paths(settings)
+        keys = [key for key in changed(settings) if key != "proj_dir"]
+        model = settings.load_model.stem if settings.load_model else "any model"
+        text = render_yaml(settings, f"{settings.method.capitalize()} tuning of {model}.", keys)
+        try:
+            path = PresetStore(self.app.paths.presets).save(name, text)
+        except UserError as error:
+            self.notify(plain(str(error)), severity="error", title="Not saved")
+            return
+        self.notify(f"Saved as {name} in {short(path, self.cwd)}.")
+
+    @on(Button.Pressed, "#launch")
+    def action_launch(self) -> None:
+        """Starts the run and shows it; whatever is wrong by now is said instead."""
+        self.draft.recheck()
+        settings = self.draft.settings
+        if settings is None:
+            self.entered()
+            self.notify("Some values still need your attention.", severity="warning")
+            return
+        try:
+            name, run = launch(settings, self.app.paths)
+        except UserError as error:
+            self.notify(plain(str(error)), severity="error", title="Not started")
+            return
+        self.app.open_run(name, run)
+
+
+def _problem_line(problem: Problem) -> Content:
+    field = f"{problem.field:<14}" if problem.field else ""
+    return Content.assemble((field, "bold $text-warning"), plain(problem.message))

@@ -1,0 +1,155 @@
+"""The wizard: four panes under a trail, with free movement between them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from textual import getters, on
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import Container
+from textual.screen import Screen
+from textual.widgets import Footer
+
+from engine.contract.presets import Preset, PresetStore
+from rwkv_tui.app import TuneApp
+from rwkv_tui.draft import Draft
+from rwkv_tui.screens.wizard.pane import Pane
+from rwkv_tui.widgets.trail import Mark, Trail
+
+PANES = ("Data", "Model", "Parameters", "Review")
+
+
+def _make_pane(step: str, draft: Draft, cwd: Path, source: Path | None) -> Pane:
+    """A pane is made when it is first visited: start-up pays only for the first."""
+    if step == "Data":
+        from rwkv_tui.screens.wizard.data import DataPane
+
+        return DataPane(draft, cwd, id=step, source=source)
+    if step == "Model":
+        from rwkv_tui.screens.wizard.model import ModelPane
+
+        return ModelPane(draft, cwd, id=step)
+    if step == "Parameters":
+        from rwkv_tui.screens.wizard.parameters import ParametersPane
+
+        return ParametersPane(draft, cwd, id=step)
+    from rwkv_tui.screens.wizard.review import ReviewPane
+
+    return ReviewPane(draft, cwd, id=step)
+
+
+class WizardScreen(Screen[None]):
+    """From data to launch. Panes and draft live as long as the application."""
+
+    app = getters.app(TuneApp)
+    CSS_PATH = "../../styles/wizard.tcss"
+    AUTO_FOCUS = ""
+    BINDINGS = [
+        Binding("ctrl+p,left_square_bracket,alt+left", "back", "Back"),
+        Binding("ctrl+n,right_square_bracket,alt+right", "next", "Next"),
+        Binding("1", "go('Data')", "Data", show=False),
+        Binding("2", "go('Model')", "Model", show=False),
+        Binding("3", "go('Parameters')", "Parameters", show=False),
+        Binding("4", "go('Review')", "Review", show=False),
+        Binding("f2,p", "presets", "Presets"),
+        Binding("escape", "leave", "Leave", show=False),
+    ]
+
+    def __init__(self, draft: Draft, cwd: Path, source: Path | None = None) -> None:
+        super().__init__()
+        self._source = source
+        self.draft = draft
+        self.cwd = cwd
+        self._current = PANES[0]
+        self._visited: set[str] = set()
+
+    @property
+    def HELP_TEXT(self) -> str:
+        return self._pane(self._current).HELP_TEXT
+
+    def compose(self) -> ComposeResult:
+        yield Trail(self._current)
+        yield Container(id="panes")
+        yield Footer(compact=True)
+
+    async def on_mount(self) -> None:
+        await self._show(self._current)
+
+    def on_screen_resume(self) -> None:
+        if self._visited:
+            self._mark()
+
+    def _pane(self, step: str) -> Pane:
+        return self.query_one(f"#{step}", Pane)
+
+    def go(self, step: str, field: str = "") -> None:
+        """Moves to a step, and to a parameter's field there."""
+        if not self.is_mounted:
+            self._current = step
+        else:
+            self.call_later(self._show, step, field)
+
+    async def _show(self, step: str, field: str = "") -> None:
+        panes = self.query_one("#panes")
+        if step not in self._visited:
+            self._visited.add(step)
+            await panes.mount(_make_pane(step, self.draft, self.cwd, self._source))
+        for pane in panes.query_children(Pane):
+            pane.display = pane.id == step
+        self._current = step
+        self.draft.recheck()
+        self.draft.suggest_proj_dir(self.cwd)
+        self._pane(step).entered(field)
+        self._mark()
+        self.refresh_bindings()
+
+    @on(Pane.Changed)
+    def _mark(self) -> None:
+        """What the trail says of each step: done, lacking something, or not visited."""
+        errors = self.draft.errors
+        trail = self.query_one(Trail)
+        marks: dict[str, Mark] = {}
+        for step, name in (("Data", "data_file"), ("Model", "load_model")):
+            given = self.draft.text(name).strip()
+            marks[step] = "problem" if given and name in errors else "ok" if given else "todo"
+        others = set(errors) - {"data_file", "load_model"}
+        marks["Parameters"] = "problem" if others else "ok" if "Parameters" in self._visited else "todo"
+        trail.go(self._current, marks)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """At either end there is no way on; the footer does not offer it."""
+        ends = {"next": PANES[-1], "back": PANES[0]}
+        return ends.get(action) != self._current
+
+    def action_next(self) -> None:
+        self.go(PANES[PANES.index(self._current) + 1])
+
+    def action_back(self) -> None:
+        self.go(PANES[PANES.index(self._current) - 1])
+
+    def action_go(self, step: str) -> None:
+        self.go(step)
+
+    def action_leave(self) -> None:
+        """Ends what is under way, else leaves the line being typed, else the wizard; the draft stays."""
+        if self._pane(self._current).cancel():
+            return
+        if self.focused is not None and self.focused.has_class("-textual-compact"):
+            self.set_focus(None)
+        else:
+            self.app.pop_screen()
+
+    def action_presets(self) -> None:
+        from rwkv_tui.screens.wizard.presets import PresetScreen
+
+        self.app.push_screen(PresetScreen(self._store()), self._load)
+
+    def _store(self) -> PresetStore:
+        return PresetStore(self.app.paths.presets)
+
+    def _load(self, preset: Preset | None) -> None:
+        if preset is not None:
+            self.draft.load(preset.values)
+            self.go("Parameters")
+            self.notify(f"Loaded the preset {preset.name}; files and model stay as they were.")

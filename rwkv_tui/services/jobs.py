@@ -1,0 +1,76 @@
+"""Short engine jobs as subprocesses: one document, or a stream of events. No widgets in here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from engine.contract.errors import UserError
+from engine.contract.events import Event, Failed, parse_event
+from rwkv_tui.services.engine import engine_command, engine_environment
+
+GRACE = 5.0
+"""Seconds a cancelled job has to clean up before it is killed."""
+LINE = 1 << 22
+"""Bytes that one line of a job may have."""
+
+
+@asynccontextmanager
+async def _process(job: str, args: Sequence[str]) -> AsyncIterator[asyncio.subprocess.Process]:
+    """The running job; whoever leaves early, by an error or a cancel, ends it first."""
+    process = await asyncio.create_subprocess_exec(
+        *engine_command(job, *args), cwd="/", env=engine_environment(), start_new_session=True, limit=LINE,
+        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            await asyncio.shield(_reap(process))
+
+
+async def document(job: str, *args: str) -> str:
+    """What a job prints on stdout. Raises UserError with its reason when it fails."""
+    async with _process(job, args) as process:
+        out, err = await process.communicate()
+    if process.returncode:
+        raise UserError(_reason(err, process.returncode))
+    return out.decode("utf-8", "replace")
+
+
+async def events(job: str, *args: str) -> AsyncGenerator[Event, None]:
+    """What a job tells, line by line. A job that dies without a word ends with a Failed of our own."""
+    async with _process(job, args) as process:
+        assert process.stdout is not None and process.stderr is not None
+        errors = asyncio.create_task(process.stderr.read())
+        failed = False
+        try:
+            async for line in process.stdout:
+                event = parse_event(line)
+                if event is not None:
+                    failed = failed or isinstance(event, Failed)
+                    yield event
+            code = await process.wait()
+            if code and not failed:
+                yield Failed(reason=_reason(await errors, code))
+        finally:
+            errors.cancel()
+
+
+async def _reap(process: asyncio.subprocess.Process) -> None:
+    """Waits for a job that was asked to end, and kills it when it does not."""
+    try:
+        await asyncio.wait_for(process.wait(), GRACE)
+    except asyncio.TimeoutError:
+        process.kill()
+        await process.wait()
+
+
+def _reason(stderr: bytes, code: int) -> str:
+    """The job's own last words, or how it ended."""
+    lines = stderr.decode("utf-8", "replace").strip().splitlines()
+    if not lines:
+        return f"The engine ended without a word (status {code})."
+    return lines[-1].removeprefix("rwkv-tune: ")

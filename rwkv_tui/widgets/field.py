@@ -1,0 +1,83 @@
+"""One parameter in a form: its name, an editor that suits its kind, and what is wrong with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from textual import on
+from textual.app import ComposeResult
+from textual.containers import Horizontal, Vertical
+from textual.content import Content
+from textual.message import Message
+from textual.widgets import Input, Label, Static
+
+from engine.contract.params import Param
+from rwkv_tui.widgets.choice import Choice
+from rwkv_tui.widgets.path_input import PathInput
+
+SUFFIXES = {"load_model": (".pth",), "data_file": (".idx", ".bin")}
+
+
+class Field(Vertical):
+    """Posts `Edited` with the text as typed; `show` puts a text and an error in without posting."""
+
+    DEFAULT_CSS = """
+    Field { height: auto; }
+    Field > Horizontal { height: 1; }
+    Field Label { width: auto; min-width: 14; padding: 0 1 0 0; }
+    Field Input, Field Choice { width: 1fr; }
+    Field > .error { display: none; height: auto; color: $text-error; padding: 0 1 0 2; }
+    Field.-wrong > .error { display: block; }
+    Field.-wrong Label { color: $text-error; }
+    """
+
+    class Edited(Message):
+        """The text of a parameter changed."""
+
+        def __init__(self, name: str, text: str) -> None:
+            super().__init__()
+            self.name = name
+            self.text = text
+
+    def __init__(self, param: Param, cwd: Path) -> None:
+        super().__init__(id=f"field-{param.name}")
+        self.param = param
+        self._cwd = cwd
+
+    def compose(self) -> ComposeResult:
+        with Horizontal():
+            yield Label(self.param.name)
+            yield self._editor()
+        yield Static(classes="error")
+
+    def _editor(self) -> Input | Choice:
+        p = self.param
+        if p.kind == "choice":
+            return Choice(p.choices, "")
+        if p.kind == "bool":
+            return Choice(("0", "1"), "", labels={"0": "off", "1": "on"})
+        if p.kind == "path":
+            return PathInput(cwd=self._cwd, suffixes=SUFFIXES.get(p.name, ()))
+        return Input(compact=True, select_on_focus=False)
+
+    @property
+    def editor(self) -> Input | Choice:
+        for widget in self.query("Input, Choice").results():
+            assert isinstance(widget, (Input, Choice))
+            return widget
+        raise LookupError(self.param.name)
+
+    def show(self, text: str, error: str) -> None:
+        """Puts in a text and what is wrong with it."""
+        editor = self.editor
+        if editor.value != text:
+            with self.prevent(Input.Changed, Choice.Changed):
+                editor.value = text
+        self.set_class(bool(error), "-wrong")
+        self.query_one(".error", Static).update(Content(f"! {error}" if error else ""))
+
+    @on(Input.Changed)
+    @on(Choice.Changed)
+    def _edited(self, event: Input.Changed | Choice.Changed) -> None:
+        event.stop()
+        self.post_message(self.Edited(self.param.name, event.value))

@@ -1,0 +1,60 @@
+"""A line for a path, where tab completes as in a shell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from textual.binding import Binding
+from textual.message import Message
+from textual.widgets import Input
+
+from rwkv_tui.services.files import complete, real_path
+
+
+class PathInput(Input):
+    """Tab completes; when nothing is left to complete it goes to the next field, as tab does elsewhere."""
+
+    BINDINGS = [Binding("tab", "complete", "Complete", show=True)]
+
+    class Candidates(Message):
+        """The names with which the path could go on; none any more when empty."""
+
+        def __init__(self, input: PathInput, names: tuple[str, ...]) -> None:
+            super().__init__()
+            self.input = input
+            self.names = names
+
+        @property
+        def control(self) -> PathInput:
+            return self.input
+
+    def __init__(self, value: str = "", *, cwd: Path, suffixes: tuple[str, ...] = (), **kwargs: Any) -> None:
+        super().__init__(value, compact=True, select_on_focus=False, **kwargs)
+        self._cwd = cwd
+        self._suffixes = suffixes
+        self._listed = ""
+
+    @property
+    def path(self) -> Path:
+        """The absolute path that the text means."""
+        return real_path(self.value, self._cwd)
+
+    def action_complete(self) -> None:
+        """Completes; lists the candidates when there are several; a second tab moves on."""
+        found = complete(self.value, self._cwd, self._suffixes) if self.value else None
+        if found is None or not found.candidates or self._listed == self.value == found.text:
+            self._list("", ())
+            self.screen.focus_next()
+            return
+        grown = found.text != self.value
+        self.value = found.text
+        self.cursor_position = len(self.value)
+        several = len(found.candidates) > 1
+        self._list(self.value if several else "", found.candidates if several else ())
+        if not grown and not several:
+            self.screen.focus_next()
+
+    def _list(self, text: str, names: tuple[str, ...]) -> None:
+        self._listed = text
+        self.post_message(self.Candidates(self, names))

@@ -1,0 +1,40 @@
+"""The trail of steps at the top: where one is, what is done, what lacks something."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from textual.content import Content
+from textual.widgets import Static
+
+STEPS = ("Data", "Model", "Parameters", "Review", "Monitor", "Done")
+Mark = Literal["todo", "ok", "problem"]
+_STYLES = {"ok": "$success", "problem": "$warning", "todo": "$foreground 60%"}
+
+
+class Trail(Static):
+    """One line naming the six steps. Those before `current` count as done unless `go` says otherwise."""
+
+    DEFAULT_CSS = "Trail { height: 1; width: 100%; padding: 0 1; background: $panel; }"
+
+    def __init__(self, current: str, id: str | None = None) -> None:
+        place = STEPS.index(current)
+        self._current = current
+        self._marks: dict[str, Mark] = {s: "ok" if n < place else "todo" for n, s in enumerate(STEPS)}
+        super().__init__(self._line(), id=id)
+
+    def go(self, step: str, marks: dict[str, Mark] | None = None) -> None:
+        """Makes `step` the current one and takes over the marks."""
+        self._current = step
+        self._marks.update(marks or {})
+        self.update(self._line())
+
+    def _line(self) -> Content:
+        """A sign as well as a colour, so that it reads without colours."""
+        parts = []
+        for number, step in enumerate(STEPS, 1):
+            mark = self._marks[step]
+            sign = {"ok": "✓", "problem": "!", "todo": str(number)}[mark]
+            style = _STYLES[mark] + (" bold reverse" if step == self._current else "")
+            parts.append(Content.styled(f" {sign} {step} ", style))
+        return Content.styled("›", "dim").join(parts)
