@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, Sampler
 
 from engine.contract.errors import UserError
 from engine.data.binidx import BinIdx, cut_numbers
-from engine.data.masks import trained_mask
+from engine.data.masks import MARKER_TOKENS, trained_mask
 
 IGNORED = -100
 """A target that is not learned; torch's cross_entropy skips it by default."""
@@ -37,8 +37,10 @@ class PadDataset(Dataset[Pair]):
         return len(self.data)
 
     def __getitem__(self, index: int) -> Pair:
-        tokens = self.data.item(index)[: self.ctx_len + 1].astype(np.int64)
-        targets = np.where(trained_mask(tokens, self.loss_mask), tokens, IGNORED)
+        length = self.ctx_len + 1
+        seen = self.data.item(index)[: length + MARKER_TOKENS].astype(np.int64)
+        tokens, learned = seen[:length], trained_mask(seen, self.loss_mask)[:length]
+        targets = np.where(learned, tokens, IGNORED)
         return torch.from_numpy(tokens[:-1]), torch.from_numpy(targets[1:])
 
 

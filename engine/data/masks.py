@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 from engine.data.tokenizer import Tokenizer
 
+MARKER_TOKENS = len("User:")
+"""How many tokens behind a cut may still decide about those before it: the rest of a marker."""
+
 _QUESTION_OR_ANSWER = re.compile(rb"^(?:(Assistant)|User):", re.MULTILINE)
 
 

@@ -153,7 +153,7 @@ def _sample(number: int, tokens: NDArray[Any], ctx_len: int, loss_mask: str) -> 
     limit = ctx_len + 1
     shown = tokens[: limit + _CUT_SHOWN]
     kinds: list[Kind] = [
-        "trained" if learned else "masked" for learned in trained_mask(shown[:limit], loss_mask)
+        "trained" if learned else "masked" for learned in trained_mask(shown, loss_mask)[:limit]
     ]
     kinds += ["cut"] * (len(shown) - len(kinds))
     decoder, segments = StreamDecoder(), []

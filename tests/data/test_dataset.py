@@ -52,6 +52,14 @@ def test_a_question_is_no_target(tmp_path: Path) -> None:
     assert targets.tolist() == [IGNORED] * (len(question) - 1) + [*answer, 0]
 
 
+def test_a_cut_inside_a_marker_changes_nothing_before_it(tmp_path: Path) -> None:
+    text = Tokenizer().encode("User: a\n\nAssistant: b\n\nUser: c\n\nAssistant: d\n\nUser: e")
+    data = pair(tmp_path / "d", [[*text, 0]])
+    whole = PadDataset(data, 512, "qa")[0][1]
+    for ctx_len in range(1, len(text)):
+        assert torch.equal(PadDataset(data, ctx_len, "qa")[0][1], whole[:ctx_len])
+
+
 def test_a_batch_is_padded_to_its_longest(tmp_path: Path) -> None:
     dataset = PadDataset(pair(tmp_path / "d", [[1, 2, 3, 0], [4, 0], [0]]), 8, "none")
     inputs, targets = collate([dataset[i] for i in range(3)])
