@@ -61,10 +61,10 @@ class Bars(Panel):
     def __init__(self) -> None:
         super().__init__(id="bars")
         self._model = RunModel()
-        self._silence = 0.0
+        self._silence: float | None = None
 
-    def show(self, model: RunModel, silence: float) -> None:
-        """`silence` is how many seconds ago a living run was last heard of."""
+    def show(self, model: RunModel, silence: float | None) -> None:
+        """`silence` is how many seconds ago a living run was last heard of, None when it lives no more."""
         self._model, self._silence = model, silence
         self.touch()
 
@@ -90,7 +90,7 @@ class Bars(Panel):
 
     def _left(self) -> str:
         model = self._model
-        if model.closing:
+        if self._silence is None:
             return f"took {duration(model.elapsed)}"
         left = model.seconds_left
         return f"{duration(left)} left" if left is not None else "time left: not known yet"
@@ -103,10 +103,14 @@ class Bars(Panel):
             f"{'-' if speed is None else f'{speed:.3g}'} kt/s",
             f"{model.step_s:.3g} s a step",
             f"{model.tokens:,} tokens",
-            f"running for {duration(model.elapsed)}",
         ]
-        if self._silence > max(QUIET_S, 5 * model.step_s):
-            parts[-1] = f"nothing new for {_rounded(self._silence)}"
+        if self._silence is not None:
+            quiet = self._silence > max(QUIET_S, 5 * model.step_s)
+            parts.append(
+                f"nothing new for {_rounded(self._silence)}"
+                if quiet
+                else f"running for {duration(model.elapsed)}"
+            )
         if model.before and self.size.width >= 100:
             parts.append(f"loss before training {model.before.loss:.4f}")
         return Content(" " + "   ".join(parts))
@@ -128,7 +132,7 @@ def _phase(progress: Progress, width: int) -> Content:
     unit = "" if progress.unit == "B" else one_line(progress.unit)
     done, total = _amount(progress.done, progress.unit), _amount(progress.total, progress.unit)
     note = f" {done} of {total} {unit}".rstrip()
-    room = min(30, width - 26 - len(note))
+    room = min(30, width - 26 - 28)
     return Content.assemble(f"{phase:<25} ", bar(progress.done / progress.total, max(0, room)), (note, "dim"))
 
 
@@ -138,9 +142,9 @@ class Phases(Panel):
     def __init__(self) -> None:
         super().__init__(id="phases")
         self._model = RunModel()
-        self._silence = 0.0
+        self._silence: float | None = None
 
-    def show(self, model: RunModel, silence: float) -> None:
+    def show(self, model: RunModel, silence: float | None) -> None:
         self._model, self._silence = model, silence
         self.touch()
 

@@ -44,6 +44,7 @@ class DoneScreen(Screen[None]):
         self._model = RunModel()
         self._base = Path("BASE.pth")
         self._settings: TrainSettings | None = None
+        self._doubt = ""
 
     def compose(self) -> ComposeResult:
         for event in RunTail(self.run_dir).poll(steps=False):
@@ -51,9 +52,9 @@ class DoneScreen(Screen[None]):
         try:
             self._settings = self.run_dir.read_settings()
         except UserError as error:
-            self.notify(str(error), severity="warning", markup=False)
+            self._doubt = f"{error.message} So the base is called {self._base} below.\n\n"
         if self._settings and self._settings.load_model:
-            self._base = self._settings.load_model.absolute()
+            self._base = self._settings.load_model
         yield Head(self.run_name)
         with VerticalScroll(id="story"):
             yield Static(self._gain(), classes="part")
@@ -69,7 +70,7 @@ class DoneScreen(Screen[None]):
                     yield Static(_answer("base", "dim", sample.base), classes="answer")
                     yield Static(_answer("tuned", "$accent", sample.tuned), classes="answer")
             yield Static(Content.assemble(("What to do next", "bold"), "\n", self._next()), id="next")
-        yield Footer()
+        yield Footer(compact=True)
 
     def on_mount(self) -> None:
         closing = self._model.closing
@@ -103,17 +104,17 @@ class DoneScreen(Screen[None]):
         """The run's trained files that still exist, oldest first."""
         closing = self._model.closing
         told = closing.files if isinstance(closing, Finished) else ()
-        paths = dict.fromkeys(Path(p) for p in (*(c.path for c in self._model.checkpoints), *told))
-        return [p for p in (self.run_dir.path / path for path in paths) if p.is_file()]
+        names = dict.fromkeys(Path(p).name for p in (*(c.path for c in self._model.checkpoints), *told))
+        return [p for p in (self.run_dir.path / name for name in names) if p.is_file()]
 
     def _state(self) -> Path:
         saved = [p for p in self._saved() if p.suffix == ".pth"]
-        return (saved[-1] if saved else self.run_dir.checkpoint(0)).absolute()
+        return saved[-1] if saved else self.run_dir.checkpoint(0)
 
     def _files(self) -> Content:
         saved = self._saved()
         rest = (self.run_dir.settings, self.run_dir.train_log, self.run_dir.events, self.run_dir.log)
-        lines = [Content.assemble(("Files", "bold"), f" in {one_line(str(self.run_dir.path.absolute()))}")]
+        lines = [Content.assemble(("Files", "bold"), f" in {one_line(str(self.run_dir.path))}")]
         for path in (*saved, *(p for p in rest if p.is_file())):
             note = "  the last one saved" if saved and path == saved[-1] else ""
             lines.append(Content.assemble(
@@ -123,10 +124,10 @@ class DoneScreen(Screen[None]):
 
     def _next(self) -> str:
         base, state, settings = self._base, self._state(), self._settings
-        data = settings.data_file.absolute() if settings and settings.data_file else None
+        data = settings.data_file if settings else None
         ctx_len = settings.ctx_len if settings else 512
         code = "".join(f"    {line}\n" for line in next_steps.rwkv_snippet(base, state).splitlines())
-        return plain("\n\n".join((
+        return plain(self._doubt + "\n\n".join((
             f"{next_steps.ONLY_THIS_BASE}\n    {base}",
             f"RWKV Runner\n{next_steps.RUNNER}",
             f"Ai00\n{next_steps.AI00}",

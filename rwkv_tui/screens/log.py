@@ -38,7 +38,7 @@ class LogScreen(Screen[None]):
     def compose(self) -> ComposeResult:
         yield Static(f" {self._title}   log   {one_line(str(self._run_dir.events))}", id="head", markup=False)
         yield RichLog(id="whole-log", wrap=True, markup=False, highlight=False, max_lines=5000)
-        yield Footer()
+        yield Footer(compact=True)
 
     def on_mount(self) -> None:
         printed = plain(engine_log_tail(self._run_dir)).strip()

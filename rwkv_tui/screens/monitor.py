@@ -83,6 +83,7 @@ class MonitorScreen(Screen[None]):
         self._tail = RunTail(run)
         self._restarts = 0
         self._model = RunModel()
+        self._opened = clock()
         self._log_scale = False
         self._shown: Status = "starting"
 
@@ -98,7 +99,7 @@ class MonitorScreen(Screen[None]):
             yield LineChart("Gradient norm", id="grad_norm", from_zero=True)
         yield Devices()
         yield LogPanel()
-        yield Footer()
+        yield Footer(compact=True)
 
     async def on_mount(self) -> None:
         self.query_one("#ending").display = False
@@ -136,7 +137,7 @@ class MonitorScreen(Screen[None]):
         self.query_one(Bars).display = model.plan is not None
         self.query_one(Phases).display = not stepped and self.status not in ENDED
         self.query_one(Head).show(self.status, model)
-        silence = 0.0 if model.last_t is None or self.status in ENDED else self._clock() - model.last_t
+        silence = None if self.status in ENDED else self._clock() - (model.last_t or self._opened)
         self.query_one(Bars).show(model, silence)
         self.query_one(Phases).show(model, silence)
         self.query_one(LogPanel).show(model)

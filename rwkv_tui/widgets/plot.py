@@ -107,8 +107,9 @@ def y_axis(low: float, high: float, count: int, *, log: bool) -> tuple[float, fl
         last = max(last, first + 1)
         stride = max(1, -(-(last - first) // max(1, count)))
         return 10.0**first, 10.0**last, [10.0**n for n in range(first, last + 1, stride)]
-    if high - low <= abs(high) * 1e-9:
-        margin = abs(high) * 0.1 or 1.0
+    most = max(abs(low), abs(high))
+    if high - low <= max(most * 1e-9, 1e-99):  # flat, as far as a tick can tell
+        margin = most * 0.1 if most > 1e-99 else 1.0
         low, high = low - margin, high + margin
     step = nice_step(high - low, count)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)

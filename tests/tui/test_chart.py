@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import math
+import time
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from textual.app import App, ComposeResult
+from textual.geometry import Region
+
+from rwkv_tui.series import BLOCK, Series
+from rwkv_tui.widgets.chart import LineChart
+from rwkv_tui.widgets.plot import DOTS, Canvas, Curve, Scale, draw, rows, x_end, y_axis
+
+VALUES = st.lists(st.none() | st.floats(-1e6, 1e6), min_size=1, max_size=300)
+
+
+def series(values: list[float | None]) -> Series:
+    made = Series()
+    for step, value in enumerate(values, 1):
+        made.append(step, value)
+    return made
+
+
+def lit(canvas: Canvas, x: int, y: int) -> bool:
+    row = canvas.height * 4 - 1 - y
+    return bool(canvas.bits[(row >> 2) * canvas.width + (x >> 1)] & DOTS[x & 1][row & 3])
+
+
+@given(values=VALUES, width=st.integers(1, 60), height=st.integers(1, 12))
+@settings(max_examples=150, deadline=None)
+def test_every_value_has_its_dot(values: list[float | None], width: int, height: int) -> None:
+    data = series(values)
+    low, high = data.extremes()
+    if low >= high:
+        return
+    canvas = Canvas(width, height)
+    xs, ys = Scale(0, len(values), width * 2), Scale(low, high, height * 4)
+    draw(canvas, data, xs, ys, 0)
+    for step, value in enumerate(values, 1):
+        if value is not None:
+            x = xs.place(step)
+            near = [x + d for d in (-1, 0, 1) if 0 <= x + d < width * 2]  # a bound may round either way
+            assert any(lit(canvas, n, ys.place(value)) for n in near)
+
+
+@given(
+    values=VALUES,
+    cut=st.integers(1, 300),
+    spans=st.lists(st.tuples(st.integers(0, 320), st.integers(0, 320))),
+)
+@settings(deadline=None)
+def test_extremes_are_those_of_the_points(
+    values: list[float | None], cut: int, spans: list[tuple[int, int]]
+) -> None:
+    data = series(values)
+    if cut <= len(values):  # a resumed run
+        data.append(cut, 5.0)
+        values = [*values[: cut - 1], 5.0]
+    assert len(data) == len(values)
+    for start, stop in [(0, len(values)), *((min(s), min(max(s), len(values))) for s in spans)]:
+        present = [v for v in values[start:stop] if v is not None]
+        expected = (min(present), max(present)) if present else (math.inf, -math.inf)
+        assert data.extremes(start, stop) == expected
+
+
+@given(
+    values=VALUES, size=st.tuples(st.integers(1, 200), st.integers(1, 40)),
+    flags=st.tuples(st.booleans(), st.booleans()), end=st.integers(0, 1000),
+    marks=st.lists(st.integers(0, 1000)),
+)  # fmt: skip
+@settings(max_examples=150, deadline=None)
+def test_a_chart_fills_its_place_exactly(
+    values: list[float | None], size: tuple[int, int], flags: tuple[bool, bool], end: int, marks: list[int]
+) -> None:
+    (width, height), (log, zero) = size, flags
+    curves = [Curve(series(values), "raw", "raw"), Curve(Series(), "smooth", "main")]
+    lines = rows("Loss", curves, width, height, end=end, epochs=marks, saves=marks, log=log, from_zero=zero)
+    assert len(lines) == height
+    for line in lines[1:]:
+        assert len("".join(text for text, _ in line)) in (0, width)
+        assert {style for _, style in line} <= {"axis", "mark", "raw", "main"}
+
+
+@given(low=st.floats(-1e9, 1e9), span=st.floats(0, 1e9), count=st.integers(1, 20))
+def test_ticks_hold_the_data_and_are_few(low: float, span: float, count: int) -> None:
+    high = low + span
+    first, last, ticks = y_axis(low, high, count, log=False)
+    slack = (last - first) * 1e-6
+    assert first - slack <= low
+    assert high <= last + slack
+    assert first < last
+    assert 2 <= len(ticks) <= count + 3
+
+
+@given(low=st.floats(1e-9, 1e6), factor=st.floats(1, 1e9), count=st.integers(1, 20))
+def test_logarithmic_ticks(low: float, factor: float, count: int) -> None:
+    first, last, ticks = y_axis(low, low * factor, count, log=True)
+    assert first <= low * 1.000001
+    assert low * factor <= last * 1.000001
+    assert 1 <= len(ticks) <= count + 2
+
+
+def test_the_axis_of_a_growing_run_seldom_moves() -> None:
+    ends = {x_end(0, step, 5000) for step in range(1, 5001)}
+    assert len(ends) < 25
+    assert max(ends) == 5000
+
+
+def test_a_missing_value_breaks_the_line() -> None:
+    canvas = Canvas(10, 2)
+    draw(canvas, series([0.0, 0.0, None, 1.0, 1.0]), Scale(0, 5, 20), Scale(0, 1, 8), 0)
+    columns = {x for x in range(20) if any(lit(canvas, x, y) for y in range(8))}
+    assert not columns & {9, 10, 11, 12, 13, 14, 15}
+
+
+def test_a_hundred_thousand_steps_are_drawn_quickly() -> None:
+    data = series([2 + math.sin(i) for i in range(100_000)])
+    assert len(data) > 1000 * BLOCK
+    curves = [Curve(data, "raw", "raw"), Curve(data, "smooth", "main")]
+    began = time.process_time()
+    for _ in range(5):
+        rows("Loss", curves, 100, 16)
+    assert (time.process_time() - began) / 5 < 0.1  # some 0.01 s; a shared machine is slower
+
+
+class ChartApp(App[None]):
+    def compose(self) -> ComposeResult:
+        yield LineChart("Loss", id="chart")
+
+
+async def test_only_lines_that_changed_are_painted_again() -> None:
+    app = ChartApp()
+    async with app.run_test(size=(60, 12)) as pilot:
+        chart = app.query_one(LineChart)
+        data = series([3.0, 2.0, 1.0, 0.0])
+        curves = [Curve(data, "", "main")]
+        chart.show(curves, end=10)
+        await pilot.pause()
+        painted: list[Region] = []
+        chart.refresh = lambda *regions, **_: painted.extend(regions)  # type: ignore[assignment]
+        chart.show(curves, end=10)
+        assert painted == []
+        data.append(5, 0.0)
+        chart.show(curves, end=10)
+        assert 1 <= len(painted) < 6

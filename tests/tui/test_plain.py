@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import unicodedata
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rwkv_tui.plain import duration, one_line, plain, short, size
+
+
+@given(st.text())
+def test_nothing_that_steers_a_terminal_is_left(text: str) -> None:
+    shown = plain(text)
+    assert not [c for c in shown if unicodedata.category(c) == "Cc" and c != "\n"]
+    assert "\u202e" not in shown
+    assert "\n" not in one_line(text)
+
+
+def test_escape_sequences_go_as_a_whole() -> None:
+    assert plain("\x1b[31mred\x1b[0m \x1b]0;title\x07x\x1b(B\x1b7\r\n[b]é 🎉 中") == "red x\n[b]é 🎉 中"
+
+
+def test_quantities() -> None:
+    assert [duration(s) for s in (7, 750, 11045, 183_840)] == ["0:07", "12:30", "3:04:05", "2 d 03:04"]
+    assert [size(b) for b in (0, 1536, 2 * 2**20, 3 * 2**40)] == ["0 B", "1.5 KiB", "2.0 MiB", "3072.0 GiB"]
+    assert [short(v) for v in (2.13416, 0.0, 3.2e-5, 1234.5, 9e9)] == [
+        "2.134",
+        "0",
+        "3.2e-05",
+        "1234",
+        "9.00e+09",
+    ]

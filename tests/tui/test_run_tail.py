@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.contract import events as ev
+from engine.contract.rundir import RunDir
+from rwkv_tui.services.run_tail import RunModel, RunTail
+from tests.fakes import stories
+
+STORY = stories.opening() + stories.stepping(Path("p"), 1, 20)
+BYTES = "".join(ev.dump_event(e) for e in STORY).encode()
+
+
+def fold(told: list[ev.Event]) -> RunModel:
+    model = RunModel()
+    for event in told:
+        model.apply(event)
+    return model
+
+
+@given(cuts=st.lists(st.integers(0, len(BYTES)), max_size=8), limit=st.none() | st.integers(40, 3000))
+@settings(max_examples=60, deadline=None)
+def test_however_the_file_grows_each_event_is_read_once(
+    cuts: list[int], limit: int | None, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    run = RunDir(tmp_path_factory.mktemp("run"))
+    tail, read = RunTail(run), []
+    assert tail.poll() == []
+    written = 0
+    for cut in [*sorted(cuts), len(BYTES)]:
+        with run.events.open("ab") as file:
+            file.write(BYTES[written:cut])
+        written = cut
+        read += tail.poll(limit)
+        while tail.behind:
+            read += tail.poll(limit)
+    assert read == STORY
+    assert tail.restarts == 0
+
+
+def test_foreign_and_newer_lines_are_skipped(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    newer = b'{"v":9,"t":1,"type":"levitated","height":3}\n'
+    grown = b'{"v":2,"t":5.0,"type":"log","text":"hello","colour":"red"}\n'
+    run.events.write_bytes(newer + b"\xff\xfe\n\n[]\n" + grown)
+    assert RunTail(run).poll() == [ev.Log(v=2, t=5.0, text="hello")]
+
+
+def test_a_truncated_file_is_read_from_its_start_again(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    stories.tell(run, STORY)
+    tail = RunTail(run)
+    tail.poll()
+    run.events.write_text(ev.dump_event(STORY[0]))
+    assert tail.poll() == [STORY[0]]
+    assert tail.restarts == 1
+
+
+def test_steps_can_be_left_out(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    stories.tell(run, [*STORY, ev.Log(t=1.0, text='{"type":"step"}')])
+    kept = RunTail(run).poll(steps=False)
+    assert kept == [*(e for e in STORY if not isinstance(e, ev.Step)), ev.Log(t=1.0, text='{"type":"step"}')]
+
+
+def test_a_long_run_is_read_and_folded_quickly(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    run.events.write_bytes(ev.dump_event(STORY[-1]).encode() * 20_000)
+    began = time.process_time()
+    model = fold(RunTail(run).poll())
+    assert time.process_time() - began < 1.0  # some 0.2 s on two old cores
+    assert model.step == 20
+
+
+def test_what_a_run_tells_is_kept() -> None:
+    model = fold(stories.opening() + stories.stepping(Path("p"), 1, 430))
+    assert (model.step, model.steps, model.epoch, model.tokens) == (430, 1000, 2, 512 * 430)
+    assert list(model.loss.xs) == list(range(1, 431))
+    assert model.loss.ys[76] == pytest.approx(stories.loss_at(77), abs=1e-4)
+    assert model.epoch_marks == [200, 400]
+    assert [c.step for c in model.checkpoints] == [200, 400]
+    assert model.before is not None
+    assert model.activity is None
+    assert model.seconds_left == pytest.approx(0.6 * 570, rel=1e-3)
+    assert model.elapsed == pytest.approx(12 + 0.6 * 430)
+    assert model.log_count == len(model.log) == 6
+
+
+def test_the_last_word_decides_and_a_resumed_run_takes_it_back() -> None:
+    told = stories.opening() + stories.stepping(Path("p"), 1, 50)
+    model = fold([*told, ev.Failed(t=stories.T0 + 99, reason="no memory", remedy="buy some")])
+    assert isinstance(model.closing, ev.Failed)
+    assert model.seconds_left is None
+    for event in [told[4], *stories.stepping(Path("p"), 41, 45)]:
+        model.apply(event)
+    assert model.closing is None
+    assert list(model.loss.xs) == list(range(1, 46))
+
+
+def test_missing_values_stay_missing() -> None:
+    told = stories.opening() + stories.stepping(Path("p"), 1, 3)
+    step = told[-1]
+    assert isinstance(step, ev.Step)
+    model = fold([*told, step.model_copy(update={"step": 4, "loss": None})])
+    assert model.loss.last is None
+    assert model.loss.extremes()[1] < 10

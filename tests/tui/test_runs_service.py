@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from engine.contract import events as ev
+from engine.contract.process import Process
+from engine.contract.rundir import RunList, Status
+from rwkv_tui.services.runs import (
+    HEAD_BYTES,
+    TAIL_BYTES,
+    engine_log_tail,
+    stop_asked,
+    stop_run,
+    summarise,
+    summarise_runs,
+)  # fmt: skip
+from tests.fakes import stories
+
+ALIVE = Process.current()
+FAILED = ev.Failed(t=stories.T0 + 500, reason="no memory")
+STOPPED = ev.Finished(t=stories.T0 + 500, status="stopped", step=31, seconds=20)
+
+
+@pytest.mark.parametrize(
+    ("owner", "told", "status"),
+    [
+        (None, [], "starting"),
+        (ALIVE, stories.preparing(), "starting"),
+        (ALIVE, stories.opening(), "running"),
+        (stories.GONE, stories.opening(), "died"),
+        (stories.GONE, [*stories.opening(), FAILED], "failed"),
+        (stories.GONE, [*stories.opening(), STOPPED], "stopped"),
+        (ALIVE, [*stories.opening(), FAILED, stories.opening()[-1]], "running"),
+    ],
+)
+def test_status(tmp_path: Path, owner: Process | None, told: list[ev.Event], status: Status) -> None:
+    run = stories.new_run(tmp_path / "run", "run", owner)
+    stories.tell(run, told)
+    assert summarise("run", run).status == status
+
+
+def test_a_claim_without_a_process_is_dead_after_a_minute(tmp_path: Path) -> None:
+    run = stories.new_run(tmp_path / "run", "run", None)
+    os.utime(run.process, (time.time() - 61, time.time() - 61))
+    assert summarise("run", run).status == "died"
+
+
+def test_a_long_file_is_summed_up_from_its_ends(tmp_path: Path) -> None:
+    run = stories.new_run(tmp_path / "run", "run", ALIVE)
+    stories.tell(run, stories.opening(epochs=10, epoch_steps=1000) + stories.stepping(tmp_path, 1, 4000))
+    assert run.events.stat().st_size > HEAD_BYTES + TAIL_BYTES
+    found = summarise("emoji", run)
+    assert (found.name, found.status, found.method, found.version) == ("emoji", "running", "state", "x070")
+    assert (found.step, found.steps) == (4000, 10_000)
+    assert found.loss == pytest.approx(1.9, abs=0.2)
+    assert found.started == stories.T0
+    assert found.updated == pytest.approx(stories.T0 + 12 + 0.6 * 4000)
+
+
+def test_the_list_has_every_run_whose_folder_exists(tmp_path: Path) -> None:
+    runs = RunList(tmp_path / "runs")
+    for name in ("one", "two", "three"):
+        stories.new_run(tmp_path / name, name, ALIVE)
+        runs.add(tmp_path / name)
+    (tmp_path / "two" / "run.json").unlink()
+    (tmp_path / "two").rmdir()
+    assert {r.name for r in summarise_runs(tmp_path / "runs")} == {"one", "three"}
+    assert summarise_runs(tmp_path / "nothing") == []
+
+
+def test_stopping_reaches_the_process_and_is_remembered(tmp_path: Path) -> None:
+    child = subprocess.Popen([sys.executable, "-c", "import signal, time\n"
+        "signal.signal(signal.SIGTERM, lambda *a: None)\nprint(1, flush=True)\ntime.sleep(60)"],
+        stdout=subprocess.PIPE)  # fmt: skip
+    try:
+        assert child.stdout is not None
+        child.stdout.readline()
+        run = stories.new_run(tmp_path / "run", "run", Process.of(child.pid))
+        stories.tell(run, stories.opening())
+        assert not stop_asked(run)
+        assert stop_run(run)
+        assert summarise("run", run).status == "stopping"
+        assert stop_run(run, now=True)
+        assert child.wait(10) < 0
+        assert summarise("run", run).status == "died"
+        assert not stop_run(run)
+        run.record_process("run", ALIVE)
+        assert summarise("run", run).status == "running"
+    finally:
+        child.kill()
+
+
+def test_the_end_of_what_the_process_printed(tmp_path: Path) -> None:
+    run = stories.new_run(tmp_path / "run", "run", ALIVE)
+    assert engine_log_tail(run) == ""
+    run.log.write_text("first line\n" + "x" * 20_000 + "\nlast line\n")
+    assert engine_log_tail(run) == "last line\n"
