@@ -33,7 +33,8 @@ class TuneApp(App[None]):
     """`start` is "home" (which goes on to the wizard while there are no runs), "wizard" or a run's name.
 
     `draft` holds values that prefill the wizard and `source` its data file, which may still need
-    converting; a `source` leads to the wizard as well. `gpus` and `clock` (seconds since the epoch) can be replaced by a test.
+    converting; a `source` leads to the wizard as well. `gpus` and `clock` (seconds since the epoch)
+    can be replaced by a test.
     """
 
     CSS_PATH = "styles/app.tcss"

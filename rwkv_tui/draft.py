@@ -34,6 +34,8 @@ class Draft:
 
     def put(self, name: str, text: str) -> None:
         """Takes a text as typed."""
+        if name == "data_file" and text != self.text(name):
+            self.data = None
         self._texts[name] = text
         self.recheck()
 
@@ -91,8 +93,8 @@ class Draft:
 
     def take_data(self, prefix: str, summary: DataSummary | None) -> None:
         """A binidx pair was chosen or made."""
-        self.data = summary
         self.put("data_file", prefix)
+        self.data = summary
 
     def load(self, values: Mapping[str, Any]) -> None:
         """Applies a preset: other parameters go back to their default, files and model stay."""

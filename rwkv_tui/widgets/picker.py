@@ -13,3 +13,8 @@ class Picker(OptionList):
 
     def __init__(self, id: str) -> None:
         super().__init__(id=id, compact=True, markup=False)
+
+    def on_focus(self) -> None:
+        """An entry is always under the cursor, so that Enter never does nothing."""
+        if self.highlighted is None:
+            self.action_first()

@@ -37,11 +37,19 @@ class ConvertForm(Vertical):
             super().__init__()
             self.report = report
 
+    class Refused(Message):
+        """The job would not convert this file; `reason` may list bad lines."""
+
+        def __init__(self, reason: str) -> None:
+            super().__init__()
+            self.reason = reason
+
     def __init__(self, draft: Draft, cwd: Path) -> None:
         super().__init__(id="convert")
         self.draft = draft
         self.cwd = cwd
         self._source: Path | None = None
+        self._bad_count = 0
         self._suggested = ""
         self._job: Worker[None] | None = None
         self._first: Progress | None = None
@@ -63,16 +71,18 @@ class ConvertForm(Vertical):
         yield Button("Convert (F4)", id="go", variant="primary", compact=True)
         yield Static(id="progress")
 
-    def offer(self, data: DataSummary | None, path: Path) -> None:
+    def offer(self, data: DataSummary | None) -> None:
         """Shows the form for a jsonl file with a free name for its pair; hides it for anything else."""
         self.display = data is not None and data.kind == "jsonl" and data.documents > 0
-        self._source = path if self.display else None
-        if not self.display or data is None:
+        self._source = Path(data.path) if self.display and data is not None else None
+        if self._source is None or data is None:
             return
+        self._bad_count = data.bad_count
         self.query_one("#skip-line").display = data.bad_count > 0
+        self._say("")
         out = self.query_one("#out", PathInput)
         if out.value.strip() in ("", self._suggested):
-            self._suggested = short(free_prefix(path), self.cwd)
+            self._suggested = short(free_prefix(self._source), self.cwd)
             out.value = self._suggested
 
     def toggle(self) -> None:
@@ -86,6 +96,11 @@ class ConvertForm(Vertical):
         self.toggle()
 
     def _start(self, source: Path) -> None:
+        skip = self.query_one("#skip", Choice).value == "1"
+        if self._bad_count and not skip:
+            self._say("! Mend the bad lines, or choose to skip them.", "$text-error")
+            self.query_one("#skip").focus()
+            return
         repeat, seed = (self.query_one(f"#{name}", Input).value.strip() or "-" for name in ("repeat", "seed"))
         out = self.query_one("#out", PathInput).value.strip()
         problem = _problem(repeat, seed, out)
@@ -94,7 +109,7 @@ class ConvertForm(Vertical):
             return
         args = ["--out", str(real_path(out, self.cwd)), "--repeat", repeat, "--seed", seed]
         args += ["--ctx_len", str(self.draft.approximate().ctx_len)]
-        if self.query_one("#skip", Choice).value == "1":
+        if skip:
             args.append("--skip_bad")
         self._first = None
         self._say("Starting …")
@@ -122,13 +137,19 @@ class ConvertForm(Vertical):
                     self._first = self._first if self._first and self._first.phase == event.phase else event
                     self._say_progress(self._first, event)
                 elif isinstance(event, Failed):
-                    self._ended()
-                    self._say(f"! {plain(f'{event.reason} {event.remedy}')}", "$text-error")
+                    self._refuse(f"{event.reason} {event.remedy}".strip())
                 elif isinstance(event, ConvertedEvent):
                     self._ended()
                     self._suggested = self.query_one("#out", PathInput).value
                     self._say(f"✓ Done in {duration(event.report.seconds)}.", "$text-success")
                     self.post_message(self.Done(event.report))
+
+    def _refuse(self, reason: str) -> None:
+        """The first line here; all of it where there is room."""
+        self._ended()
+        self.query_one("#skip-line").display = True
+        self._say("! " + plain(reason.split("\n", 1)[0]), "$text-error")
+        self.post_message(self.Refused(reason))
 
     def _say(self, text: str, style: str = "") -> None:
         self.query_one("#progress", Static).update(Content.styled(text, style))

@@ -13,7 +13,7 @@ from textual.widgets import Input, Label, OptionList, Static
 from textual.widgets.option_list import Option
 
 from engine.contract.errors import UserError
-from engine.contract.reports import Converted, DataSummary
+from engine.contract.reports import DataSummary
 from rwkv_tui.draft import Draft
 from rwkv_tui.plain import plain, size
 from rwkv_tui.screens.wizard.convert import ConvertForm
@@ -41,8 +41,9 @@ class DataPane(Pane):
         super().__init__(draft, cwd, id)
         self._given = short(source, cwd) if source else draft.text("data_file")
         self._shown: DataSummary | None = None
-        self._read_as: tuple[Path, int, str] | None = None
+        self._read_as: tuple[str, int, str] | None = None  # path as typed, ctx_len, loss_mask
         self._files: list[Path] = []
+        self._prefix = draft.text("data_file")  # the training data as this pane knows it
 
     def compose(self) -> ComposeResult:
         with Horizontal(classes="line"):
@@ -77,7 +78,11 @@ class DataPane(Pane):
     def entered(self, field: str = "") -> None:
         """Reads the file anew when ctx_len or loss_mask, which decide what is cut and learned, changed."""
         self._path.focus()
-        if self._read_as is not None and self._read_as != self._reading():
+        prefix = self.draft.text("data_file")
+        if self.draft.data is None and prefix.strip() and prefix != self._prefix:
+            self._path.value = self._prefix = prefix  # set in the form or by a preset
+            self.read()
+        elif self._read_as is not None and self._read_as != self._reading():
             self.read()
 
     def cancel(self) -> bool:
@@ -85,6 +90,10 @@ class DataPane(Pane):
 
     def action_path(self) -> None:
         self._path.focus()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Converting is offered for what can be converted."""
+        return action != "convert" or self.query_one(ConvertForm).display
 
     def action_convert(self) -> None:
         self.query_one(ConvertForm).toggle()
@@ -144,35 +153,40 @@ class DataPane(Pane):
 
     # What the file holds
 
-    def _reading(self) -> tuple[Path, int, str]:
+    def _reading(self) -> tuple[str, int, str]:
         s = self.draft.approximate()
-        return self._path.path, s.ctx_len, s.loss_mask
+        return self._path.value.strip(), s.ctx_len, s.loss_mask
 
     def read(self) -> None:
         """Looks at the file in a process of its own; the vocabulary alone would fill this one."""
-        self._read_as = self._reading()
         if not self._path.value.strip():
             return
+        if self._read_as is not None and self._read_as[0] != self._path.value.strip():
+            self._show(None)  # what is on the screen is another file's
+        self._read_as = self._reading()
         self._say(f"Reading {plain(self._path.value.strip())} …", "$text-primary")
-        self._summarise(*self._read_as)
+        self._summarise(self._path.path, *self._read_as)
 
     @work(exclusive=True, group="summary")
-    async def _summarise(self, path: Path, ctx_len: int, loss_mask: str) -> None:
+    async def _summarise(self, path: Path, text: str, ctx_len: int, loss_mask: str) -> None:
         try:
-            text = await document("summary", str(path), "--ctx_len", str(ctx_len), "--loss_mask", loss_mask)
+            answer = await document("summary", str(path), "--ctx_len", str(ctx_len), "--loss_mask", loss_mask)
         except UserError as error:
             self._show(None)
             self._say(f"! {plain(str(error))}", "$text-error")
             return
-        self._show(DataSummary.model_validate_json(text))
+        self._show(DataSummary.model_validate_json(answer))
+        if self._shown is not None and self._shown.kind == "binidx":
+            self._prefix = _prefix(text)
+            self.draft.take_data(self._prefix, self._shown)
+            self.changed()
 
     def _show(self, data: DataSummary | None) -> None:
         self._shown = data
-        self.query_one(ConvertForm).offer(data, self._path.path)
-        if data is not None and data.kind == "binidx":
-            self.draft.take_data(_prefix(self._path.value), data)
+        self.query_one(ConvertForm).offer(data)
         self._draw()
         self._next_step()
+        self.refresh_bindings()
         self.changed()
 
     def _next_step(self) -> None:
@@ -211,15 +225,22 @@ class DataPane(Pane):
 
     # Conversion
 
+    @on(ConvertForm.Refused)
+    def _refused(self, event: ConvertForm.Refused) -> None:
+        bad = self.query_one("#bad", Static)
+        bad.display = True
+        bad.update(Content.styled(f"! {plain(event.reason)}", "$text-error"))
+        self.query_one("#report").scroll_home(animate=False)
+
     @on(ConvertForm.Done)
     def _converted(self, event: ConvertForm.Done) -> None:
         """The new pair is the training data from here on."""
-        report: Converted = event.report
+        report = event.report
         self._path.value = short(Path(report.prefix), self.cwd)
-        self.draft.take_data(self._path.value, None)
+        self._prefix = self._path.value
+        self.draft.take_data(self._prefix, None)
         self._find()
         self.read()
-        self.notify(f"Wrote {report.items:,} items, {report.tokens:,} tokens.", title="Converted")
 
 
 def _prefix(text: str) -> str:

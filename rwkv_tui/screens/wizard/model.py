@@ -63,7 +63,7 @@ class ModelPane(Pane):
 
     def __init__(self, draft: Draft, cwd: Path, id: str) -> None:
         super().__init__(draft, cwd, id)
-        self._found: list[Candidate] = []
+        self._found: list[Candidate] | None = None  # None while looking
         self._reading: GpuReading | None = None
         self._gpu = 0
 
@@ -155,13 +155,16 @@ class ModelPane(Pane):
         return Content(self._columns(name, version, info.size_name, shape, size(info.file_bytes)))
 
     def on_resize(self) -> None:
-        self.call_after_refresh(self._list, self._found)
+        if self._found is not None:
+            self.call_after_refresh(self._list, self._found)
 
     @on(OptionList.OptionSelected, "#models")
     def _picked(self, event: OptionList.OptionSelected) -> None:
-        self._path.value = short(self._found[event.option_index].path, self.cwd)
+        assert self._found is not None
+        candidate = self._found[event.option_index]
+        self._path.value = short(candidate.path, self.cwd)
         self._path.cursor_position = len(self._path.value)
-        self._take(self._found[event.option_index])
+        self._take(candidate)
 
     # The chosen one
 

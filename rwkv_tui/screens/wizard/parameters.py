@@ -79,10 +79,11 @@ class ParametersPane(Pane):
             self.query_one("#field-micro_bsz", Field).editor.focus()
 
     def _show_all_fields(self) -> None:
-        errors = self.draft.errors
+        errors, method = self.draft.errors, self.draft.approximate().method
         for field in self.query(Field):
             name = field.param.name
             field.show(self.draft.text(name), errors.get(name, ""))
+            field.display = name in errors or not field.param.methods or method in field.param.methods
         hidden = [n for n in errors if n in train_params() and train_params()[n].group not in FIRST]
         if hidden:
             self.add_class("-all")
@@ -134,13 +135,18 @@ def totals(draft: Draft) -> Content:
     """Steps, documents, tokens and passes of the run the draft describes."""
     s = draft.approximate()
     documents = s.total_steps * s.micro_bsz * s.devices
+    tokens = f"at most {documents * s.ctx_len:,} tokens"
+    if draft.data is not None and draft.data.documents and draft.data.ctx_len == s.ctx_len:
+        mean = (draft.data.tokens - draft.data.cut_tokens) / draft.data.documents
+        tokens = f"about {documents * mean:,.0f} tokens"
     lines = [
         Content.assemble((f"{s.total_steps:,}", "bold"), f" steps in {s.epoch_count:,} epochs"),
-        Content.assemble((f"{documents:,}", "bold"), f" documents, up to {documents * s.ctx_len:,} tokens"),
+        Content.assemble((f"{documents:,}", "bold"), " documents"),
+        Content(tokens),
     ]
     passes = draft.passes()
     if passes is None:
-        lines.append(Content.styled("passes over the data: unknown until it is read", "$foreground 70%"))
+        lines.append(Content.styled("passes: known once the data is read", "$foreground 70%"))
     else:
         lines.append(Content.assemble((f"{passes:,.3g}", "bold"), " passes over the data"))
     return Content("\n").join(lines)

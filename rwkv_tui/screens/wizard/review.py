@@ -49,7 +49,7 @@ class ReviewPane(Pane):
             for name in TOPICS:
                 with Horizontal(classes="sentence"):
                     yield Label(name)
-                    yield Static(id=name.lower())
+                    yield Static(id=f"say-{name}")
             yield Static(id="risks")
             yield Label("The same as a command (y copies it)", classes="title")
             yield Static(id="command")
@@ -75,7 +75,7 @@ class ReviewPane(Pane):
 
     def _describe(self, s: TrainSettings) -> None:
         for name, text in zip(TOPICS, sentences(s, self.draft, self.cwd), strict=True):
-            self.query_one(f"#{name.lower()}", Static).update(Content(plain(text)))
+            self.query_one(f"#say-{name}", Static).update(Content(plain(text)))
         told = [Content.styled(f"! {plain(str(p))}", "$text-warning") for p in risks(s)]
         self.query_one("#risks", Static).update(Content("\n").join(told))
         self.query_one("#risks").display = bool(told)

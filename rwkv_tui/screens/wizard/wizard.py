@@ -9,7 +9,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Container
 from textual.screen import Screen
-from textual.widgets import Footer
+from textual.widgets import Footer, Input
 
 from engine.contract.presets import Preset, PresetStore
 from rwkv_tui.app import TuneApp
@@ -135,7 +135,7 @@ class WizardScreen(Screen[None]):
         """Ends what is under way, else leaves the line being typed, else the wizard; the draft stays."""
         if self._pane(self._current).cancel():
             return
-        if self.focused is not None and self.focused.has_class("-textual-compact"):
+        if isinstance(self.focused, Input):
             self.set_focus(None)
         else:
             self.app.pop_screen()
