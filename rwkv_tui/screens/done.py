@@ -22,6 +22,8 @@ from rwkv_tui.plain import duration, one_line, plain, size
 from rwkv_tui.screens.log import LogScreen
 from rwkv_tui.services.run_tail import RunModel, RunTail
 
+SHOWN_FILES = 8
+
 
 class DoneScreen(Screen[None]):
     """What came of a run. Nothing has a frame around it, so that any part can be selected and copied."""
@@ -29,7 +31,7 @@ class DoneScreen(Screen[None]):
     CSS_PATH = "../styles/done.tcss"
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide")]
     HELP_TEXT = (
-        "Mark text with the mouse and press Ctrl-C, or press c for everything below 'What to do next'."
+        "Mark text with the mouse and press Ctrl-C, or press c for all that comes after 'What to do next'."
     )
     BINDINGS = [
         Binding("escape,q,enter", "dismiss(None)", "Back", key_display="esc"),
@@ -52,13 +54,12 @@ class DoneScreen(Screen[None]):
         try:
             self._settings = self.run_dir.read_settings()
         except UserError as error:
-            self._doubt = f"{error.message} So the base is called {self._base} below.\n\n"
+            self._doubt = f"{error.message} So the base is called {self._base} here.\n"
         if self._settings and self._settings.load_model:
             self._base = self._settings.load_model
         yield Head(self.run_name)
         with VerticalScroll(id="story"):
             yield Static(self._gain(), classes="part")
-            yield Static(self._files(), classes="part")
             if self._model.samples:
                 sample = self._model.samples[-1]
                 yield Static(
@@ -69,7 +70,9 @@ class DoneScreen(Screen[None]):
                 with Container(id="answers"):
                     yield Static(_answer("base", "dim", sample.base), classes="answer")
                     yield Static(_answer("tuned", "$accent", sample.tuned), classes="answer")
-            yield Static(Content.assemble(("What to do next", "bold"), "\n", self._next()), id="next")
+            yield Static(self._files(), classes="part")
+            for heading, body in self._next():
+                yield Static(Content.assemble((heading, "bold"), "\n", body), classes="part")
         yield Footer(compact=True)
 
     def on_mount(self) -> None:
@@ -115,29 +118,35 @@ class DoneScreen(Screen[None]):
         saved = self._saved()
         rest = (self.run_dir.settings, self.run_dir.train_log, self.run_dir.events, self.run_dir.log)
         lines = [Content.assemble(("Files", "bold"), f" in {one_line(str(self.run_dir.path))}")]
-        for path in (*saved, *(p for p in rest if p.is_file())):
+        if len(saved) > SHOWN_FILES:
+            lines.append(Content.styled(f"  and {len(saved) - SHOWN_FILES} older ones", "dim"))
+        for path in (*saved[-SHOWN_FILES:], *(p for p in rest if p.is_file())):
             note = "  the last one saved" if saved and path == saved[-1] else ""
             lines.append(Content.assemble(
                 f"  {one_line(path.name):<18}{size(path.stat().st_size):>10}", (note, "$accent")
             ))  # fmt: skip
         return Content("\n").join(lines)
 
-    def _next(self) -> str:
+    def _next(self) -> list[tuple[str, str]]:
+        """What to do next: headings, and text that can be copied."""
         base, state, settings = self._base, self._state(), self._settings
-        data = settings.data_file if settings else None
-        ctx_len = settings.ctx_len if settings else 512
-        code = "".join(f"    {line}\n" for line in next_steps.rwkv_snippet(base, state).splitlines())
-        return plain(self._doubt + "\n\n".join((
-            f"{next_steps.ONLY_THIS_BASE}\n    {base}",
-            f"RWKV Runner\n{next_steps.RUNNER}",
-            f"Ai00\n{next_steps.AI00}",
-            f"Python, with the package rwkv (pip install rwkv)\n{code.rstrip()}",
-            "Measure it, here or on data it has not seen\n    "
-            + next_steps.eval_command(base, state, data, ctx_len),
-        )))  # fmt: skip
+        data, ctx_len = (settings.data_file, settings.ctx_len) if settings else (None, 512)
+        program = next_steps.rwkv_snippet(base, state).rstrip()
+        measure = next_steps.eval_command(base, state, data, ctx_len)
+        parts = [
+            ("What to do next", f"{self._doubt}{next_steps.ONLY_THIS_BASE}\n{base}"),
+            ("In RWKV Runner", next_steps.RUNNER),
+            ("In Ai00", next_steps.AI00),
+            (
+                "In Python, with the package rwkv (pip install rwkv)",
+                next_steps.rwkv_snippet(base, state).rstrip(),
+            ),
+            ("Measure it, on these data or on others", measure),
+        ]
+        return [(heading, plain(body)) for heading, body in parts]
 
     def action_copy(self) -> None:
-        self.app.copy_to_clipboard(self._next())
+        self.app.copy_to_clipboard("\n\n".join(f"{heading}\n{body}" for heading, body in self._next()))
         self.notify("Sent to the terminal's clipboard (most terminals allow it, some do not).")
 
     def action_log(self) -> None:

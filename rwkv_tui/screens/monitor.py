@@ -153,6 +153,7 @@ class MonitorScreen(Screen[None]):
         place = self.query_one("#ending", Static)
         place.display = card is not None
         place.update(card or "")
+        self.set_class(self.status in ENDED, "-over")
         self.set_class(self.status in ("failed", "died"), "-error")
 
     def _show_charts(self) -> None:

@@ -15,6 +15,8 @@ from tests.fakes import stories
 STORY = stories.opening() + stories.stepping(Path("p"), 1, 20)
 BYTES = "".join(ev.dump_event(e) for e in STORY).encode()
 
+FAILED = ev.Failed(t=stories.T0 + 99, reason="no memory", remedy="buy some")
+
 
 def fold(told: list[ev.Event]) -> RunModel:
     model = RunModel()
@@ -93,13 +95,12 @@ def test_what_a_run_tells_is_kept() -> None:
 
 def test_the_last_word_decides_and_a_resumed_run_takes_it_back() -> None:
     told = stories.opening() + stories.stepping(Path("p"), 1, 50)
-    model = fold([*told, ev.Failed(t=stories.T0 + 99, reason="no memory", remedy="buy some")])
-    assert isinstance(model.closing, ev.Failed)
+    model = fold([*told, FAILED])
+    assert model.closing == FAILED
     assert model.seconds_left is None
-    for event in [told[4], *stories.stepping(Path("p"), 41, 45)]:
-        model.apply(event)
-    assert model.closing is None
-    assert list(model.loss.xs) == list(range(1, 46))
+    again = fold([*told, FAILED, told[4], *stories.stepping(Path("p"), 41, 45)])
+    assert again.closing is None
+    assert list(again.loss.xs) == list(range(1, 46))
 
 
 def test_missing_values_stay_missing() -> None:

@@ -1,0 +1,298 @@
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+from textual.content import Content
+from textual.pilot import Pilot
+from textual.widget import Widget
+from textual.widgets import RichLog, Static
+
+from engine.contract import events as ev
+from engine.contract.process import Process
+from engine.contract.rundir import RunDir
+from rwkv_tui.panels.devices import GpuPanel
+from rwkv_tui.panels.panel import Panel
+from rwkv_tui.screens.done import DoneScreen
+from rwkv_tui.screens.home import HomeScreen
+from rwkv_tui.screens.monitor import MonitorScreen
+from rwkv_tui.services.runs import stop_asked
+from rwkv_tui.widgets.chart import LineChart
+from tests.fakes import fake_engine, screens, stories
+
+ALIVE = Process.current()
+
+
+@pytest.fixture(autouse=True)
+def utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+def text(widget: Panel | Static) -> str:
+    shown = widget.render()
+    assert isinstance(shown, Content)
+    return shown.plain
+
+
+def drawn(chart: LineChart) -> str:
+    return "\n".join(chart.render_line(y).text for y in range(chart.size.height))
+
+
+def panel(screen: MonitorScreen, name: str) -> str:
+    found = screen.query_one(f"#{name}")
+    assert isinstance(found, Panel | Static)
+    return text(found)
+
+
+async def until(pilot: Pilot[None], true: Callable[[], bool], seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it did not come"
+        await pilot.pause(0.05)
+
+
+def monitor(run: RunDir, gpus: screens.StillGpus | None = None) -> MonitorScreen:
+    return MonitorScreen("emoji", run, gpus=gpus or screens.StillGpus(), clock=screens.clock)
+
+
+async def test_what_happens_is_shown_as_it_happens(tmp_path: Path) -> None:
+    run = stories.new_run(tmp_path / "run", "emoji", ALIVE)
+    app = screens.app(tmp_path)
+    async with app.run_test(size=(80, 24)) as pilot:
+        screen = monitor(run)
+        await app.push_screen(screen)
+        assert "engine is starting" in panel(screen, "phases")
+        stories.tell(run, stories.preparing())
+        await until(pilot, lambda: "12 of 32 documents" in panel(screen, "phases"))
+        stories.tell(run, stories.opening()[3:])
+        await until(pilot, lambda: screen.status == "running")
+        stories.tell(run, stories.stepping(run.path, 1, 210))
+        await until(pilot, lambda: "210/1,000" in panel(screen, "bars"))
+        loss = screen.query_one("#loss", LineChart)
+        assert "raw" in drawn(loss)
+        assert "◆" in drawn(loss)
+        assert "2/5" in panel(screen, "bars")
+        assert "7:54 left" in panel(screen, "bars")
+        assert "saved rwkv-0.pth at step 200" in panel(screen, "log")
+        assert "No NVIDIA driver" in panel(screen, "host")
+        for key, large in (("2", "lr"), ("4", "grad_norm"), ("4", None)):
+            await pilot.press(key)
+            visible = {c.id for c in screen.query(LineChart) if c.display}
+            assert visible == ({large} if large else {"loss", "lr"})
+
+
+async def test_nothing_is_painted_while_nothing_changes(tmp_path: Path) -> None:
+    run = stories.new_run(tmp_path / "run", "emoji", ALIVE)
+    stories.tell(run, stories.opening() + stories.stepping(run.path, 1, 100))
+    app = screens.app(tmp_path)
+    async with app.run_test(size=(80, 24)) as pilot:
+        screen = monitor(run)
+        await app.push_screen(screen)
+        await pilot.pause(0.7)
+        painted: list[str] = []
+
+        def note(*_: object, **__: object) -> Widget:
+            painted.append("painted")
+            return screen
+
+        for widget in screen.query("*"):
+            widget.refresh = note  # type: ignore[method-assign]
+        await pilot.pause(1.2)
+        assert painted == []
+        stories.tell(run, stories.stepping(run.path, 101, 101))
+        await until(pilot, lambda: bool(painted))
+
+
+async def test_stop_asks_once_then_the_run_saves_and_ends(tmp_path: Path) -> None:
+    child = fake_engine.start(tmp_path / "run", "emoji", 1000, 0.05)
+    run = RunDir(tmp_path / "run")
+    app = screens.app(tmp_path)
+    try:
+        async with app.run_test(size=(80, 24)) as pilot:
+            await until(pilot, run.events.exists)
+            screen = monitor(run)
+            await app.push_screen(screen)
+            await until(pilot, lambda: len(screen._model.loss) > 3)
+            await pilot.press("s")
+            assert isinstance(app.screen, AskScreen)
+            assert "saves as rwkv-0.pth" in "".join(
+                str(label.render()) for label in app.screen.query("Label")
+            )
+            await pilot.press("n")
+            await until(pilot, lambda: app.screen is screen)
+            assert not stop_asked(run)
+            assert child.poll() is None
+            await pilot.press("s", "y")
+            await until(pilot, lambda: screen.status == "stopped")
+            assert child.wait(10) == 130
+            assert (run.path / "rwkv-0.pth").exists()
+            assert "stopped as you asked" in panel(screen, "ending")
+            await pilot.press("s")
+            assert app.screen is screen
+            await pilot.press("enter")
+            assert isinstance(app.screen, DoneScreen)
+    finally:
+        child.kill()
+
+
+async def test_leaving_keeps_the_run_and_going_back_in_finds_it(tmp_path: Path) -> None:
+    child = fake_engine.start(tmp_path / "run", "emoji", 1000, 0.05)
+    run = RunDir(tmp_path / "run")
+    app = screens.app(tmp_path)
+    try:
+        async with app.run_test(size=(80, 24)) as pilot:
+            await until(pilot, run.events.exists)
+            screen = monitor(run)
+            await app.push_screen(screen)
+            await until(pilot, lambda: len(screen._model.loss) > 1)
+            await pilot.press("escape")
+            assert isinstance(app.screen, HomeScreen)
+            assert any("goes on" in n.message for n in app._notifications)
+            seen = screen._model.step
+            again = monitor(run)
+            await app.push_screen(again)
+            await until(pilot, lambda: again._model.step > seen + 2)
+        assert child.poll() is None
+    finally:
+        child.send_signal(signal.SIGKILL)
+
+
+async def test_a_run_that_ends_while_watched(tmp_path: Path) -> None:
+    child = fake_engine.start(tmp_path / "run", "emoji", 30, 0.02)
+    run = RunDir(tmp_path / "run")
+    app = screens.app(tmp_path)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, run.events.exists)
+        screen = monitor(run)
+        await app.push_screen(screen)
+        await until(pilot, lambda: screen.status == "finished")
+        assert child.wait(10) == 0
+        await until(pilot, lambda: "3.2141 -> 1.8764 (-42%)" in panel(screen, "ending"))
+        await pilot.press("enter")
+        assert isinstance(app.screen, DoneScreen)
+        await pilot.press("escape")
+        assert isinstance(app.screen, HomeScreen)
+
+
+FAILED = ev.Failed(
+    t=stories.T0 + 300, reason="The GPU has no memory left: 2 GiB were asked for [bold]now[/bold].",
+    remedy="Lower micro_bsz or ctx_len.",
+)  # fmt: skip
+
+
+async def test_a_failed_run_says_why_and_what_to_do(tmp_path: Path) -> None:
+    run = stories.new_run(tmp_path / "run", "emoji", stories.GONE)
+    stories.tell(run, [*stories.opening(), *stories.stepping(run.path, 1, 230), FAILED])
+    run.log.write_text("Traceback:\n\x1b]0;evil\x07\x1b[31mOutOfMemoryError\x1b[0m: [red]2 GiB\n")
+    app = screens.app(tmp_path)
+    async with app.run_test(size=(80, 24)) as pilot:
+        screen = monitor(run)
+        await app.push_screen(screen)
+        await until(pilot, lambda: screen.status == "failed")
+        card = panel(screen, "ending")
+        assert "failed at step 230 of 1,000" in card
+        assert "asked for [bold]now[/bold]." in card
+        assert "What to do: Lower micro_bsz" in card
+        assert "Kept: rwkv-0.pth" in card
+        assert str(run.log) in card
+        assert "  OutOfMemoryError: [red]2 GiB" in card
+        assert "\x1b" not in card
+        await pilot.press("l")
+        whole = "\n".join(line.text for line in app.screen.query_one(RichLog).lines)
+        assert "OutOfMemoryError: [red]2 GiB" in whole
+        assert "2025-10-09 08:58:20  The GPU has no memory" in whole
+        await pilot.press("escape")
+        assert app.screen is screen
+        await pilot.press("enter")
+        assert app.screen is screen
+
+
+async def test_a_run_that_vanished_is_said_to_have_died(tmp_path: Path) -> None:
+    run = stories.new_run(tmp_path / "run", "emoji", stories.GONE)
+    stories.tell(run, [*stories.opening(), *stories.stepping(run.path, 1, 430)])
+    app = screens.app(tmp_path)
+    async with app.run_test(size=(80, 24)) as pilot:
+        screen = monitor(run)
+        await app.push_screen(screen)
+        await until(pilot, lambda: screen.status == "died")
+        card = panel(screen, "ending")
+        assert "died at step 430, last heard of at 08:57:50" in card
+        assert "Kept: rwkv-0.pth, rwkv-1.pth" in card
+
+
+async def test_a_panel_for_each_gpu(tmp_path: Path) -> None:
+    run = stories.new_run(tmp_path / "run", "emoji", ALIVE)
+    gpus = screens.StillGpus(screens.TWO_GPUS)
+    app = screens.app(tmp_path)
+    async with app.run_test(size=(80, 24)) as pilot:
+        screen = monitor(run, gpus)
+        await app.push_screen(screen)
+        await pilot.pause()
+        lines = [text(p) for p in screen.query(GpuPanel)]
+        assert len(lines) == 2
+        assert all(part in lines[0] for part in ("H200", "97 %", "122.0/139.7 GiB", "64 °C", "612/700 W"))
+        assert lines[1].count("N/A") == 2  # neither its use nor its power
+        gpus.reading = screens.NO_GPU
+        await until(pilot, lambda: not screen.query(GpuPanel))
+        assert "No NVIDIA driver" in panel(screen, "host")
+
+
+async def test_a_long_history_leaves_the_keys_alive(tmp_path: Path) -> None:
+    run = stories.new_run(tmp_path / "run", "emoji", ALIVE)
+    lines = "".join(map(ev.dump_event, stories.stepping(run.path, 1, 2000, epoch_steps=4000)))
+    stories.tell(run, stories.opening(epoch_steps=4000))
+    with run.events.open("a") as file:
+        file.write(lines)
+    app = screens.app(tmp_path)
+    async with app.run_test(size=(80, 24)) as pilot:
+        screen = monitor(run)
+        await app.push_screen(screen)
+        await until(pilot, lambda: "2,000/20,000" in panel(screen, "bars"))
+
+
+def start_opening(folder: Path) -> RunDir:
+    run = stories.new_run(folder, "emoji", ALIVE)
+    stories.tell(run, stories.preparing())
+    return run
+
+
+def start_running(folder: Path) -> RunDir:
+    run = stories.new_run(folder, "emoji", ALIVE)
+    stories.tell(run, stories.opening() + stories.stepping(folder, 1, 430))
+    return run
+
+
+def start_failed(folder: Path) -> RunDir:
+    run = stories.new_run(folder, "emoji", stories.GONE)
+    stories.tell(run, [*stories.opening(), *stories.stepping(folder, 1, 230), FAILED])
+    run.log.write_text("Traceback (most recent call last):\n  ...\nOutOfMemoryError: 2 GiB\n")
+    return run
+
+
+@pytest.mark.parametrize("size", [(80, 24), (140, 45)], ids=["small", "large"])
+@pytest.mark.parametrize("story", [start_opening, start_running, start_failed])
+def test_monitor_looks(
+    story: Callable[[Path], RunDir],
+    size: tuple[int, int],
+    snap_compare: Callable[..., bool],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)  # so that the paths shown are the same in every run
+    run = story(Path("runs/emoji"))
+    reading = screens.NO_GPU if story is start_opening else screens.TWO_GPUS
+    screen = monitor(run, screens.StillGpus(reading))
+
+    async def open_it(pilot: Pilot[None]) -> None:
+        await pilot.app.push_screen(screen)
+        await pilot.pause(0.1)
+
+    before: Callable[[Pilot[None]], Awaitable[None]] = open_it
+    assert snap_compare(screens.app(tmp_path), terminal_size=size, run_before=before)
