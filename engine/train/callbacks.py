@@ -15,7 +15,7 @@ from engine.checkpoints.save import save_tensors
 from engine.contract import events
 from engine.contract.errors import UserError
 from engine.contract.rundir import RunDir
-from engine.train.loss import IGNORED
+from engine.data.dataset import IGNORED
 from engine.train.module import TuneModule
 from engine.train.optim import set_rate
 from engine.train.stop import StopRequest

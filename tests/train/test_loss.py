@@ -1,0 +1,53 @@
+"""The loss against its plain definition."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from engine.train import loss as module
+from engine.train.loss import L2WRAP, LinearCrossEntropy
+
+
+def plain(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss, and gradients of hidden and weight, as the definition says, in float64."""
+    h, w = (t.double().requires_grad_() for t in (hidden, weight))
+    logits = h @ w.T
+    loss = F.cross_entropy(logits, targets, reduction="sum")
+    highest, where = logits.max(-1, keepdim=True)
+    wrap = torch.zeros_like(logits).scatter(1, where, L2WRAP * highest)
+    torch.autograd.backward([loss, logits], [torch.ones_like(loss), wrap.detach()])
+    assert h.grad is not None and w.grad is not None
+    return loss.detach(), h.grad, w.grad
+
+
+@pytest.mark.parametrize("positions", [1, 7, 50])
+@pytest.mark.parametrize("scale", [0.1, 30.0])
+def test_value_and_gradients(positions: int, scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(module.CHUNK_ELEMENTS, "cpu", 8 * 91)  # several chunks, the last one short
+    generator = torch.Generator().manual_seed(positions)
+    hidden = torch.randn(positions, 16, generator=generator).requires_grad_()
+    weight = (scale * torch.randn(91, 16, generator=generator)).requires_grad_()
+    targets = torch.randint(91, (positions,), generator=generator)
+    total: Tensor = LinearCrossEntropy.apply(hidden, weight, targets)  # type: ignore[no-untyped-call]
+    (total / 3).backward()  # type: ignore[no-untyped-call]
+    expected, grad_hidden, grad_weight = plain(hidden.detach(), weight.detach(), targets)
+    assert hidden.grad is not None and weight.grad is not None
+    torch.testing.assert_close(total.double(), expected, rtol=1e-5, atol=1e-5)
+    for got, want in ((hidden.grad, grad_hidden), (weight.grad, grad_weight)):
+        assert (3 * got.double() - want).norm() <= 1e-5 * want.norm()
+
+
+def test_a_frozen_head_gets_no_gradient() -> None:
+    hidden, weight = torch.randn(3, 4, requires_grad=True), torch.randn(9, 4)
+    total: Tensor = LinearCrossEntropy.apply(hidden, weight, torch.tensor([0, 8, 3]))  # type: ignore[no-untyped-call]
+    total.backward()  # type: ignore[no-untyped-call]
+    assert hidden.grad is not None and weight.grad is None
+
+
+def test_nothing_to_learn_gives_zero() -> None:
+    hidden, weight = torch.randn(0, 4, requires_grad=True), torch.randn(9, 4)
+    total: Tensor = LinearCrossEntropy.apply(hidden, weight, torch.zeros(0, dtype=torch.long))  # type: ignore[no-untyped-call]
+    assert total == 0
