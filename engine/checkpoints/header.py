@@ -64,6 +64,8 @@ def read_header(path: str | Path) -> dict[str, TensorInfo]:
     """
     path = Path(path)
     try:
+        if path.exists() and not path.is_file():
+            raise _error(path, "is a folder" if path.is_dir() else "is not a file", "Name a .pth file.")
         with path.open("rb") as file:
             start = file.read(64)
             if not start.startswith(b"PK\x03\x04"):
@@ -72,8 +74,6 @@ def read_header(path: str | Path) -> dict[str, TensorInfo]:
                 return _read_archive(path, archive)
     except FileNotFoundError:
         raise UserError(f"There is no file {path}.", "Check the path.") from None
-    except IsADirectoryError:
-        raise UserError(f"{path} is a folder.", "Name the .pth file in it.") from None
     except OSError as error:
         raise UserError(f"Cannot read {path} ({error.strerror}).", "Check the file's permissions.") from None
     except zipfile.BadZipFile:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,8 +20,7 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     Raises UserError when it cannot be written; a file of that name is then as it was.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    # A view would take its whole storage along.
-    own = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
+    own = {name: _own(t.detach().cpu()) for name, t in tensors.items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
@@ -29,12 +29,21 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
             os.fsync(file.fileno())
         partial.replace(path)
     except (OSError, RuntimeError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error).splitlines()[0]
+        # torch closes its archive after a failed write and raises an error of its own on top.
+        cause = error.__context__ if isinstance(error.__context__, OSError) else error
+        reason = getattr(cause, "strerror", None) or str(cause).splitlines()[0]
         raise UserError(
             f"Cannot write {path} ({reason}).", "Free some space or choose another folder."
         ) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """A view is copied: torch.save would write the whole storage it looks at."""
+    whole = tensor.untyped_storage().nbytes() == tensor.nbytes and tensor.is_contiguous()
+    return tensor if whole else tensor.clone(memory_format=torch.contiguous_format)
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

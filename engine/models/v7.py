@@ -157,7 +157,7 @@ class TimeMix(nn.Module):
         self.output = _linear(tensors["output.weight"])
         self.ln_x = _group_norm(under(tensors, "ln_x."), self.r_k.shape[0])
         state = tensors.get("time_state")
-        self.register_parameter("time_state", None if state is None else nn.Parameter(state.float()))
+        self.register_parameter("time_state", None if state is None else nn.Parameter(_wide(state)))
         self.time_state: nn.Parameter | None
 
     def forward(
@@ -170,21 +170,21 @@ class TimeMix(nn.Module):
             for mix in (self.x_r, self.x_w, self.x_k, self.x_v, self.x_a, self.x_g)
         )
         r, k, v = self.receptance(xr), self.key(xk), self.value(xv)
-        log_w = DECAY_LIMIT * torch.sigmoid(self.w0 + (torch.tanh(xw @ self.w1) @ self.w2).float())
-        iclr = torch.sigmoid(self.a0 + ((xa @ self.a1) @ self.a2).float())
+        log_w = DECAY_LIMIT * torch.sigmoid(self.w0 + _wide(torch.tanh(xw @ self.w1) @ self.w2))
+        iclr = torch.sigmoid(self.a0 + _wide((xa @ self.a1) @ self.a2))
         gate = torch.sigmoid(xg @ self.g1) @ self.g2
         if v_first is None:
             v_first = v
         else:
             v = torch.lerp(v, v_first, torch.sigmoid(self.v0 + (xv @ self.v1) @ self.v2))
         # From here to the output fp32, whatever the weights are.
-        r, k, v32 = r.float(), k.float(), v.float()
+        r, k, v_wide = _wide(r), _wide(k), _wide(v)
         heads = (*x.shape[:2], *self.r_k.shape)
         kk = F.normalize((k * self.k_k).view(heads), dim=-1)
         k = k * (1 + (iclr - 1) * self.k_a)
-        r, log_w, k, v32, iclr = (z.view(heads) for z in (r, log_w, k, v32, iclr))
-        y, state = self.operator(r, log_w, k, v32, -kk, kk * iclr, self._start(x, carry))
-        y = self._normed(y) + ((r * k * self.r_k).sum(-1, keepdim=True) * v32).flatten(2)
+        r, log_w, k, v_wide, iclr = (z.view(heads) for z in (r, log_w, k, v_wide, iclr))
+        y, state = self.operator(r, log_w, k, v_wide, -kk, kk * iclr, self._start(x, carry))
+        y = self._normed(y) + ((r * k * self.r_k).sum(-1, keepdim=True) * v_wide).flatten(2)
         return self.output(y.to(x.dtype) * gate), v_first, state
 
     def _start(self, x: Tensor, carry: LayerCarry | None) -> Tensor | None:
@@ -196,7 +196,7 @@ class TimeMix(nn.Module):
 
     def _normed(self, y: Tensor) -> Tensor:
         """GroupNorm over the heads: [B, T, H, N] -> [B, T, D]."""
-        weight, bias = self.ln_x.weight.float(), self.ln_x.bias.float()
+        weight, bias = _wide(self.ln_x.weight), _wide(self.ln_x.bias)
         normed = F.group_norm(
             y.reshape(-1, self.ln_x.num_channels), self.ln_x.num_groups, weight, bias, self.ln_x.eps
         )
@@ -223,6 +223,11 @@ class ChannelMix(nn.Module):
 def under(tensors: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """The entries whose name begins with `prefix`, without it."""
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+
+def _wide(x: Tensor) -> Tensor:
+    """At least fp32."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _shifted(x: Tensor, before: Tensor | None) -> Tensor:

@@ -10,6 +10,7 @@ next state is S M + C with M and C known for all chunks at once; only this one p
 sequential. Autograd through these products needs twice the time of the hand-written gradient.
 
 Shapes: G = chunks * B * H matrices at once, chunk-major; L steps a chunk; N the head size.
+Products are added in place where they can be: `torch.baddbmm` copies its first argument.
 """
 
 from __future__ import annotations
@@ -52,19 +53,27 @@ class _Chunked(torch.autograd.Function):
         batch, steps, heads, width = sequences[0].shape
         r, log_w, k, v, a, b = (_to_chunks(x) for x in sequences)
         decay, before, end = _decays(log_w)
-        ar = torch.cat([a * before, r * decay], 1)
-        bk = torch.cat([b / decay, k / decay], 1)
+        ar, bk = _pair(v), _pair(v)
+        torch.mul(a, before, out=ar[:, :CHUNK])
+        torch.mul(r, decay, out=ar[:, CHUNK:])
+        torch.div(b, decay, out=bk[:, :CHUNK])
+        torch.div(k, decay, out=bk[:, CHUNK:])
         scores = (ar @ bk.mT).mul_(_causal(v))
         ab, ak, from_outputs = scores[:, :CHUNK, :CHUNK], scores[:, :CHUNK, CHUNK:], scores[:, CHUNK:]
         eye = torch.eye(CHUNK, dtype=v.dtype, device=v.device).expand_as(ab)
         inverse = torch.linalg.solve_triangular(-ab, eye, upper=False, unitriangular=True)
         solved = inverse @ ar[:, :CHUNK]
-        fixed = inverse @ (ak @ v)
-        add = (torch.cat([fixed, v], 1).mT @ bk).mul_(end)
-        states = _scan(state.reshape(-1, width, width), _eye_plus(solved, bk[:, :CHUNK]).mul_(end), add)
+
+        uv = _pair(v)  # first the part of U that does not depend on the states
+        uv[:, :CHUNK], uv[:, CHUNK:] = inverse @ (ak @ v), v
+        states = _scan(
+            state.reshape(-1, width, width),
+            _eye_plus(solved, bk[:, :CHUNK]).mul_(end),
+            (uv.mT @ bk).mul_(end),
+        )
         starts = states[:-1].view(-1, width, width)
-        uv = torch.cat([torch.baddbmm(fixed, solved, starts.mT), v], 1)
-        y = torch.baddbmm(ar[:, CHUNK:] @ starts.mT, from_outputs, uv)
+        uv[:, :CHUNK] += solved @ starts.mT
+        y = (ar[:, CHUNK:] @ starts.mT).baddbmm_(from_outputs, uv)
         ctx.save_for_backward(log_w, ar, bk, uv, scores, inverse, solved, states)
         return _from_chunks(y, batch, steps, heads), states[-1].view_as(state).clone()
 
@@ -76,30 +85,33 @@ class _Chunked(torch.autograd.Function):
         decay, before, end = _decays(log_w)
         dy = _to_chunks(dy)
         from_removed = scores[:, CHUNK:, :CHUNK]
-        # The states' gradients run backwards through the same kind of scan.
-        through_y = dy.mT @ torch.baddbmm(ar[:, CHUNK:], from_removed, solved)
-        back = _eye_plus(bk[:, :CHUNK], solved).mul_(end.mT)
-        dstates = _scan(dlast.reshape(-1, width, width), back, through_y, reverse=True)
-        dends = dstates[1:].view(-1, width, width)
+        dstates = _scan(
+            dlast.reshape(-1, width, width),
+            _eye_plus(bk[:, :CHUNK], solved).mul_(end.mT),
+            dy.mT @ torch.baddbmm(ar[:, CHUNK:], from_removed, solved),
+            reverse=True,
+        )
         starts, ends = states[:-1].view(-1, width, width), states[1:].view(-1, width, width)
-        dinner = dends * end
+        dends = dstates[1:].view(-1, width, width)
+        dinner = dends * end  # of the state before the chunk's decay is applied to it
 
-        through_states = bk @ dinner.mT
-        du = torch.baddbmm(through_states[:, :CHUNK], from_removed.mT, dy)
-        du_dy = torch.cat([inverse.mT @ du, dy], 1)
-        dv = torch.baddbmm(through_states[:, CHUNK:], scores[:, :, CHUNK:].mT, du_dy)
-        dscores = (du_dy @ uv.mT).mul_(_causal(dy))
-        dar = torch.baddbmm(du_dy @ starts, dscores, bk)
-        dbk = torch.baddbmm(uv @ dinner, dscores.mT, ar)
+        duv = bk @ dinner.mT
+        dudy = _pair(dy)
+        dudy[:, :CHUNK] = inverse.mT @ torch.baddbmm(duv[:, :CHUNK], from_removed.mT, dy)
+        dudy[:, CHUNK:] = dy
+        dv = torch.baddbmm(duv[:, CHUNK:], scores[:, :, CHUNK:].mT, dudy)
+        dscores = (dudy @ uv.mT).mul_(_causal(dy))
+        dar = (dudy @ starts).baddbmm_(dscores, bk)
+        dbk = (uv @ dinner).baddbmm_(dscores.mT, ar)
 
         by_a, by_r = torch.split(ar * dar, CHUNK, 1)
         by_b, by_k = torch.split(bk * dbk, CHUNK, 1)
-        dsums = by_a + by_r - by_b - by_k
+        dsums = (by_a + by_r).sub_(by_b).sub_(by_k)
         dsums[:, -1:] += (ends * dends).sum(1, keepdim=True)
-        dlog_w = dy.new_ones(CHUNK, CHUNK).triu() @ dsums - by_a
+        dlog_w = (dy.new_ones(CHUNK, CHUNK).triu() @ dsums).sub_(by_a)
         da, dr = torch.split(dar, CHUNK, 1)
         db, dk = torch.split(dbk, CHUNK, 1)
-        grads = (dr * decay, dlog_w, dk / decay, dv, da * before, db / decay)
+        grads = (dr.mul_(decay), dlog_w, dk.div_(decay), dv, da.mul_(before), db.div_(decay))
         return (
             *(_from_chunks(x, batch, steps, heads) for x in grads),
             dstates[0].view(batch, heads, width, width),
@@ -116,15 +128,20 @@ def _to_chunks(x: Tensor) -> Tensor:
 
 def _from_chunks(x: Tensor, batch: int, steps: int, heads: int) -> Tensor:
     """[G, L, N] -> [B, T, H, N]."""
-    x = x.view(-1, batch, heads, CHUNK, x.shape[-1]).permute(1, 0, 3, 2, 4)
-    return x.reshape(batch, -1, heads, x.shape[-1])[:, :steps]
+    chunks = x.reshape(-1, batch, heads, CHUNK, x.shape[-1]).permute(1, 0, 3, 2, 4)
+    return chunks.reshape(batch, -1, heads, x.shape[-1])[:, :steps]
+
+
+def _pair(x: Tensor) -> Tensor:
+    """Room for two matrices like `x` [G, L, N], one below the other."""
+    return x.new_empty(len(x), 2 * CHUNK, x.shape[-1])
 
 
 def _decays(log_w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The chunk's decay up to after and up to before each step [G, L, N], and over all of it [G, 1, N]."""
     sums = log_w.new_ones(CHUNK, CHUNK).tril() @ log_w
     decay = sums.exp()
-    return decay, (sums - log_w).exp(), decay[:, -1:]
+    return decay, sums.sub_(log_w).exp_(), decay[:, -1:]
 
 
 def _causal(like: Tensor) -> Tensor:
@@ -147,9 +164,8 @@ def _scan(state: Tensor, factors: Tensor, addends: Tensor, *, reverse: bool = Fa
     """
     factors, addends = factors.view(-1, *state.shape), addends.view(-1, *state.shape)
     chunks = len(factors)
-    states = state.new_empty(chunks + 1, *state.shape)
-    states[chunks if reverse else 0] = state
+    states = torch.cat([addends, state[None]] if reverse else [state[None], addends])
     for i in reversed(range(chunks)) if reverse else range(chunks):
         source, target = (states[i + 1], states[i]) if reverse else (states[i], states[i + 1])
-        torch.baddbmm(addends[i], source, factors[i], out=target)
+        target.baddbmm_(source, factors[i])
     return states

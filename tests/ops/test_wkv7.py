@@ -1,0 +1,160 @@
+"""The operators of RWKV-7's recurrence, against a float64 step loop and against each other."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from engine.contract.errors import UserError
+from engine.ops.registry import select_wkv7
+from engine.ops.wkv7 import WKV7
+from engine.ops.wkv7.chunked import wkv7_chunked
+from engine.ops.wkv7.reference import wkv7_reference
+
+NAMES = ("r", "log_w", "k", "v", "a", "b", "state")
+STRONGEST = -0.6065
+
+
+def make_inputs(
+    batch: int, steps: int, heads: int, width: int, *, log_w: float | None = None, same_keys: bool = False
+) -> list[Tensor]:
+    """Float64 inputs like those of a model; `same_keys` makes the triangular system as bad as it gets."""
+    rng = torch.Generator().manual_seed(steps)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=rng, dtype=torch.float64)
+
+    shape = (batch, steps, heads, width)
+    kk = torch.nn.functional.normalize(normal(*shape), dim=-1)
+    if same_keys:
+        kk = kk[:, :1].expand(shape).clone()
+    decay = STRONGEST * torch.sigmoid(3 * normal(*shape))
+    if log_w is not None:
+        decay = torch.full(shape, log_w, dtype=torch.float64)
+    iclr = torch.ones_like(kk) if same_keys else torch.sigmoid(normal(*shape))
+    state = normal(batch, heads, width, width)
+    return [normal(*shape), decay, normal(*shape), normal(*shape), -kk, kk * iclr, state]
+
+
+def run(operator: WKV7, inputs: list[Tensor], dtype: torch.dtype) -> Iterator[Tensor]:
+    """The outputs, then the gradient of every input, of a loss that weighs all outputs unevenly."""
+    leaves = [x.to(dtype).requires_grad_() for x in inputs]
+    outputs = operator(leaves[0], leaves[1], leaves[2], leaves[3], leaves[4], leaves[5], leaves[6])
+    loss = sum((out * torch.linspace(-1, 2, out.numel(), dtype=dtype).view_as(out)).sum() for out in outputs)
+    assert isinstance(loss, Tensor)
+    loss.backward()  # type: ignore[no-untyped-call]
+    yield from (out.detach() for out in outputs)
+    for leaf in leaves:
+        assert leaf.grad is not None
+        yield leaf.grad
+
+
+def relative(found: Tensor, right: Tensor) -> float:
+    return float((found.double() - right).norm() / right.norm())
+
+
+def test_reference_is_the_recurrence() -> None:
+    r, log_w, k, v, a, b, state = make_inputs(2, 5, 3, 4)
+    y, last = wkv7_reference(r, log_w, k, v, a, b, state)
+    for i in range(2):
+        for h in range(3):
+            s = state[i, h].clone()
+            for t in range(5):
+                removed, w = s @ a[i, t, h], log_w[i, t, h].exp()
+                s = s @ torch.diag(w) + torch.outer(removed, b[i, t, h]) + torch.outer(v[i, t, h], k[i, t, h])
+                assert torch.allclose(y[i, t, h], s @ r[i, t, h])
+            assert torch.allclose(last[i, h], s)
+
+
+@pytest.mark.parametrize(
+    ("shape", "log_w", "same_keys"),
+    [
+        ((2, 70, 2, 64), None, False),
+        ((1, 64, 3, 64), STRONGEST, False),
+        ((2, 33, 1, 64), -1e-9, False),
+        ((1, 100, 2, 64), 0.0, True),
+        ((3, 5, 2, 16), None, False),
+        ((1, 1, 2, 64), None, False),
+        ((1, 130, 1, 8), None, False),
+    ],
+)
+def test_chunked_in_fp32_equals_the_float64_loop(
+    shape: tuple[int, int, int, int], log_w: float | None, same_keys: bool
+) -> None:
+    inputs = make_inputs(*shape, log_w=log_w, same_keys=same_keys)
+    right = run(wkv7_reference, inputs, torch.float64)
+    found = run(wkv7_chunked, inputs, torch.float32)
+    for name, f, r in zip(("y", "last", *NAMES), found, right, strict=True):
+        assert f.dtype == torch.float32
+        assert relative(f, r) < 1e-4, name
+
+
+def test_chunked_gradient_is_exact_in_float64() -> None:
+    inputs = make_inputs(2, 45, 2, 16)
+    pairs = zip(
+        run(wkv7_chunked, inputs, torch.float64), run(wkv7_reference, inputs, torch.float64), strict=True
+    )
+    assert max(relative(found, right) for found, right in pairs) < 1e-10
+
+
+@given(cut=st.integers(1, 89), batch=st.integers(1, 2))
+@settings(max_examples=25, deadline=None)
+def test_splitting_a_sequence_changes_nothing(cut: int, batch: int) -> None:
+    r, log_w, k, v, a, b, state = make_inputs(batch, 90, 2, 8)
+
+    def part(steps: slice, start: Tensor) -> tuple[Tensor, Tensor]:
+        r_, log_w_, k_, v_, a_, b_ = (x[:, steps] for x in (r, log_w, k, v, a, b))
+        return wkv7_chunked(r_, log_w_, k_, v_, a_, b_, start)
+
+    whole, last = part(slice(None), state)
+    first, between = part(slice(cut), state)
+    second, end = part(slice(cut, None), between)
+    assert torch.allclose(torch.cat([first, second], 1), whole, rtol=1e-9, atol=1e-9)
+    assert torch.allclose(end, last, rtol=1e-9, atol=1e-9)
+
+
+def test_no_state_is_a_state_of_zeros_and_bf16_is_computed_in_fp32() -> None:
+    inputs = [x.bfloat16() for x in make_inputs(1, 40, 2, 16)]
+    r, log_w, k, v, a, b, state = inputs
+    y, last = wkv7_chunked(r, log_w, k, v, a, b, None)
+    assert y.dtype == last.dtype == torch.float32
+    r, log_w, k, v, a, b, state = (x.float() for x in inputs)
+    right, _ = wkv7_chunked(r, log_w, k, v, a, b, torch.zeros_like(state))
+    assert torch.equal(y, right)
+
+
+@pytest.mark.slow
+def test_chunked_is_eight_times_faster_than_the_loop() -> None:
+    inputs = [x.float().requires_grad_() for x in make_inputs(1, 512, 12, 64)]
+
+    def seconds(operator: WKV7) -> float:
+        start = time.perf_counter()
+        y, last = operator(*inputs)
+        (y.sum() + last.sum()).backward()  # type: ignore[no-untyped-call]
+        return time.perf_counter() - start
+
+    seconds(wkv7_reference), seconds(wkv7_chunked)
+    slow, fast = [], []
+    for _ in range(3):
+        slow.append(seconds(wkv7_reference))
+        fast += [seconds(wkv7_chunked) for _ in range(3)]
+    assert statistics.median(slow) / statistics.median(fast) > 8
+
+
+def test_registry_chooses_and_says_why() -> None:
+    for device in ("cpu", "cuda"):
+        auto = select_wkv7("auto", device)
+        assert (auto.name, auto.function) == ("chunked", wkv7_chunked)
+        assert set(auto.reasons) == {"reference", "cuda", "fla", "triton"}
+        assert all(auto.reasons.values())
+    assert select_wkv7("reference", "cpu").function is wkv7_reference
+    for op in ("cuda", "fla", "triton", "nonsense"):
+        with pytest.raises(UserError, match=op):
+            select_wkv7(op, "cpu")
