@@ -62,11 +62,8 @@ class DoneScreen(Screen[None]):
             yield Static(self._gain(), classes="part")
             if self._model.samples:
                 sample = self._model.samples[-1]
-                yield Static(
-                    Content.assemble(
-                        ("The same prompt, answered by both\n", "bold"), plain(sample.prompt).strip()
-                    )
-                )
+                prompt = "\n".join(line for line in plain(sample.prompt).splitlines() if line.strip())
+                yield Static(Content.assemble(("The same prompt, answered by both\n", "bold"), prompt))
                 with Container(id="answers"):
                     yield Static(_answer("base", "dim", sample.base), classes="answer")
                     yield Static(_answer("tuned", "$accent", sample.tuned), classes="answer")
@@ -137,10 +134,7 @@ class DoneScreen(Screen[None]):
             ("What to do next", f"{self._doubt}{next_steps.ONLY_THIS_BASE}\n{base}"),
             ("In RWKV Runner", next_steps.RUNNER),
             ("In Ai00", next_steps.AI00),
-            (
-                "In Python, with the package rwkv (pip install rwkv)",
-                next_steps.rwkv_snippet(base, state).rstrip(),
-            ),
+            ("In Python, with the package rwkv (pip install rwkv)", program),
             ("Measure it, on these data or on others", measure),
         ]
         return [(heading, plain(body)) for heading, body in parts]
