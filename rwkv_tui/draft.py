@@ -110,7 +110,7 @@ class Draft:
         if self.text("proj_dir").strip() not in ("", self._suggested):
             return
         stems = (_stem(self.text("load_model"), ".pth"), _stem(self.text("data_file")))
-        base = "-".join(s for s in stems if s) or "run"
+        base = "-".join(s for s in stems if s)[:80] or "run"
         number = 1
         while (root / "runs" / f"{base}-{number}").exists():
             number += 1

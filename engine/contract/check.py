@@ -116,24 +116,32 @@ def missing_files(s: TrainSettings) -> list[Problem]:
     for name, param in train_params().items():
         if param.required and getattr(s, name) is None:
             found.append(Problem(name, f"is not set; it names {_lower_first(param.help)}"))
-    if s.load_model is not None and not s.load_model.is_file():
+    if s.load_model is not None and not _is_file(s.load_model):
         found.append(Problem("load_model", f"no file {s.load_model}; give the path of a .pth model"))
     if s.data_file is not None:
         for half in (".bin", ".idx"):
-            if not data_half(s.data_file, half).is_file():
+            if not _is_file(data_half(s.data_file, half)):
                 found.append(
                     Problem("data_file", f"no file {data_half(s.data_file, half)}; "
                             "make the pair with `rwkv-tune data convert`")
                 )  # fmt: skip
                 break
-    if s.proj_dir is not None and s.proj_dir.exists() and not s.proj_dir.is_dir():
+    if s.proj_dir is not None and _is_file(s.proj_dir):
         found.append(Problem("proj_dir", f"{s.proj_dir} is a file; name a folder"))
     return found
 
 
 def data_half(prefix: Path, suffix: str) -> Path:
     """PREFIX.bin or PREFIX.idx; unlike `with_suffix` it keeps dots that belong to the name."""
-    return prefix.with_name(prefix.name + suffix)
+    return Path(f"{prefix}{suffix}")
+
+
+def _is_file(path: Path) -> bool:
+    """False too for a name that is too long or a folder one may not look into."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def _lower_first(text: str) -> str:

@@ -77,7 +77,8 @@ def _scalar(value: Any) -> str:
     """A value on one line, as YAML that reads back as itself."""
     plain = str(value or "") if value is None or isinstance(value, Path) else value
     plain = int(plain) if isinstance(plain, bool) else plain
-    text: str = yaml.safe_dump(plain, default_flow_style=True, allow_unicode=True, width=sys.maxsize)
+    breaks = {"\x85", "\u2028", "\u2029"} & set(str(plain))  # YAML folds these like line ends: escape them
+    text: str = yaml.safe_dump(plain, default_flow_style=True, allow_unicode=not breaks, width=sys.maxsize)
     return text.removesuffix("...\n").rstrip("\n")
 
 

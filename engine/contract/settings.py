@@ -19,10 +19,15 @@ Method = Literal["state", "lora", "pissa", "miss", "full"]
 
 
 def _clean_path(value: object) -> object:
-    """An empty text means "not set"; `~` is the home directory."""
+    """An empty text means "not set"; `~` is the home directory, unless nobody has that name."""
     if value in ("", None):
         return None
-    return Path(str(value)).expanduser() if isinstance(value, (str, Path)) else value
+    if not isinstance(value, (str, Path)):
+        return value
+    try:
+        return Path(str(value)).expanduser()
+    except RuntimeError:
+        return Path(str(value))
 
 
 def _data_prefix(value: object) -> object:

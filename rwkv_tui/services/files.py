@@ -96,6 +96,14 @@ def real_path(text: str, cwd: Path) -> Path:
         return cwd / text.strip()
 
 
+def is_file(path: Path) -> bool:
+    """Whether a typed path names a file; what cannot even be asked for does not."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def short(path: Path, cwd: Path) -> str:
     """A path as a person would type it here: relative below `cwd`, `~` below home."""
     for root, sign in ((cwd, ""), (Path.home(), "~/")):

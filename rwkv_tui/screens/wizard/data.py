@@ -18,7 +18,7 @@ from rwkv_tui.draft import Draft
 from rwkv_tui.plain import plain, size
 from rwkv_tui.screens.wizard.convert import ConvertForm
 from rwkv_tui.screens.wizard.pane import Pane
-from rwkv_tui.services.files import Found, find_files, short
+from rwkv_tui.services.files import Found, find_files, is_file, short
 from rwkv_tui.services.jobs import document
 from rwkv_tui.widgets import data_report
 from rwkv_tui.widgets.path_input import PathInput
@@ -109,7 +109,7 @@ class DataPane(Pane):
         self.app.call_from_thread(self._list, found)
 
     def _list(self, found: list[Found]) -> None:
-        found = [f for f in found if f.path.suffix == ".jsonl" or f.path.with_suffix(".bin").is_file()]
+        found = [f for f in found if f.path.suffix == ".jsonl" or is_file(f.path.with_suffix(".bin"))]
         self._files = [f.path for f in found]
         title = f"Files here ({len(found)})" if found else "No .jsonl or .idx file below this folder"
         self.query_one("#files-title", Label).update(title)
@@ -144,7 +144,7 @@ class DataPane(Pane):
 
     def _names_data(self) -> bool:
         path = self._path.path
-        return path.is_file() or Path(f"{path}.idx").is_file()
+        return is_file(path) or is_file(Path(f"{path}.idx"))
 
     def key_down(self) -> None:
         """From the path down into the list."""
@@ -184,7 +184,8 @@ class DataPane(Pane):
     def _show(self, data: DataSummary | None) -> None:
         self._shown = data
         self.query_one(ConvertForm).offer(data)
-        self._draw()
+        self.query_one("#report").display = data is not None
+        self.call_after_refresh(self._draw)  # bars need to know how wide the report has become
         self._next_step()
         self.refresh_bindings()
         self.changed()
@@ -203,7 +204,6 @@ class DataPane(Pane):
     def _draw(self) -> None:
         report = self.query_one("#report")
         data = self._shown
-        report.display = data is not None
         if data is None:
             return
         width = max(30, report.scrollable_content_region.width or 40)

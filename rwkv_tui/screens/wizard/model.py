@@ -20,7 +20,7 @@ from rwkv_tui.app import TuneApp
 from rwkv_tui.draft import Draft
 from rwkv_tui.plain import plain, size
 from rwkv_tui.screens.wizard.pane import Pane
-from rwkv_tui.services.files import find_files, short
+from rwkv_tui.services.files import find_files, is_file, short
 from rwkv_tui.services.gpu import GpuReading
 from rwkv_tui.widgets import vram_table
 from rwkv_tui.widgets.path_input import PathInput
@@ -133,11 +133,14 @@ class ModelPane(Pane):
         options.clear_options()
         options.add_options(Option(self._row(c), disabled=c.info is None) for c in found)
         options.display = bool(found)
+        options.styles.max_height = len(found)
         if models and not self._path.value and self._path.has_focus:
             options.focus()
 
     def _name_width(self) -> int:
-        return max(20, self.size.width - 46)
+        """Room for the longest name, as far as the other columns leave it."""
+        longest = max((len(short(c.path, self.cwd)) for c in self._found or ()), default=0)
+        return max(20, min(longest + 2, self.size.width - 46))
 
     def _columns(self, name: str, *rest: str) -> str:
         version, size_name, shape, file_size = rest
@@ -192,7 +195,7 @@ class ModelPane(Pane):
 
     @work(thread=True, exclusive=True, group="look")
     def _look(self, path: Path) -> None:
-        if path.is_file():
+        if is_file(path):
             candidate = look_at(path)
             if not get_current_worker().is_cancelled:
                 self.app.call_from_thread(self._take, candidate)
