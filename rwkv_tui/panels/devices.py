@@ -101,16 +101,19 @@ class Devices(Container):
     async def show(self, reading: GpuReading | None) -> None:
         if reading is None or reading is self._reading:
             return
+        moved = self._reading is None or self._reading.reason != reading.reason
         self._reading = reading
         panels = list(self.query(GpuPanel))
         if len(panels) != len(reading.gpus):
             grid = self.query_one("#gpus")
             await grid.remove_children()
             await grid.mount_all(GpuPanel(i, gpu) for i, gpu in enumerate(reading.gpus))
-            self._arrange()
+            moved = True
         else:
             for panel, gpu in zip(panels, reading.gpus, strict=True):
                 panel.show(gpu)
+        if moved:
+            self._arrange()
         self.query_one(HostPanel).show(reading.reason, reading.host)
 
     def on_resize(self) -> None:

@@ -127,7 +127,7 @@ class MonitorScreen(Screen[None]):
         )
         if self.status != before:
             self.refresh_bindings()
-        if self.is_current:
+        if self.app.screen is self or self.app.screen.is_modal:  # else it is covered
             await self._show()
 
     async def _show(self) -> None:

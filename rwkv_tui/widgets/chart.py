@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rich.segment import Segment
 from rich.style import Style
-from textual.geometry import Region
+from textual.geometry import Region, Size
 from textual.strip import Strip
 from textual.widget import Widget
 
@@ -52,6 +52,7 @@ class LineChart(Widget):
         self._saves: Sequence[int] = ()
         self._log = False
         self._drawn: object = None
+        self._drawn_size = Size(0, 0)
         self._strips: list[Strip] = []
 
     def show(
@@ -67,8 +68,8 @@ class LineChart(Widget):
         self._curves, self._end, self._epochs, self._saves, self._log = curves, end, epochs, saves, log
         if not self.size or self._state() == self._drawn:
             return
-        old, new = self._strips, self._draw()
-        if len(old) != len(new):
+        old, old_size, new = self._strips, self._drawn_size, self._draw()
+        if old_size != self.size or len(old) != len(new):
             self.refresh()
             return
         changed = [Region(0, y, self.size.width, 1) for y, strip in enumerate(new) if strip != old[y]]
@@ -76,7 +77,8 @@ class LineChart(Widget):
             self.refresh(*changed)
 
     def render_line(self, y: int) -> Strip:
-        if self._state() != self._drawn:
+        # Newer data wait for `show`: drawn here, they would be painted in this line alone
+        if self._drawn is None or self._drawn_size != self.size:
             self._draw()
         strip = self._strips[y] if y < len(self._strips) else Strip.blank(self.size.width)
         return strip.apply_style(self.rich_style)
@@ -90,7 +92,7 @@ class LineChart(Widget):
         return data, self._end, len(self._epochs), len(self._saves), self._log, self.size
 
     def _draw(self) -> list[Strip]:
-        self._drawn = self._state()
+        self._drawn, self._drawn_size = self._state(), self.size
         text = rows(
             self.chart_title, self._curves, self.size.width, self.size.height,
             end=self._end, epochs=self._epochs, saves=self._saves, log=self._log,

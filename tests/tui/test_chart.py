@@ -137,10 +137,16 @@ async def test_only_lines_that_changed_are_painted_again() -> None:
         curves = [Curve(data, "", "main")]
         chart.show(curves, end=10)
         await pilot.pause()
+        before = [chart.render_line(y).text for y in range(12)]
         painted: list[Region] = []
         chart.refresh = lambda *regions, **_: painted.extend(regions)  # type: ignore[assignment]
         chart.show(curves, end=10)
         assert painted == []
-        data.append(5, 0.0)
+        data.append(5, 2.0)
+        assert [chart.render_line(y).text for y in range(12)] == before  # newer data wait for `show`
         chart.show(curves, end=10)
-        assert 1 <= len(painted) < 6
+        after = [chart.render_line(y).text for y in range(12)]
+        assert before != after
+        assert len(painted) < 7
+        for y, (old, new) in enumerate(zip(before, after, strict=True)):
+            assert old == new or any(region.contains(0, y) for region in painted)
