@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from textual.app import ComposeResult
-from textual.containers import Container
+from textual.containers import Container, VerticalScroll
 from textual.content import Content
 
 from rwkv_tui.panels.panel import Panel, bar
 from rwkv_tui.plain import one_line, size
 from rwkv_tui.services.gpu import GpuInfo, GpuReading, HostInfo
 
-BOX_WIDTH = 44
+BOX_WIDTH, BOX_HEIGHT, BOXES_HEIGHT = 44, 4, 8
+LINE_WIDTH = 80
 NOT_TOLD = "N/A"
 
 
@@ -33,7 +34,7 @@ def _heat(temperature: int | None) -> str:
 
 
 class GpuPanel(Panel):
-    """One device: a line, or three where there is room."""
+    """One device: a line, or four where there is room."""
 
     def __init__(self, number: int, gpu: GpuInfo) -> None:
         super().__init__(classes="gpu")
@@ -95,7 +96,7 @@ class Devices(Container):
         self._reading: GpuReading | None = None
 
     def compose(self) -> ComposeResult:
-        yield Container(id="gpus")
+        yield VerticalScroll(id="gpus")
         yield HostPanel()
 
     async def show(self, reading: GpuReading | None) -> None:
@@ -120,13 +121,13 @@ class Devices(Container):
         self._arrange()
 
     def _arrange(self) -> None:
-        """Boxes side by side on a large screen, else a line each."""
-        count = len(self._reading.gpus) if self._reading else 0
-        large = self.screen.has_class("-tall") and self.size.width >= 2 * BOX_WIDTH
-        columns = min(count, self.size.width // BOX_WIDTH) if large and count else 1
+        """Boxes side by side where they fit, else a line each."""
+        count, width = len(self._reading.gpus) if self._reading else 0, self.size.width
+        across = max(1, min(count, width // BOX_WIDTH))
+        boxes = self.screen.has_class("-tall") and -(-count // across) * BOX_HEIGHT <= BOXES_HEIGHT
         grid = self.query_one("#gpus")
-        grid.set_class(large, "-boxes")
-        grid.styles.grid_size_columns = columns
+        grid.set_class(boxes, "-boxes")
+        grid.styles.grid_size_columns = across if boxes else max(1, width // LINE_WIDTH)
         grid.display = count > 0
-        wrapped = self._reading is not None and len(self._reading.reason) + 36 > self.size.width
+        wrapped = self._reading is not None and len(self._reading.reason) + 36 > width
         self.query_one(HostPanel).styles.height = 2 if wrapped else 1

@@ -142,7 +142,7 @@ async def test_only_lines_that_changed_are_painted_again() -> None:
         chart.refresh = lambda *regions, **_: painted.extend(regions)  # type: ignore[assignment]
         chart.show(curves, end=10)
         assert painted == []
-        data.append(5, 2.0)
+        data.append(5, 0.5)
         assert [chart.render_line(y).text for y in range(12)] == before  # newer data wait for `show`
         chart.show(curves, end=10)
         after = [chart.render_line(y).text for y in range(12)]
