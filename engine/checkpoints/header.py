@@ -98,7 +98,7 @@ def _not_a_zip(path: Path, start: bytes) -> UserError:
             "is in torch's format from before 1.6",
             "Load it with torch.load and save it anew with torch.save.",
         )
-    if start[0] == 0x80 and start[1] <= pickle.HIGHEST_PROTOCOL:
+    if start[0] == 0x80 and len(start) > 1 and start[1] <= pickle.HIGHEST_PROTOCOL:
         return _error(path, "is a bare pickle, which may run code", "Use a .pth file saved by torch.save.")
     return _error(path, "is not a .pth file", "Use a .pth file saved by torch.save.")
 
@@ -120,8 +120,6 @@ def _read_archive(path: Path, archive: zipfile.ZipFile) -> dict[str, TensorInfo]
         raise _error(
             path, f"was not read: its pickle {refused}", "Use a file you trust, of tensors only."
         ) from None
-    except zipfile.BadZipFile:
-        raise
     except Exception as error:  # a damaged pickle can raise anything
         raise _error(path, f"is damaged ({error})", "Download or copy it again.") from None
     if not isinstance(content, dict) or not content:

@@ -140,6 +140,7 @@ def _not_zips(tmp: Path) -> dict[str, tuple[bytes, str]]:
     return {
         "empty": (b"", "is empty"),
         "noise": (os.urandom(64) + b"x", "is not a .pth file"),
+        "one byte": (b"\x80", "is not a .pth file"),
         "web": (b"<!DOCTYPE html><html>", "is a web page"),
         "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS"),
         "gguf": (b"GGUF\x03\0\0\0", "GGUF"),

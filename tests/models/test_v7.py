@@ -53,6 +53,7 @@ def rwkv() -> Any:
         return importlib.import_module("rwkv.model").RWKV_x070
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 @pytest.mark.parametrize(
     ("n_layer", "n_embd", "head_size", "vocab_size", "batch", "steps"),
     [(2, 64, 64, 64, 1, 1), (3, 192, 64, 300, 2, 75), (2, 96, 32, 1000, 3, 32), (1, 80, 16, 65, 2, 7)],
@@ -93,7 +94,7 @@ def test_both_operators_and_double_precision_agree() -> None:
 
 
 @given(cut=st.integers(1, 39), batch=st.integers(1, 3))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_carrying_the_state_equals_one_pass(cut: int, batch: int) -> None:
     model = small_model()
     tokens = torch.randint(70, (batch, 40), generator=torch.Generator().manual_seed(cut))
