@@ -230,9 +230,8 @@ async def test_a_panel_for_each_gpu(tmp_path: Path) -> None:
     async with app.run_test(size=(80, 24)) as pilot:
         screen = monitor(run, gpus)
         await app.push_screen(screen)
-        await pilot.pause()
+        await until(pilot, lambda: [p.size.height for p in screen.query(GpuPanel)] == [1, 1])
         lines = [text(p) for p in screen.query(GpuPanel)]
-        assert len(lines) == 2
         assert all(part in lines[0] for part in ("H200", "97 %", "122.0/139.7 GiB", "64 °C", "612/700 W"))
         assert lines[1].count("N/A") == 2  # neither its use nor its power
         gpus.reading = screens.NO_GPU
