@@ -15,6 +15,7 @@ from types import FrameType
 
 from engine.contract import events
 from engine.contract.errors import UserError
+from engine.contract.job_flags import add_convert_flags, add_evaluate_flags, add_init_flags
 
 PROGRESS_EVERY = 0.25  # seconds between two progress events
 
@@ -62,43 +63,6 @@ def _parser() -> argparse.ArgumentParser:
     job = jobs.add_parser("doctor", help="what the training stack can do here, as JSON")
     job.set_defaults(job=_doctor)
     return parser
-
-
-def add_convert_flags(job: argparse.ArgumentParser) -> None:
-    """The flags of a conversion, shared with the command a person types."""
-    job.add_argument("source", metavar="FILE.jsonl", type=Path)
-    job.add_argument(
-        "--out", metavar="PREFIX", type=Path, required=True, help="writes PREFIX.bin and PREFIX.idx"
-    )
-    job.add_argument("--repeat", type=int, default=10, help="write every document N times, shuffled afresh")
-    job.add_argument("--ctx-len", "--ctx_len", type=int, default=512, help="for the magic prime")
-    job.add_argument("--seed", type=int, default=0, help="the same seed writes the same bytes")
-    job.add_argument(
-        "--skip-bad", "--skip_bad", action="store_true", help="leave out lines that cannot be read"
-    )
-    job.add_argument(
-        "--force", action="store_true", help="replace an existing pair once the new one is complete"
-    )
-
-
-def add_init_flags(job: argparse.ArgumentParser) -> None:
-    """The flags of a new model, shared with the command a person types."""
-    job.add_argument("--version", choices=["x070"], required=True)
-    job.add_argument("--n-layer", "--n_layer", type=int, required=True)
-    job.add_argument("--n-embd", "--n_embd", type=int, required=True)
-    job.add_argument("--vocab-size", "--vocab_size", type=int, default=65536)
-    job.add_argument("--seed", type=int, default=0)
-    job.add_argument("--out", metavar="FILE.pth", type=Path, required=True)
-    job.add_argument("--json", action="store_true")
-
-
-def add_evaluate_flags(job: argparse.ArgumentParser) -> None:
-    """The flags of an evaluation, shared with the command a person types."""
-    job.add_argument("--model", metavar="FILE.pth", type=Path, required=True)
-    job.add_argument("--state", metavar="FILE.pth", type=Path)
-    job.add_argument("--data", metavar="PREFIX", type=Path, required=True)
-    job.add_argument("--ctx-len", "--ctx_len", type=int, required=True)
-    job.add_argument("--json", action="store_true")
 
 
 def _train(args: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from engine.contract.errors import UserError
+from engine.contract.job_flags import add_convert_flags, add_evaluate_flags, add_init_flags
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,8 +58,6 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
     _add_preset(commands)
 
     command = commands.add_parser("eval", help="loss of a model, with or without a state, over a data set")
-    from engine.__main__ import add_evaluate_flags
-
     add_evaluate_flags(command)
     command.set_defaults(command="model:evaluate", given=given[1:])
 
@@ -74,9 +73,11 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
 
 
 def _add_train(commands: argparse._SubParsersAction[_Parser], wanted: bool) -> None:
-    command = commands.add_parser("train", help="train without screens", description=(
-        "Trains in a process of its own and shows its progress. Exit status: 0 finished, 130 stopped, 1 failed."
-    ))  # fmt: skip
+    command = commands.add_parser(
+        "train",
+        help="train without screens",
+        description="Trains in a process of its own. Exit status: 0 finished, 130 stopped, 1 failed.",
+    )
     command.add_argument("--preset", metavar="NAME|FILE.yaml", help="start from a preset; flags go above it")
     command.add_argument("--json", action="store_true", help="print the run's events, one JSON object a line")
     command.set_defaults(command="train:train")
@@ -87,8 +88,6 @@ def _add_train(commands: argparse._SubParsersAction[_Parser], wanted: bool) -> N
 
 
 def _add_data(commands: argparse._SubParsersAction[_Parser]) -> None:
-    from engine.__main__ import add_convert_flags
-
     data = commands.add_parser("data", help="prepare training data").add_subparsers(
         metavar="ACTION", required=True, parser_class=_Parser
     )
@@ -99,8 +98,6 @@ def _add_data(commands: argparse._SubParsersAction[_Parser]) -> None:
 
 
 def _add_model(commands: argparse._SubParsersAction[_Parser], given: Sequence[str]) -> None:
-    from engine.__main__ import add_init_flags
-
     model = commands.add_parser("model", help="look at a model file, or make one").add_subparsers(
         metavar="ACTION", required=True, parser_class=_Parser
     )

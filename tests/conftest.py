@@ -18,6 +18,9 @@ PAIRS = [
     ("How are you?", "Fine, thank you!"),
 ]
 
+# Two workers share the cores; more threads would only wait for each other. Children inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -32,7 +35,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tensors = init_model("x070", n_layer=2, n_embd=64, vocab_size=65536, seed=1)
     generator = torch.Generator().manual_seed(2)
     for tensor in tensors.values():
-        tensor.add_(0.02 * torch.randn(tensor.shape, generator=generator))
+        tensor.add_(0.1 * torch.randn(tensor.shape, generator=generator))
     path = tmp_path_factory.mktemp("model") / "tiny.pth"
     save_tensors(tensors, path)
     return path

@@ -9,16 +9,15 @@ from pathlib import Path
 
 # A model small enough to be trained from scratch in about a minute on two cores. It speaks only of
 # what plain.jsonl and base_emoji.jsonl say; it shows the way, not what RWKV can do.
-BASE_SHAPE = {"version": "x070", "n_layer": 3, "n_embd": 192, "vocab_size": 65536, "seed": 0}
+BASE_SHAPE = {"version": "x070", "n_layer": 3, "n_embd": 128, "vocab_size": 65536, "seed": 0}
+_HERE: dict[str, object] = {"ctx_len": 64, "grad_cp": False, "precision": "fp32", "accelerator": "cpu"}
 BASE_SETTINGS: dict[str, object] = {
-    "train_type": "none", "peft": "none", "ctx_len": 64, "micro_bsz": 16, "epoch_count": 1, "epoch_steps": 150,
-    "lr_init": 4e-3, "lr_final": 4e-4, "warmup_steps": 10, "grad_cp": False, "precision": "fp32",
-    "accelerator": "cpu", "eval_docs": 0, "sample_len": 0,
+    **_HERE, "train_type": "none", "micro_bsz": 16, "epoch_count": 1, "epoch_steps": 200,
+    "lr_init": 4e-3, "lr_final": 2e-4, "eval_docs": 0, "sample_len": 0,
 }  # fmt: skip
 STATE_SETTINGS: dict[str, object] = {
-    "ctx_len": 64, "micro_bsz": 8, "epoch_count": 3, "epoch_steps": 40, "lr_init": 1.0, "lr_final": 0.01,
-    "warmup_steps": 10, "grad_cp": False, "precision": "fp32", "accelerator": "cpu",
-    "sample_prompt": "What colour is the sea?", "sample_len": 32,
+    **_HERE, "micro_bsz": 8, "epoch_count": 3, "epoch_steps": 40,
+    "sample_prompt": "What colour is the sky?", "sample_len": 24,
 }  # fmt: skip
 
 
