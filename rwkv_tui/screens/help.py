@@ -45,12 +45,20 @@ def key_rows(bindings: Iterable[ActiveBinding]) -> list[tuple[str, str]]:
     rows: dict[str, list[str]] = {}
     for active in bindings:
         binding = active.binding
-        if active.enabled and binding.description and not binding.system:
+        if active.enabled and binding.description and _is_ours(active):
             rows.setdefault(binding.description, []).append(binding.key_display or spell_key(binding.key))
-    return [(", ".join(dict.fromkeys(keys)), what) for what, keys in rows.items() if what not in HIDDEN]
+    return [(", ".join(dict.fromkeys(keys)), what) for what, keys in rows.items()]
 
 
-HIDDEN = {"Focus Next", "Focus Previous", "Copy selected text", "Quit", "Keys"}
+def _is_ours(active: ActiveBinding) -> bool:
+    """Whether this program declared the key; the toolkit's own, such as a line's editing keys, are known."""
+    declared = (
+        binding
+        for cls in type(active.node).__mro__
+        if cls.__module__.startswith("rwkv_tui.screens") or cls.__module__.startswith("rwkv_tui.widgets")
+        for binding in vars(cls).get("BINDINGS", ())
+    )
+    return any(b.action == active.binding.action for b in declared if isinstance(b, Binding))
 
 
 def spell_key(key: str) -> str:

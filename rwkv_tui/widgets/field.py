@@ -43,6 +43,7 @@ class Field(Vertical):
         super().__init__(id=f"field-{param.name}")
         self.param = param
         self._cwd = cwd
+        self._error = ""
 
     def compose(self) -> ComposeResult:
         with Horizontal():
@@ -73,8 +74,10 @@ class Field(Vertical):
         if editor.value != text:
             with self.prevent(Input.Changed, Choice.Changed):
                 editor.value = text
-        self.set_class(bool(error), "-wrong")
-        self.query_one(".error", Static).update(Content(f"! {error}" if error else ""))
+        if error != self._error:
+            self._error = error
+            self.set_class(bool(error), "-wrong")
+            self.query_one(".error", Static).update(Content(f"! {error}" if error else ""))
 
     @on(Input.Changed)
     @on(Choice.Changed)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +25,7 @@ def test_after_warmup_the_rate_never_rises_and_stays_between_its_ends(
     s = settings(lr_schedule=schedule, lr_init=high, lr_final=low, warmup_steps=warmup)
     rates = [learning_rate(n, steps, s) for n in range(warmup, steps)]
     assert all(low * (1 - 1e-9) <= rate <= high * (1 + 1e-9) for rate in rates)
-    assert all(after <= before * (1 + 1e-9) for before, after in zip(rates, rates[1:], strict=False))
+    assert all(after <= before * (1 + 1e-9) for before, after in pairwise(rates))
 
 
 @given(SCHEDULES, st.integers(1, 100))

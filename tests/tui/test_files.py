@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from rwkv_tui.services.files import complete, find_files, free_prefix, real_path, short
 
-NAMES = st.lists(st.text("ab.", min_size=1, max_size=5).filter(lambda n: n.strip(".")), max_size=6, unique=True)
+NAMES = st.lists(
+    st.text("ab.", min_size=1, max_size=5).filter(lambda n: n.strip(".")), max_size=6, unique=True
+)
 
 
 @given(names=NAMES, typed=st.text("ab.", max_size=4))

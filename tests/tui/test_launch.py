@@ -28,7 +28,9 @@ def tiny(pair: Path) -> TrainSettings:
     })  # fmt: skip
 
 
-def test_the_run_is_a_process_of_its_own_that_finishes(tiny: TrainSettings, paths: UserPaths, place: Path) -> None:
+def test_the_run_is_a_process_of_its_own_that_finishes(
+    tiny: TrainSettings, paths: UserPaths, place: Path
+) -> None:
     name, run = launch(tiny, paths)
     assert RunList(paths.runs).all() == [(name, run)]
     owner = run.owner()
@@ -55,7 +57,9 @@ def test_a_folder_with_a_run_is_refused_and_nothing_is_registered(
     assert (place / "out" / "run.json").read_text() == '{"name": "before"}'
 
 
-def test_a_run_that_cannot_be_written_is_forgotten(tiny: TrainSettings, paths: UserPaths, place: Path) -> None:
+def test_a_run_that_cannot_be_written_is_forgotten(
+    tiny: TrainSettings, paths: UserPaths, place: Path
+) -> None:
     (place / "out").mkdir()
     (place / "out" / "engine.log").mkdir()  # where the log should go
     with pytest.raises(UserError, match="Cannot start"):

@@ -29,7 +29,7 @@ class DataPane(Pane):
     """A path and what was found on the left, what the file holds on the right."""
 
     HELP_TEXT = (
-        'Data: a .jsonl file has one {"text": ...} a line and is converted once;\n'
+        'Data: a .jsonl file has one {"text": ...} a line and is converted once; '
         "a .bin/.idx pair is ready to train. Type a path or pick a file below."
     )
     BINDINGS = [
@@ -75,7 +75,7 @@ class DataPane(Pane):
     def _path(self) -> PathInput:
         return self.query_one("#path", PathInput)
 
-    def entered(self, field: str = "") -> None:
+    async def entered(self, field: str = "") -> None:
         """Reads the file anew when ctx_len or loss_mask, which decide what is cut and learned, changed."""
         self._path.focus()
         prefix = self.draft.text("data_file")

@@ -53,7 +53,7 @@ class ModelPane(Pane):
 
     app = getters.app(TuneApp)
     HELP_TEXT = (
-        "Model: pick the base model. Version, layers and width come from the file.\n"
+        "Model: pick the base model. Version, layers and width come from the file. "
         "The table shows which sizes fit into your GPU's memory."
     )
     BINDINGS = [
@@ -92,7 +92,7 @@ class ModelPane(Pane):
     def _path(self) -> PathInput:
         return self.query_one("#path", PathInput)
 
-    def entered(self, field: str = "") -> None:
+    async def entered(self, field: str = "") -> None:
         """Takes over a path that a preset or another pane has set."""
         if self._path.value != self.draft.text("load_model"):
             self._path.value = self.draft.text("load_model")
@@ -130,10 +130,13 @@ class ModelPane(Pane):
             title = "No model below this folder. Download one (BlinkDL on Hugging Face) or type its path."
         self.query_one("#models-title", Label).update(title)
         options = self.query_one("#models", OptionList)
+        place = options.highlighted
         options.clear_options()
         options.add_options(Option(self._row(c), disabled=c.info is None) for c in found)
         options.display = bool(found)
         options.styles.max_height = len(found)
+        if place is not None and place < len(found):
+            options.highlighted = place
         if models and not self._path.value and self._path.has_focus:
             options.focus()
 
@@ -175,7 +178,8 @@ class ModelPane(Pane):
     def _typed(self, event: Input.Changed) -> None:
         """The text is the draft's at once; what the file says follows when it is read."""
         self.draft.put("load_model", event.value)
-        self.draft.forget_model()
+        if self.draft.model is None or Path(self.draft.model.path) != self._path.path:
+            self.draft.forget_model()
         self._look(self._path.path)
         self.changed()
 

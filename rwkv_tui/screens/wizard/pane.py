@@ -23,9 +23,18 @@ class Pane(Vertical):
         self.draft = draft
         self.cwd = cwd
 
-    def entered(self, field: str = "") -> None:
+    async def entered(self, field: str = "") -> None:
         """The person came here: show what the draft says now and take the focus, to `field` if named."""
         raise NotImplementedError
+
+    def rest(self) -> None:
+        """Takes the focus off the line being typed, so that single letters are keys again."""
+        self.can_focus = True
+        self.focus()
+
+    def on_blur(self) -> None:
+        """Tab goes from field to field and does not stop here."""
+        self.can_focus = False
 
     def cancel(self) -> bool:
         """Escape was pressed: ends what is under way here; False when nothing is."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from textual import on
@@ -13,7 +14,7 @@ from textual.events import DescendantFocus
 from textual.widgets import Label, Static
 
 from engine.contract.flags import spell
-from engine.contract.params import GROUPS, Param
+from engine.contract.params import GROUPS, Group, Param
 from engine.contract.schedule import learning_rate, steps_shown
 from engine.contract.settings import train_params
 from rwkv_tui.draft import Draft
@@ -23,16 +24,18 @@ from rwkv_tui.widgets.chart import LineChart
 from rwkv_tui.widgets.field import Field
 from rwkv_tui.widgets.plot import Curve
 
-FIRST = ("files", "important", "learning rate")
+FIRST: tuple[Group, ...] = ("files", "important", "learning rate")
 CURVE_POINTS = 300
 
 
-class Form(VerticalScroll, can_focus=False):
+class Form(VerticalScroll, can_focus=False, inherit_bindings=False):
     """Up and down go from field to field."""
 
     BINDINGS = [
         Binding("up", "app.focus_previous", "Previous field", show=False),
         Binding("down,enter", "app.focus_next", "Next field", show=False),
+        Binding("pageup", "page_up", "Scroll up", show=False),
+        Binding("pagedown", "page_down", "Scroll down", show=False),
     ]
 
 
@@ -40,7 +43,7 @@ class ParametersPane(Pane):
     """All parameters of a run; the important ones first, the others behind one key."""
 
     HELP_TEXT = (
-        "Parameters: type, or change a ‹ value › with left and right.\n"
+        "Parameters: type, or change a ‹ value › with left and right. "
         "An empty field means the default. What is wrong is said below the field."
     )
     BINDINGS = [Binding("f3,a", "all", "All parameters")]
@@ -52,30 +55,41 @@ class ParametersPane(Pane):
     def compose(self) -> ComposeResult:
         with Horizontal(id="body"):
             with Form(id="form"):
-                for group in GROUPS:
-                    with Vertical(classes="group" if group in FIRST else "group more"):
-                        yield Label(group.capitalize(), classes="title")
-                        for param in train_params().values():
-                            if param.group == group:
-                                yield Field(param, self.cwd)
+                yield from self._groups(FIRST)
             with Vertical(id="side"):
                 with VerticalScroll(id="advice-box", can_focus=False):
                     yield Static(id="advice")
                 yield LineChart("learning rate", id="rate")
                 yield Static(id="totals")
 
-    def entered(self, field: str = "") -> None:
-        self._show_all_fields()
+    def _groups(self, names: Iterable[Group]) -> Iterable[Vertical]:
+        for group in names:
+            fields = [Field(p, self.cwd) for p in train_params().values() if p.group == group]
+            title = Label(group.capitalize(), classes="title")
+            yield Vertical(title, *fields, classes="group" if group in FIRST else "group more")
+
+    async def entered(self, field: str = "") -> None:
         wanted = field or self._focused or "micro_bsz"
-        if train_params()[wanted].group not in FIRST:
-            self.add_class("-all")
+        hidden = [n for n in (wanted, *self.draft.errors) if n in train_params() and not _is_first(n)]
+        if hidden:
+            await self._reveal()
+        self._show_all_fields()
         self.query_one(f"#field-{wanted}", Field).editor.focus()
 
-    def action_all(self) -> None:
-        """Shows or hides the parameters most runs leave alone."""
-        self.toggle_class("-all")
-        focused = self._focused
-        if not self.has_class("-all") and focused and train_params()[focused].group not in FIRST:
+    async def _reveal(self) -> None:
+        """Shows the parameters that most runs leave alone; they are made when first wanted."""
+        if not self.query(".more"):
+            await self.query_one(Form).mount_all(self._groups(g for g in GROUPS if g not in FIRST))
+        self.add_class("-all")
+
+    async def action_all(self) -> None:
+        """Shows or hides the parameters that most runs leave alone."""
+        if not self.has_class("-all"):
+            await self._reveal()
+            self._show_all_fields()
+            return
+        self.remove_class("-all")
+        if self._focused and not _is_first(self._focused):
             self.query_one("#field-micro_bsz", Field).editor.focus()
 
     def _show_all_fields(self) -> None:
@@ -84,9 +98,6 @@ class ParametersPane(Pane):
             name = field.param.name
             field.show(self.draft.text(name), errors.get(name, ""))
             field.display = name in errors or not field.param.methods or method in field.param.methods
-        hidden = [n for n in errors if n in train_params() and train_params()[n].group not in FIRST]
-        if hidden:
-            self.add_class("-all")
         self._draw()
 
     @on(Field.Edited)
@@ -112,6 +123,10 @@ class ParametersPane(Pane):
             series.append(step, learning_rate(step, end, s))
         self.query_one("#rate", LineChart).show([Curve(series, "lr", "main")], end=end)
         self.query_one("#totals", Static).update(totals(self.draft))
+
+
+def _is_first(name: str) -> bool:
+    return train_params()[name].group in FIRST
 
 
 def _advice(param: Param) -> Content:

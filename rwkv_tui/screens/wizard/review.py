@@ -32,7 +32,7 @@ class ReviewPane(Pane):
 
     app = getters.app(TuneApp)
     HELP_TEXT = (
-        "Review: read what will happen, then launch. While something is missing,\n"
+        "Review: read what will happen, then launch. While something is missing, "
         "Enter on a line of the list goes to its field."
     )
     BINDINGS = [
@@ -57,7 +57,7 @@ class ReviewPane(Pane):
             yield Button("Launch (F5)", id="launch", variant="success", compact=True)
             yield Button("Save as preset (F6)", id="save", compact=True)
 
-    def entered(self, field: str = "") -> None:
+    async def entered(self, field: str = "") -> None:
         self._problems = self.draft.problems
         settings = self.draft.settings
         ready = settings is not None
@@ -122,7 +122,7 @@ class ReviewPane(Pane):
         self.draft.recheck()
         settings = self.draft.settings
         if settings is None:
-            self.entered()
+            self.call_later(self.entered)
             self.notify("Some values still need your attention.", severity="warning")
             return
         try:

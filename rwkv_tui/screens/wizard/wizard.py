@@ -63,6 +63,7 @@ class WizardScreen(Screen[None]):
         self.cwd = cwd
         self._current = PANES[0]
         self._visited: set[str] = set()
+        self._left = False
 
     @property
     def HELP_TEXT(self) -> str:
@@ -77,8 +78,9 @@ class WizardScreen(Screen[None]):
         await self._show(self._current)
 
     def on_screen_resume(self) -> None:
-        if self._visited:
-            self._mark()
+        if self._left:
+            self._left = False
+            self.go(self._current)
 
     def _pane(self, step: str) -> Pane:
         return self.query_one(f"#{step}", Pane)
@@ -100,7 +102,7 @@ class WizardScreen(Screen[None]):
         self._current = step
         self.draft.recheck()
         self.draft.suggest_proj_dir(self.cwd)
-        self._pane(step).entered(field)
+        await self._pane(step).entered(field)
         self._mark()
         self.refresh_bindings()
 
@@ -136,8 +138,9 @@ class WizardScreen(Screen[None]):
         if self._pane(self._current).cancel():
             return
         if isinstance(self.focused, Input):
-            self.set_focus(None)
+            self._pane(self._current).rest()
         else:
+            self._left = True
             self.app.pop_screen()
 
     def action_presets(self) -> None:

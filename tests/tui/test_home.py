@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from textual.screen import Screen
+from textual.widgets import OptionList
+
+from engine.contract.events import Event, Plan, Started, Step, dump_event
+from engine.contract.paths import UserPaths
+from engine.contract.rundir import RunDir, RunList
+from rwkv_tui.app import TuneApp
+from rwkv_tui.screens.home import HomeScreen
+from rwkv_tui.screens.monitor import MonitorScreen
+from rwkv_tui.screens.wizard.wizard import WizardScreen
+from tests.tui.conftest import NOW, MakeApp, says, until
+
+PLAN = Plan(
+    version="x070", n_layer=12, n_embd=768, head_size=64, vocab_size=65536, parameters=191_000_000,
+    trainable=589_824, method="state", documents=1200, tokens=133_410, cut_documents=0, cut_tokens=0,
+    ctx_len=512, micro_bsz=1, epoch_begin=0, epoch_count=5, epoch_steps=1000, passes=4.17, device="cpu",
+    precision="fp32", op="chunked",
+)  # fmt: skip
+
+
+def add_run(paths: UserPaths, proj_dir: Path, step: int, loss: float) -> RunDir:
+    """A run that has died at some step, two minutes ago."""
+    proj_dir.mkdir(parents=True)
+    run = RunDir(proj_dir)
+    name = RunList(paths.runs).add(proj_dir)
+    run.process.write_text(f'{{"name": "{name}", "pid": 1, "started": 1, "boot": "another"}}')
+    told: list[Event] = [
+        Started(t=NOW - 200, name=name, pid=1, plan=PLAN),
+        Step(t=NOW - 120, step=step, epoch=0, loss=loss, loss_smooth=loss, lr=1, kt_s=1, step_s=1,
+             grad_norm=1, tokens=step * 100),
+    ]  # fmt: skip
+    run.events.write_text("".join(dump_event(event) for event in told))
+    return run
+
+
+def is_at(app: TuneApp, screen: type[Screen[None]]) -> bool:
+    return isinstance(app.screen, screen)
+
+
+def rows(app: TuneApp) -> list[str]:
+    options = app.screen.query_one("#runs", OptionList)
+    return [str(options.get_option_at_index(n).prompt) for n in range(options.option_count)]
+
+
+async def test_runs_are_listed_as_they_stand_and_one_goes_in(make_app: MakeApp, place: Path) -> None:
+    app = make_app()
+    add_run(app.paths, place / "runs" / "emoji", 137, 2.5)
+    async with app.run_test() as pilot:
+        assert is_at(app, HomeScreen)
+        await until(pilot, lambda: rows(app))
+        assert [w in rows(app)[0] for w in ("emoji", "died", "137 of 5,000", "2.500", "2:00 ago")] == [
+            True
+        ] * 5
+        await pilot.press("enter")
+        assert is_at(app, MonitorScreen)
+        await pilot.press("escape")
+        await until(pilot, lambda: is_at(app, HomeScreen))
+        await pilot.press("n")
+        assert isinstance(app.screen, WizardScreen)
+
+
+async def test_the_list_follows_and_keeps_its_place(make_app: MakeApp, place: Path) -> None:
+    app = make_app()
+    for number in (1, 2):
+        add_run(app.paths, place / f"run{number}", number, 1.0)
+    async with app.run_test() as pilot:
+        await until(pilot, lambda: len(rows(app)) == 2)
+        await pilot.press("end")
+        options = app.screen.query_one("#runs", OptionList)
+        name = rows(app)[1].split()[1]
+        add_run(app.paths, place / "run3", 3, 1.0)
+        await until(pilot, lambda: len(rows(app)) == 3)
+        assert options.highlighted is not None
+        assert rows(app)[options.highlighted].split()[1] == name
+
+
+async def test_a_run_can_be_opened_by_name(make_app: MakeApp, place: Path) -> None:
+    app = make_app(start="emoji")
+    add_run(app.paths, place / "emoji", 5, 2.0)
+    async with app.run_test():
+        assert isinstance(app.screen, MonitorScreen)
+
+
+async def test_a_preset_begins_a_run(make_app: MakeApp, place: Path) -> None:
+    app = make_app()
+    add_run(app.paths, place / "emoji", 5, 2.0)
+    async with app.run_test() as pilot:
+        await pilot.press("p")
+        await until(pilot, lambda: says(pilot, "micro_bsz"))
+        await pilot.press("end", "enter")
+        await until(pilot, lambda: isinstance(app.screen, WizardScreen))
+        assert app.draft.text("accelerator") == "cpu"  # state-cpu is the last one
+
+
+async def test_quitting_needs_one_key(make_app: MakeApp, place: Path) -> None:
+    app = make_app()
+    add_run(app.paths, place / "emoji", 5, 2.0)
+    async with app.run_test() as pilot:
+        await pilot.press("q")
+        await until(pilot, lambda: not app.is_running)

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from textual.pilot import Pilot
+from textual.widgets import Button, Input, OptionList
+
+from rwkv_tui.app import TuneApp
+from rwkv_tui.screens.wizard.convert import ConvertForm
+from rwkv_tui.screens.wizard.wizard import WizardScreen
+from rwkv_tui.widgets.path_input import PathInput
+from tests.tui.conftest import MakeApp, says, until, write
+from tests.tui.test_jobs import big_jsonl
+
+
+def draft_text(pilot: Pilot[None], name: str) -> str:
+    assert isinstance(pilot.app, TuneApp)
+    return pilot.app.draft.text(name)
+
+
+def path(pilot: Pilot[None]) -> PathInput:
+    return pilot.app.screen.query_one("#path", PathInput)
+
+
+async def test_without_runs_one_lands_in_the_wizard_and_tab_completes(make_app: MakeApp, place: Path) -> None:
+    (place / "pairs.old.jsonl").touch()
+    async with make_app().run_test() as pilot:
+        assert isinstance(pilot.app.screen, WizardScreen)
+        await write(pilot, "pa")
+        await pilot.press("tab")
+        assert path(pilot).value == "pairs."
+        await until(pilot, lambda: says(pilot, "pairs.jsonl  pairs.old.jsonl"))
+        await write(pilot, "j")
+        await pilot.press("tab")
+        assert path(pilot).value == "pairs.jsonl"
+        assert path(pilot).has_focus
+        await pilot.press("tab")  # nothing left to complete: on to the next field
+        assert not path(pilot).has_focus
+
+
+async def test_a_file_is_picked_described_and_converted(make_app: MakeApp, place: Path) -> None:
+    async with make_app(start="wizard").run_test() as pilot:
+        files = pilot.app.screen.query_one("#files", OptionList)
+        await until(pilot, lambda: files.option_count == 1)
+        await pilot.press("down", "enter")
+        await until(pilot, lambda: says(pilot, "12 documents"))
+        assert says(pilot, "No document is cut at ctx_len 512")
+        assert says(pilot, "▶User: What colour is the sky?")
+        assert draft_text(pilot, "data_file") == ""
+        await pilot.press("f4")
+        await until(pilot, lambda: draft_text(pilot, "data_file") == "pairs")
+        await until(pilot, lambda: says(pilot, "120 documents"))
+        assert (place / "pairs.idx").is_file()
+        assert not pilot.app.screen.query_one(ConvertForm).display
+
+
+async def test_only_answers_are_marked_when_only_they_are_learned(make_app: MakeApp) -> None:
+    app = make_app(source=Path("pairs.jsonl"), draft={"loss_mask": "qa", "ctx_len": 6})
+    async with app.run_test() as pilot:
+        await until(pilot, lambda: says(pilot, "cuts 12 documents (100%)"))
+        assert says(pilot, "✂")
+        assert not says(pilot, "▶User")
+
+
+async def test_bad_lines_are_listed_and_can_be_skipped(make_app: MakeApp, place: Path) -> None:
+    lines = [json.dumps({"text": "User: a\n\nAssistant: b"}), "no json", '{"text": 3}']
+    (place / "bad.jsonl").write_text("\n".join(lines))
+    async with make_app(source=place / "bad.jsonl").run_test() as pilot:
+        await until(pilot, lambda: says(pilot, "2 lines cannot be documents"))
+        assert says(pilot, "line 2: not JSON")
+        assert says(pilot, "line 3:")
+        await pilot.press("f4")
+        assert says(pilot, "choose to skip them")
+        assert not (place / "bad.idx").exists()
+        await pilot.press("right", "f4")  # the focus is on that choice
+        await until(pilot, lambda: draft_text(pilot, "data_file") == "bad")
+
+
+async def test_a_conversion_is_cancelled_by_escape_and_leaves_nothing(make_app: MakeApp, place: Path) -> None:
+    source = big_jsonl(place)
+    before = sorted(p.name for p in place.iterdir())
+    async with make_app(source=source).run_test() as pilot:
+        await until(pilot, lambda: says(pilot, "convert this file once"))
+        await pilot.press("f4")
+        await until(pilot, lambda: says(pilot, "1 of 2: reading") and says(pilot, " left"))
+        assert str(pilot.app.screen.query_one("#go", Button).label) == "Cancel (Esc)"
+        await pilot.press("escape")
+        assert isinstance(pilot.app.screen, WizardScreen)
+        assert says(pilot, "Cancelled; nothing was written.")
+        await until(pilot, lambda: sorted(p.name for p in place.iterdir()) == before)
+        assert draft_text(pilot, "data_file") == ""
+
+
+async def test_the_form_refuses_what_cannot_be_meant(make_app: MakeApp, place: Path) -> None:
+    async with make_app(source=Path("pairs.jsonl")).run_test() as pilot:
+        await until(pilot, lambda: says(pilot, "convert this file once"))
+        pilot.app.screen.query_one("#repeat", Input).value = "0"
+        await pilot.press("f4")
+        assert says(pilot, "Repeat must be a whole number from 1.")
+        assert not (place / "pairs.idx").exists()
+
+
+async def test_a_file_that_cannot_be_read_says_why(make_app: MakeApp, place: Path) -> None:
+    async with make_app(start="wizard").run_test() as pilot:
+        await write(pilot, "nowhere.jsonl")
+        await pilot.press("enter")
+        await until(pilot, lambda: says(pilot, "! "))
+        assert says(pilot, "nowhere.jsonl")
+        assert draft_text(pilot, "data_file") == ""
+
+
+async def test_a_changed_ctx_len_is_counted_anew(make_app: MakeApp, pair: Path) -> None:
+    app = make_app(start="wizard", draft={"data_file": "pairs"})
+    async with app.run_test() as pilot:
+        await until(pilot, lambda: says(pilot, "No document is cut"))
+        app.draft.put("ctx_len", "5")
+        await pilot.press("ctrl+n", "ctrl+p")
+        await until(pilot, lambda: says(pilot, "ctx_len 5 cuts 24 documents"))

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from textual.pilot import Pilot
+
+from engine.contract.settings import train_params
+from rwkv_tui.screens.wizard.parameters import ParametersPane
+from rwkv_tui.screens.wizard.wizard import WizardScreen
+from rwkv_tui.widgets.chart import LineChart
+from rwkv_tui.widgets.field import Field
+from tests.tui.conftest import MakeApp, says, until, write
+
+
+async def to_form(pilot: Pilot[None]) -> None:
+    await pilot.press("ctrl+n", "ctrl+n")
+    await until(pilot, lambda: pilot.app.screen.query(Field))
+
+
+def field(pilot: Pilot[None], name: str) -> Field:
+    return pilot.app.screen.query_one(f"#field-{name}", Field)
+
+
+async def test_every_parameter_has_a_field_and_its_advice(make_app: MakeApp) -> None:
+    async with make_app(start="wizard").run_test() as pilot:
+        await to_form(pilot)
+        assert says(pilot, train_params()["micro_bsz"].advice)
+        await pilot.press("down")
+        assert says(pilot, train_params()["ctx_len"].advice)
+        assert not pilot.app.screen.query("#field-loss_mask")
+        await pilot.press("f3")
+        assert {f.param.name for f in pilot.app.screen.query(Field)} == set(train_params())
+        field(pilot, "loss_mask").editor.focus()
+        await pilot.press("right")
+        assert says(pilot, train_params()["loss_mask"].advice)
+        await pilot.press("f3")
+        assert not field(pilot, "loss_mask").region
+        assert field(pilot, "micro_bsz").editor.has_focus
+
+
+async def test_mistakes_are_said_below_the_field_while_typing(make_app: MakeApp) -> None:
+    app = make_app(start="wizard")
+    async with app.run_test() as pilot:
+        await to_form(pilot)
+        await pilot.press("end", "x")
+        assert says(pilot, "'1x' is not a whole number")
+        assert field(pilot, "micro_bsz").has_class("-wrong")
+        await pilot.press("backspace", "6")
+        assert not field(pilot, "micro_bsz").has_class("-wrong")
+        assert says(pilot, "80,000 documents")
+        field(pilot, "lr_final").editor.focus()
+        await pilot.press("ctrl+u", "2")
+        assert says(pilot, "2 is above lr_init 1")
+
+
+async def test_a_choice_this_release_cannot_honour_is_refused_in_place(make_app: MakeApp) -> None:
+    app = make_app(start="wizard")
+    async with app.run_test() as pilot:
+        await to_form(pilot)
+        await pilot.press("f3")
+        field(pilot, "quant").editor.focus()
+        await pilot.press("right")
+        assert app.draft.text("quant") == "int8"
+        assert says(pilot, "int8 is not available in this release")
+
+
+async def test_the_curve_follows_the_schedule(make_app: MakeApp) -> None:
+    async with make_app(start="wizard").run_test(size=(120, 40)) as pilot:
+        await to_form(pilot)
+        chart = pilot.app.screen.query_one("#rate", LineChart)
+        await pilot.pause()
+        before = [chart.render_line(y).text for y in range(chart.size.height)]
+        field(pilot, "lr_schedule").editor.focus()
+        await pilot.press("right")
+        await pilot.pause()
+        assert [chart.render_line(y).text for y in range(chart.size.height)] != before
+
+
+async def test_moving_back_and_forth_loses_nothing(make_app: MakeApp, place: Path) -> None:
+    app = make_app(start="wizard")
+    async with app.run_test() as pilot:
+        await write(pilot, "half/a/pa")
+        await pilot.press("ctrl+n")
+        await until(pilot, lambda: pilot.app.screen.query("#Model"))
+        pilot.app.screen.query_one("#Model #path").focus()
+        await write(pilot, "mod")
+        await pilot.press("alt+right")
+        await until(pilot, lambda: pilot.app.screen.query(ParametersPane))
+        await pilot.press("end", "q", "f3")
+        field(pilot, "sample_prompt").editor.focus()
+        await write(pilot, "why")
+        await pilot.press("alt+left", "ctrl+p", "escape", "escape")  # out of the line, then out of the wizard
+        assert not isinstance(pilot.app.screen, WizardScreen)
+        await pilot.press("n")
+        screen = pilot.app.screen
+        assert isinstance(screen, WizardScreen)
+        assert screen.query_one("#Data #path").value == "half/a/pa"  # type: ignore[attr-defined]
+        assert screen.query_one("#Model #path").value == "mod"  # type: ignore[attr-defined]
+        await pilot.press("escape", "3")
+        assert field(pilot, "micro_bsz").editor.value == "1q"
+        assert field(pilot, "sample_prompt").editor.value == "why"
+        assert field(pilot, "micro_bsz").has_class("-wrong")
+
+
+async def test_help_lists_the_keys_of_the_screen_underneath(make_app: MakeApp) -> None:
+    async with make_app(start="wizard").run_test() as pilot:
+        await to_form(pilot)
+        await pilot.press("f1")
+        assert says(pilot, "All parameters")
+        assert says(pilot, "ctrl+n, alt+right")
+        await pilot.press("escape")
+        await pilot.press("escape", "question_mark")  # out of the line, where ? is a character
+        assert says(pilot, "ctrl+n, ], alt+right")
