@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from engine.contract.errors import UserError
 from engine.contract.job_flags import add_convert_flags, add_evaluate_flags, add_init_flags
@@ -41,7 +42,10 @@ def _command(name: str) -> Callable[[argparse.Namespace], int]:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says a wrong command line in one line, and where help is."""
+    """Says a wrong command line in one line, and where help is. A flag counts only when written out."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **kwargs)
 
     def error(self, message: str) -> None:  # type: ignore[override]
         raise UserError(f"{message}.", f"`{self.prog} --help` lists what it takes.")

@@ -1,0 +1,188 @@
+"""The commands as a person types them."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engine.contract.events import Finished, Started, Step, parse_event
+from tests.conftest import Command
+
+
+def ok(done: subprocess.CompletedProcess[str]) -> str:
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def refused(done: subprocess.CompletedProcess[str]) -> str:
+    """The one line of a command that was refused."""
+    assert done.returncode == 1 and done.stderr.count("\n") == 1, (done.returncode, done.stderr)
+    assert "Traceback" not in done.stderr and done.stdout == ""
+    return done.stderr
+
+
+def test_convert(rwkv_tune: Command, tiny_jsonl: Path, tmp_path: Path) -> None:
+    out = ok(
+        rwkv_tune("data", "convert", tiny_jsonl, "--out", "set", "--repeat", 3, "--ctx-len", 16, "--json")
+    )
+    report = json.loads(out)
+    assert (report["documents"], report["items"], report["dtype"]) == (12, 36, "uint16")
+    assert report["tokens"] * 2 == (tmp_path / "set.bin").stat().st_size
+    prime = report["magic_prime"]
+    assert prime % 3 == 2 and prime <= report["tokens"] // 16 - 1
+    assert "already" in refused(rwkv_tune("data", "convert", tiny_jsonl, "--out", "set"))
+
+
+def test_convert_names_bad_lines(rwkv_tune: Command, tmp_path: Path) -> None:
+    (tmp_path / "bad.jsonl").write_text('{"text": "a"}\nnonsense\n{"txt": "b"}\n')
+    done = rwkv_tune("data", "convert", "bad.jsonl", "--out", "set")
+    assert done.returncode == 1 and "2" in done.stderr and "--skip-bad" in done.stderr
+    assert not list(tmp_path.glob("*.bin"))
+    report = json.loads(ok(rwkv_tune("data", "convert", "bad.jsonl", "--out", "set", "--skip-bad", "--json")))
+    assert (report["documents"], report["skipped"]) == (1, 2)
+
+
+def test_model_init_and_inspect(rwkv_tune: Command) -> None:
+    shape = ("--version", "x070", "--n-layer", 2, "--n-embd", 128, "--vocab-size", 300)
+    ok(rwkv_tune("model", "init", *shape, "--out", "new.pth"))
+    info = json.loads(ok(rwkv_tune("model", "inspect", "new.pth", "--json")))
+    assert info["version"] == "x070" and info["size_name"].endswith("K")
+    assert (info["n_layer"], info["n_embd"], info["head_size"], info["vocab_size"]) == (2, 128, 64, 300)
+    assert "exists" in refused(rwkv_tune("model", "init", *shape, "--out", "new.pth"))
+    assert "no.pth" in refused(rwkv_tune("model", "inspect", "no.pth"))
+
+
+def test_eval_is_the_mean_over_the_target_tokens(
+    rwkv_tune: Command, tiny_model: Path, tiny_data: Path
+) -> None:
+    import torch
+
+    from engine.data.binidx import BinIdx
+    from engine.models import load_model
+
+    report = json.loads(
+        ok(rwkv_tune("eval", "--model", tiny_model, "--data", tiny_data, "--ctx-len", 9, "--json"))
+    )
+    data, model = BinIdx(tiny_data), load_model(tiny_model)
+    total, count = 0.0, 0
+    for i in range(len(data)):
+        tokens = torch.from_numpy(data.item(i).astype("int64"))[:10]
+        logits = model(tokens[None, :-1])[0].double()
+        total += float(torch.nn.functional.cross_entropy(logits, tokens[1:], reduction="sum"))
+        count += len(tokens) - 1
+    assert report["tokens"] == count
+    assert report["loss"] == pytest.approx(total / count, abs=1e-5)
+    assert report["perplexity"] == pytest.approx(math.exp(report["loss"]))
+
+
+def test_train_prints_events_as_json(
+    rwkv_tune: Command, tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    preset = tmp_path / "own.yaml"
+    preset.write_text(
+        "# Mine.\nctx_len: 16\nepoch_steps: 3\nmicro_bsz: 2\nprecision: fp32\nwarmup_steps: 1\n"
+    )
+    flags = ("--load_model", tiny_model, "--data_file", tiny_data, "--proj_dir", "run", "--epoch_count", 1)
+    out = ok(rwkv_tune("train", "--preset", preset, *flags, "--micro_bsz", 4, "--json"))
+    told = [parse_event(line) for line in out.splitlines()]
+    assert None not in told
+    started = next(e for e in told if isinstance(e, Started))
+    assert (started.plan.ctx_len, started.plan.micro_bsz) == (16, 4)  # a flag goes above the preset
+    assert [e.step for e in told if isinstance(e, Step)] == [1, 2, 3]
+    assert isinstance(told[-1], Finished)
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("--lr_init", "fast"), "lr_init: 'fast' is not a number"),
+        (("--quant", "int8"), "quant: int8 is not available"),
+        (("--micro_bsz", "0"), "micro_bsz: 0 is out of range"),
+        (("--ctxlen", "9"), "--ctxlen"),
+        (("--preset", "nope"), "no preset 'nope'"),
+        ((), "load_model: is not set"),
+    ],
+)
+def test_train_refuses_before_anything_starts(
+    flags: tuple[str, ...], says: str, rwkv_tune: Command, tmp_path: Path
+) -> None:
+    assert says in refused(rwkv_tune("train", "--proj_dir", "run", *flags))
+    assert not (tmp_path / "run").exists()
+
+
+def test_presets(rwkv_tune: Command, tmp_path: Path) -> None:
+    assert "state-3b" in ok(rwkv_tune("preset", "list"))
+    (tmp_path / "mine.yaml").write_text("# Mine.\nctx_len: 16\n")
+    ok(rwkv_tune("preset", "save", "mine", "--from", "mine.yaml"))
+    assert ok(rwkv_tune("preset", "show", "mine")) == "# Mine.\nctx_len: 16\n"
+    assert "mine" in ok(rwkv_tune("preset", "list"))
+    ok(rwkv_tune("preset", "delete", "mine"))
+    assert "no preset" in refused(rwkv_tune("preset", "show", "mine"))
+    (tmp_path / "broken.yaml").write_text("ctx_len: many\n")
+    assert "line 1" in refused(rwkv_tune("preset", "save", "broken", "--from", "broken.yaml"))
+
+
+def test_doctor(rwkv_tune: Command) -> None:
+    report = json.loads(ok(rwkv_tune("doctor", "--json")))
+    assert report["ok"] and report["engine"]["packages"]["torch"]["version"]
+    assert "A run can start here." in ok(rwkv_tune("doctor"))
+
+
+def test_the_app_refuses_to_start_without_a_terminal(rwkv_tune: Command) -> None:
+    assert "terminal" in refused(rwkv_tune())
+    assert "terminal" in refused(rwkv_tune("demo"))
+
+
+def test_help_names_every_flag(rwkv_tune: Command) -> None:
+    from engine.contract.settings import train_params
+
+    text = ok(rwkv_tune("train", "--help"))
+    assert all(p.flag in text for p in train_params().values())
+
+
+@pytest.mark.slow
+def test_an_installed_wheel_carries_everything(tmp_path: Path) -> None:
+    """Built and unpacked elsewhere, the package finds its presets, styles and demo data."""
+    root = Path(__file__).parents[2]
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            "--no-deps",
+            "--quiet",
+            "--wheel-dir",
+            str(tmp_path),
+            str(root),
+        ],
+        check=True,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    site = tmp_path / "site"
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--no-deps", "--quiet", "--target", str(site), str(wheel)],
+        check=True,
+    )
+    code = f"""
+import sys
+sys.path.insert(0, {str(site)!r})
+from pathlib import Path
+import engine, presets, rwkv_tui
+assert engine.__file__.startswith({str(site)!r}) and rwkv_tui.__file__.startswith({str(site)!r})
+from engine.contract.presets import PresetStore
+from engine.demo import data_file
+from rwkv_tui.app import TuneApp
+print(len(PresetStore(Path("/nonexistent")).all()), data_file("emoji").stat().st_size > 1000)
+print(len(list((Path(rwkv_tui.__file__).parent / "styles").glob("*.tcss"))) > 1)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["6", "True", "True"]
