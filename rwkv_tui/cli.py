@@ -44,8 +44,8 @@ def _command(name: str) -> Callable[[argparse.Namespace], int]:
 class _Parser(argparse.ArgumentParser):
     """Says a wrong command line in one line, and where help is. A flag counts only when written out."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, allow_abbrev=False, **kwargs)
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{**kwargs, "allow_abbrev": False})
 
     def error(self, message: str) -> None:  # type: ignore[override]
         raise UserError(f"{message}.", f"`{self.prog} --help` lists what it takes.")

@@ -29,7 +29,7 @@ def test_the_app_paints_without_numpy() -> None:
 
 
 def test_the_engine_never_loads_textual() -> None:
-    code = "import engine.__main__, engine.train.run, engine.train.prepare, engine.train.callbacks, engine.train.probe"
+    code = "import engine.__main__, engine.train.run, engine.train.prepare, engine.train.callbacks"
     assert not loaded_by(code) & {"textual", "rwkv_tui"}
 
 

@@ -55,7 +55,7 @@ def init_model(
     return tensors
 
 
-def make_checkpoint(  # noqa: PLR0917 what, how large, from which seed
+def make_checkpoint(
     out: Path,
     version: str,
     n_layer: int,

@@ -47,7 +47,7 @@ def summed_loss(model: RWKV7, tokens: Tensor, targets: Tensor) -> tuple[float, i
 
 def _chunks(hidden: Tensor, targets: Tensor, vocab_size: int) -> list[tuple[Tensor, Tensor]]:
     rows = max(1, CHUNK_ELEMENTS[hidden.device.type] // vocab_size)
-    return list(zip(hidden.split(rows), targets.split(rows), strict=True))
+    return list(zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True))
 
 
 class LinearCrossEntropy(Function):

@@ -61,7 +61,7 @@ def check_model(settings: TrainSettings, info: ModelInfo) -> None:
     ]
     if settings.my_testing not in ("auto", info.version):
         problems.append(Problem(
-            "my_testing", f"{settings.my_testing} contradicts the model file, which is {info.version}; use auto"
+            "my_testing", f"{settings.my_testing} contradicts the model, which is {info.version}; use auto"
         ))  # fmt: skip
     if problems:
         raise SettingsError(problems)

@@ -19,19 +19,19 @@ from engine.contract.settings import TrainSettings, train_params
 from engine.contract.support import SUPPORTED
 
 # The tutorial's three tables and its appendix script.
-TUTORIAL = (
-    "load_model proj_dir data_file n_layer n_embd micro_bsz epoch_save epoch_steps ctx_len data_type vocab_size",
-    "epoch_count epoch_begin pre_ffn head_qk lr_init lr_final warmup_steps beta1 beta2 adam_eps accelerator",
-    "devices precision strategy grad_cp my_testing dataload train_type op quant wandb loss_mask peft lora_config",
-    "lr_schedule",
-)
+TUTORIAL = """
+    load_model proj_dir data_file n_layer n_embd micro_bsz epoch_save epoch_steps ctx_len data_type vocab_size
+    epoch_count epoch_begin pre_ffn head_qk lr_init lr_final warmup_steps beta1 beta2 adam_eps accelerator
+    devices precision strategy grad_cp my_testing dataload train_type op quant wandb loss_mask peft
+    lr_schedule lora_config
+"""
 
 
 def problems(**values: Any) -> dict[str, str]:
     return check_values(values, files=False).by_field()
 
 
-@pytest.mark.parametrize("name", " ".join(TUTORIAL).split())
+@pytest.mark.parametrize("name", TUTORIAL.split())
 def test_every_parameter_of_the_tutorial_is_there(name: str) -> None:
     param = train_params()[name]
     assert param.help.endswith(".") and param.group in GROUPS

@@ -58,7 +58,7 @@ def rwkv() -> Any:
     ("n_layer", "n_embd", "head_size", "vocab_size", "batch", "steps"),
     [(2, 64, 64, 64, 1, 1), (3, 192, 64, 300, 2, 75), (2, 96, 32, 1000, 3, 32), (1, 80, 16, 65, 2, 7)],
 )
-def test_logits_equal_those_of_the_rwkv_package(  # noqa: PLR0917 a table
+def test_logits_equal_those_of_the_rwkv_package(
     rwkv: Any,
     tmp_path: Path,
     n_layer: int,

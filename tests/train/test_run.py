@@ -21,7 +21,15 @@ from engine.contract.rundir import RunDir
 from engine.models import load_model
 from tests.conftest import Command
 
-FLAGS = "--ctx_len 32 --micro_bsz 4 --precision fp32 --accelerator cpu --grad_cp 0 --sample_len 4".split()
+SMALL = {
+    "ctx_len": 32,
+    "micro_bsz": 4,
+    "precision": "fp32",
+    "accelerator": "cpu",
+    "grad_cp": 0,
+    "sample_len": 4,
+}
+FLAGS = [str(word) for name, value in SMALL.items() for word in (f"--{name}", value)]
 
 
 def train(rwkv_tune: Command, model: Path, data: Path, *more: object) -> subprocess.CompletedProcess[str]:
@@ -102,7 +110,7 @@ def test_the_saved_state_gives_the_loss_that_was_told(
     assert isinstance(end, events.Finished) and end.loss_after is not None
 
     def loss(*state: object) -> float:
-        done = rwkv_tune("eval", "--model", tiny_model, *state, "--data", tiny_data, "--ctx-len", 32, "--json")
+        done = rwkv_tune("eval", "--model", tiny_model, *state, "--data", tiny_data, "--ctx-len=32", "--json")
         assert done.returncode == 0, done.stderr
         return float(json.loads(done.stdout)["loss"])
 
@@ -132,13 +140,27 @@ def test_the_same_seed_repeats_a_run_to_the_bit(
 
 @pytest.mark.parametrize(
     "flags",
-    [("--grad_cp", 1), ("--accumulate_grad_batches", 2, "--micro_bsz", 2, "--epoch_steps", 8), ("--op", "reference")],
+    [
+        ("--grad_cp", 1),
+        ("--accumulate_grad_batches", 2, "--micro_bsz", 2, "--epoch_steps", 8),
+        ("--op", "reference"),
+    ],
 )
 def test_settings_that_must_not_change_the_result(
     flags: tuple[object, ...], tiny_model: Path, tiny_data: Path, rwkv_tune: Command, tmp_path: Path
 ) -> None:
-    base = ("--epoch_count", 1, "--epoch_steps", 4, "--loss_mask", "none", "--sample_len", 0, "--warmup_steps", 0,
-            "--lr_schedule", "constant")  # fmt: skip
+    base = (
+        "--epoch_count",
+        1,
+        "--epoch_steps",
+        4,
+        "--sample_len",
+        0,
+        "--warmup_steps",
+        0,
+        "--lr_schedule",
+        "constant",
+    )
     losses = []
     for name, more in (("plain", ()), ("changed", flags)):
         done = train(rwkv_tune, tiny_model, tiny_data, "--proj_dir", tmp_path / name, *base, *more)
@@ -147,8 +169,21 @@ def test_settings_that_must_not_change_the_result(
     assert losses[0].loss_after == pytest.approx(losses[1].loss_after, abs=2e-2)  # type: ignore[union-attr]
 
 
-def test_full_tuning_saves_a_model(tiny_model: Path, tiny_data: Path, rwkv_tune: Command, tmp_path: Path) -> None:
-    flags = ("--train_type", "none", "--lr_init", 1e-3, "--lr_final", 1e-4, "--epoch_count", 1, "--epoch_steps", 12)
+def test_full_tuning_saves_a_model(
+    tiny_model: Path, tiny_data: Path, rwkv_tune: Command, tmp_path: Path
+) -> None:
+    flags = (
+        "--train_type",
+        "none",
+        "--lr_init",
+        1e-3,
+        "--lr_final",
+        1e-4,
+        "--epoch_steps",
+        12,
+        "--epoch_count",
+        1,
+    )
     done = train(rwkv_tune, tiny_model, tiny_data, "--proj_dir", tmp_path / "run", *flags)
     assert done.returncode == 0, done.stderr
     end = read(RunDir(tmp_path / "run"))[-1]
@@ -160,15 +195,19 @@ def test_full_tuning_saves_a_model(tiny_model: Path, tiny_data: Path, rwkv_tune:
 @pytest.fixture
 def long_run(
     tiny_model: Path, tiny_data: Path, home: Path, tmp_path: Path
-) -> Iterator[tuple["subprocess.Popen[str]", RunDir]]:
+) -> Iterator[tuple[subprocess.Popen[str], RunDir]]:
     """A run that would take many minutes, and the command that started it; steps have been taken."""
     run = RunDir(tmp_path / "run")
     command = [
-        sys.executable, "-m", "rwkv_tui", "train", "--json", "--load_model", tiny_model, "--data_file", tiny_data,
-        "--proj_dir", run.path, "--epoch_steps", "100000", "--eval_docs", "0", *FLAGS,
+        sys.executable, "-m", "rwkv_tui", "train", "--json", "--load_model", tiny_model,
+        "--data_file", tiny_data, "--proj_dir", run.path, "--epoch_steps=100000", "--eval_docs=0", *FLAGS,
     ]  # fmt: skip
     process = subprocess.Popen(
-        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL
+        list(map(str, command)),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout
     for line in process.stdout:
@@ -183,7 +222,7 @@ def long_run(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_run_finishes_its_step_and_saves(
-    number: signal.Signals, long_run: tuple["subprocess.Popen[str]", RunDir]
+    number: signal.Signals, long_run: tuple[subprocess.Popen[str], RunDir]
 ) -> None:
     process, run = long_run
     process.send_signal(number)
@@ -197,7 +236,7 @@ def test_a_stopped_run_finishes_its_step_and_saves(
     assert out.splitlines()[-1] == run.events.read_text().splitlines()[-1]
 
 
-def test_the_engine_can_be_stopped_directly(long_run: tuple["subprocess.Popen[str]", RunDir]) -> None:
+def test_the_engine_can_be_stopped_directly(long_run: tuple[subprocess.Popen[str], RunDir]) -> None:
     process, run = long_run
     owner = run.owner()
     assert owner is not None and owner.alive() and os.getsid(owner.pid) == owner.pid
@@ -206,7 +245,7 @@ def test_the_engine_can_be_stopped_directly(long_run: tuple["subprocess.Popen[st
     assert process.returncode == 130
 
 
-def test_killing_the_command_leaves_the_run_alone(long_run: tuple["subprocess.Popen[str]", RunDir]) -> None:
+def test_killing_the_command_leaves_the_run(long_run: tuple[subprocess.Popen[str], RunDir]) -> None:
     process, run = long_run
     process.kill()
     process.wait()
@@ -217,7 +256,7 @@ def test_killing_the_command_leaves_the_run_alone(long_run: tuple["subprocess.Po
     assert owner is not None and owner.alive() and len(of(events.Step, read(run))) > seen + 3
 
 
-def test_a_killed_engine_is_told_from_a_finished_one(long_run: tuple["subprocess.Popen[str]", RunDir]) -> None:
+def test_a_killed_engine_is_told_as_such(long_run: tuple[subprocess.Popen[str], RunDir]) -> None:
     process, run = long_run
     owner = run.owner()
     assert owner is not None
@@ -236,10 +275,16 @@ def test_a_killed_engine_is_told_from_a_finished_one(long_run: tuple["subprocess
     ],
 )
 def test_a_failed_run_says_why_in_one_line(
-    flags: tuple[object, ...], says: str, tiny_model: Path, tiny_data: Path, rwkv_tune: Command, tmp_path: Path
+    flags: tuple[object, ...],
+    says: str,
+    tiny_model: Path,
+    tiny_data: Path,
+    rwkv_tune: Command,
+    tmp_path: Path,
 ) -> None:
     if "gpu" in flags and torch.cuda.is_available():
         pytest.skip("there is a GPU here")
-    done = train(rwkv_tune, tiny_model, tiny_data, "--proj_dir", tmp_path / "run", "--epoch_steps", 20, *flags)
+    base = ("--proj_dir", tmp_path / "run", "--epoch_steps", 20)
+    done = train(rwkv_tune, tiny_model, tiny_data, *base, *flags)
     assert done.returncode == 1 and says in done.stderr and done.stderr.count("\n") == 1
     assert isinstance(read(RunDir(tmp_path / "run"))[-1], events.Failed)

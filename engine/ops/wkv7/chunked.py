@@ -28,7 +28,7 @@ CHUNK = 32
 SHORTEST = 4  # below this the products cost more than the steps
 
 
-def wkv7_chunked(  # noqa: PLR0917 the convention
+def wkv7_chunked(
     r: Tensor, log_w: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor, state: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """See `engine.ops.wkv7`; computes and answers in fp32 (float64 if the inputs are).

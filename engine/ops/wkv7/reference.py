@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def wkv7_reference(  # noqa: PLR0917 the convention
+def wkv7_reference(
     r: Tensor, log_w: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor, state: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """See `engine.ops.wkv7`; computes in the inputs' own dtype."""
