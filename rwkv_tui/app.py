@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,7 +16,11 @@ from engine.contract.paths import UserPaths
 from engine.contract.rundir import RunDir
 from rwkv_tui.draft import Draft
 from rwkv_tui.services.gpu import GpuReading, read_gpus
+from rwkv_tui.services.jobs import GRACE
 from rwkv_tui.services.runs import summarise_runs
+
+ENGINE_JOBS = ("summary", "convert")
+"""Groups of the workers that wait for a short engine job."""
 
 # All colours are among the 256 that every terminal of today knows, so nothing shifts over SSH.
 THEME = Theme(
@@ -73,6 +78,14 @@ class TuneApp(App[None]):
         for run in runs:
             if run.name == self._start:
                 self.open_run(run.name, RunDir(run.proj_dir))
+
+    async def on_unmount(self) -> None:
+        """Jobs under way end before the program does, so that none leaves a half-written file."""
+        jobs = [asyncio.ensure_future(w.wait()) for w in self.workers if w.group in ENGINE_JOBS]
+        if jobs:
+            await asyncio.wait(jobs, timeout=2 * GRACE)
+            for job in jobs:
+                job.cancel()
 
     def open_wizard(self, step: str = "") -> None:
         """Shows the wizard, where it was left; `step` names another step."""

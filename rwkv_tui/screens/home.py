@@ -9,6 +9,7 @@ from textual.content import Content
 from textual.screen import Screen
 from textual.widgets import Footer, Label, OptionList, Static
 from textual.widgets.option_list import Option
+from textual.worker import get_current_worker
 
 from engine.contract.presets import Preset, PresetStore
 from engine.contract.rundir import RunDir
@@ -65,7 +66,9 @@ class HomeScreen(Screen[None]):
 
     @work(thread=True, exclusive=True, group="runs")
     def _read(self) -> None:
-        self.app.call_from_thread(self._show, summarise_runs(self.app.paths.runs))
+        runs = summarise_runs(self.app.paths.runs)
+        if not get_current_worker().is_cancelled:
+            self.app.call_from_thread(self._show, runs)
 
     def _show(self, runs: list[RunSummary]) -> None:
         """Keeps the highlighted run under the cursor when the list moves."""

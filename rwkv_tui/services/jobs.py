@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from typing import IO
 
 from engine.contract.errors import UserError
 from engine.contract.events import Event, Failed, parse_event
@@ -17,60 +19,66 @@ LINE = 1 << 22
 
 
 @asynccontextmanager
-async def _process(job: str, args: Sequence[str]) -> AsyncIterator[asyncio.subprocess.Process]:
-    """The running job; whoever leaves early, by an error or a cancel, ends it first."""
+async def _process(
+    job: str, args: Sequence[str], errors: IO[bytes]
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """The running job, its stderr going to `errors`; who leaves early, by an error or a cancel, ends it."""
     process = await asyncio.create_subprocess_exec(
         *engine_command(job, *args), cwd="/", env=engine_environment(), start_new_session=True, limit=LINE,
-        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=errors,
     )  # fmt: skip
     try:
         yield process
     finally:
         if process.returncode is None:
             process.terminate()
-            await asyncio.shield(_reap(process))
+            ending = asyncio.ensure_future(_end(process))
+            while (
+                not ending.done()
+            ):  # a second cancel must not leave it half ended; _end takes 2 * GRACE at most
+                with suppress(asyncio.CancelledError):
+                    await asyncio.shield(ending)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """Waits for a job that was asked to end and for its last output, and kills it when it takes too long."""
+    try:
+        await asyncio.wait_for(process.communicate(), GRACE)
+    except asyncio.TimeoutError:
+        process.kill()
+        await process.communicate()
 
 
 async def document(job: str, *args: str) -> str:
     """What a job prints on stdout. Raises UserError with its reason when it fails."""
-    async with _process(job, args) as process:
-        out, err = await process.communicate()
-    if process.returncode:
-        raise UserError(_reason(err, process.returncode))
+    with tempfile.TemporaryFile() as errors:
+        async with _process(job, args, errors) as process:
+            out, _ = await process.communicate()
+        if process.returncode:
+            raise UserError(_reason(errors, process.returncode))
     return out.decode("utf-8", "replace")
 
 
 async def events(job: str, *args: str) -> AsyncGenerator[Event, None]:
     """What a job tells, line by line. A job that dies without a word ends with a Failed of our own."""
-    async with _process(job, args) as process:
-        assert process.stdout is not None and process.stderr is not None
-        errors = asyncio.create_task(process.stderr.read())
-        failed = False
-        try:
+    failed = False
+    with tempfile.TemporaryFile() as errors:
+        async with _process(job, args, errors) as process:
+            assert process.stdout is not None
             async for line in process.stdout:
                 event = parse_event(line)
                 if event is not None:
                     failed = failed or isinstance(event, Failed)
                     yield event
             code = await process.wait()
-            if code and not failed:
-                yield Failed(reason=_reason(await errors, code))
-        finally:
-            errors.cancel()
+        if code and not failed:
+            yield Failed(reason=_reason(errors, code))
 
 
-async def _reap(process: asyncio.subprocess.Process) -> None:
-    """Waits for a job that was asked to end, and kills it when it does not."""
-    try:
-        await asyncio.wait_for(process.wait(), GRACE)
-    except asyncio.TimeoutError:
-        process.kill()
-        await process.wait()
-
-
-def _reason(stderr: bytes, code: int) -> str:
+def _reason(errors: IO[bytes], code: int) -> str:
     """The job's own last words, or how it ended."""
-    lines = stderr.decode("utf-8", "replace").strip().splitlines()
+    errors.seek(0)
+    lines = errors.read().decode("utf-8", "replace").strip().splitlines()
     if not lines:
         return f"The engine ended without a word (status {code})."
     return lines[-1].removeprefix("rwkv-tune: ")

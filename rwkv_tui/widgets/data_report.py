@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from textual.content import Content
+from textual.geometry import Size
+from textual.widget import Widget
 
 from engine.contract.reports import DataSummary, DocumentSample
 from rwkv_tui.plain import plain, size
@@ -83,6 +85,26 @@ def histogram(data: DataSummary, width: int) -> Content:
         )
         below = bound
     return Content("\n").join(lines)
+
+
+class Lengths(Widget):
+    """The histogram, as wide as there is room."""
+
+    DEFAULT_CSS = "Lengths { height: auto; }"
+
+    def __init__(self, id: str) -> None:
+        super().__init__(id=id)
+        self._data: DataSummary | None = None
+
+    def show(self, data: DataSummary) -> None:
+        self._data = data
+        self.refresh(layout=True)
+
+    def render(self) -> Content:
+        return histogram(self._data, self.size.width) if self._data else Content("")
+
+    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
+        return histogram(self._data, width).plain.count("\n") + 1 if self._data else 0
 
 
 def bad_lines(data: DataSummary) -> Content:

@@ -45,7 +45,8 @@ def _amount(s: TrainSettings, draft: Draft) -> str:
     passes = draft.passes()
     over = f", {passes:,.3g} passes over the data" if passes is not None else ""
     bsz = f"{s.micro_bsz} document{'s' if s.micro_bsz > 1 else ''}"
-    return f"{s.epoch_count:,} epochs of {s.epoch_steps:,} steps with {bsz} each{over}."
+    epochs = f"{s.epoch_count:,} epoch{'s' if s.epoch_count > 1 else ''}"
+    return f"{epochs} of {s.epoch_steps:,} steps with {bsz} each{over}."
 
 
 def _rate(s: TrainSettings) -> str:

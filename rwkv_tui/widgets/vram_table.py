@@ -25,7 +25,7 @@ def heading(reading: GpuReading | None, index: int) -> Content:
     gpu = reading.gpus[index]
     total = f"{size(gpu.total_bytes)} in all" if gpu.total_bytes else "memory N/A"
     used = f", {size(gpu.used_bytes)} in use now" if gpu.used_bytes is not None else ""
-    more = f"  ({index + 1} of {len(reading.gpus)}, g shows the next)" if len(reading.gpus) > 1 else ""
+    more = f"  ({index + 1} of {len(reading.gpus)}; g: next)" if len(reading.gpus) > 1 else ""
     return Content.assemble((f"GPU {index} {plain(gpu.name)}", "bold"), f": {total}{used}", (more, "dim"))
 
 

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
+import pytest
 from textual.pilot import Pilot
 from textual.widgets import Button, Input, OptionList
 
@@ -117,3 +119,18 @@ async def test_a_changed_ctx_len_is_counted_anew(make_app: MakeApp, pair: Path) 
         app.draft.put("ctx_len", "5")
         await pilot.press("ctrl+n", "ctrl+p")
         await until(pilot, lambda: says(pilot, "ctx_len 5 cuts 24 documents"))
+
+
+async def test_quitting_ends_a_conversion_and_leaves_nothing(make_app: MakeApp, place: Path) -> None:
+    source = big_jsonl(place)
+    before = sorted(p.name for p in place.iterdir())
+    async with make_app(source=source).run_test() as pilot:
+        await until(pilot, lambda: says(pilot, "convert this file once"))
+        await pilot.press("f4")
+        await until(pilot, lambda: says(pilot, "1 of 2: reading"))
+        assert sorted(p.name for p in place.iterdir()) != before
+    for _ in range(100):
+        if sorted(p.name for p in place.iterdir()) == before:
+            return
+        await asyncio.sleep(0.1)
+    pytest.fail(str(sorted(place.iterdir())))

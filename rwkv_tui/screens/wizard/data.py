@@ -61,7 +61,8 @@ class DataPane(Pane):
             with VerticalScroll(id="report"):
                 yield Static(id="facts")
                 yield Static(id="bad")
-                yield Static(id="lengths")
+                yield Static(id="cut")
+                yield data_report.Lengths("lengths")
                 yield Static(id="samples")
 
     def on_mount(self) -> None:
@@ -106,7 +107,7 @@ class DataPane(Pane):
     @work(thread=True, group="find")
     def _find(self) -> None:
         found = find_files(self.cwd, (".jsonl", ".idx"))
-        self.app.call_from_thread(self._list, found)
+        self.from_thread(self._list, found)
 
     def _list(self, found: list[Found]) -> None:
         found = [f for f in found if f.path.suffix == ".jsonl" or is_file(f.path.with_suffix(".bin"))]
@@ -185,7 +186,8 @@ class DataPane(Pane):
         self._shown = data
         self.query_one(ConvertForm).offer(data)
         self.query_one("#report").display = data is not None
-        self.call_after_refresh(self._draw)  # bars need to know how wide the report has become
+        if data is not None:
+            self._draw(data)
         self._next_step()
         self.refresh_bindings()
         self.changed()
@@ -201,27 +203,18 @@ class DataPane(Pane):
         else:
             self._say("! There is no document in this file.", "$text-error")
 
-    def _draw(self) -> None:
-        report = self.query_one("#report")
-        data = self._shown
-        if data is None:
-            return
-        width = max(30, report.scrollable_content_region.width or 40)
+    def _draw(self, data: DataSummary) -> None:
         self.query_one("#facts", Static).update(data_report.facts(data))
         bad = self.query_one("#bad", Static)
         bad.display = bool(data.bad_count)
         bad.update(data_report.bad_lines(data))
-        lengths = self.query_one("#lengths", Static)
-        lengths.display = bool(data.documents)
+        cut, lengths = self.query_one("#cut", Static), self.query_one("#lengths", data_report.Lengths)
+        cut.display = lengths.display = bool(data.documents)
         if data.documents:
-            lengths.update(
-                Content("\n").join([data_report.cut_line(data), data_report.histogram(data, width)])
-            )
+            cut.update(data_report.cut_line(data))
+            lengths.show(data)
         parts = [data_report.legend(), *(data_report.sample(s) for s in data.samples)]
         self.query_one("#samples", Static).update(Content("\n\n").join(parts) if data.samples else "")
-
-    def on_resize(self) -> None:
-        self.call_after_refresh(self._draw)
 
     # Conversion
 

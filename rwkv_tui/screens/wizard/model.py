@@ -120,7 +120,7 @@ class ModelPane(Pane):
                 return
             found.append(look_at(path))
         found.sort(key=lambda c: c.info is None)
-        self.app.call_from_thread(self._list, found)
+        self.from_thread(self._list, found)
 
     def _list(self, found: list[Candidate]) -> None:
         self._found = found
@@ -201,10 +201,9 @@ class ModelPane(Pane):
     def _look(self, path: Path) -> None:
         if is_file(path):
             candidate = look_at(path)
-            if not get_current_worker().is_cancelled:
-                self.app.call_from_thread(self._take, candidate)
+            self.from_thread(self._take, candidate)
         else:
-            self.app.call_from_thread(self._describe)
+            self.from_thread(self._describe)
 
     def _take(self, candidate: Candidate) -> None:
         """Fills in version and dimensions from a model file."""
@@ -248,7 +247,7 @@ class ModelPane(Pane):
     @work(thread=True, group="gpus")
     def _ask_gpus(self) -> None:
         reading = self.app.gpus()
-        self.app.call_from_thread(self._show_gpus, reading)
+        self.from_thread(self._show_gpus, reading)
 
     def _show_gpus(self, reading: GpuReading) -> None:
         self._reading = reading

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from textual.containers import Vertical
 from textual.message import Message
+from textual.worker import get_current_worker
 
 from rwkv_tui.draft import Draft
 
@@ -39,6 +41,11 @@ class Pane(Vertical):
     def cancel(self) -> bool:
         """Escape was pressed: ends what is under way here; False when nothing is."""
         return False
+
+    def from_thread(self, show: Callable[..., None], *given: object) -> None:
+        """Called in a thread worker: shows what it found, unless nobody waits for that any more."""
+        if not get_current_worker().is_cancelled:
+            self.app.call_from_thread(show, *given)
 
     def changed(self) -> None:
         self.post_message(self.Changed())

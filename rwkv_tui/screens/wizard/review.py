@@ -135,4 +135,4 @@ class ReviewPane(Pane):
 
 def _problem_line(problem: Problem) -> Content:
     field = f"{problem.field:<14}" if problem.field else ""
-    return Content.assemble((field, "bold $text-warning"), plain(problem.message))
+    return Content.assemble((field, "bold"), plain(problem.message))
