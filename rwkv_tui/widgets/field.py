@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from textual import on
+from textual import events, on
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
@@ -14,6 +14,18 @@ from textual.widgets import Input, Label, Static
 from engine.contract.params import Param
 from rwkv_tui.widgets.choice import Choice
 from rwkv_tui.widgets.path_input import PathInput
+
+
+class NumberInput(Input):
+    """An input for numbers: no number holds a question mark, so `?` goes on to whom it means help."""
+
+    def check_consume_key(self, key: str, character: str | None) -> bool:
+        return character != "?" and super().check_consume_key(key, character)
+
+    def _on_key(self, event: events.Key) -> None:  # type: ignore[override]
+        if event.character == "?":
+            event.prevent_default()
+
 
 SUFFIXES = {"load_model": (".pth",), "data_file": (".idx", ".bin")}
 
@@ -59,7 +71,8 @@ class Field(Vertical):
             return Choice(("0", "1"), "", labels={"0": "off", "1": "on"})
         if p.kind == "path":
             return PathInput(cwd=self._cwd, suffixes=SUFFIXES.get(p.name, ()))
-        return Input(compact=True, select_on_focus=False)
+        kind = NumberInput if p.kind in ("int", "float") else Input
+        return kind(compact=True, select_on_focus=False)
 
     @property
     def editor(self) -> Input | Choice:

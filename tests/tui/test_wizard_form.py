@@ -5,6 +5,7 @@ from pathlib import Path
 from textual.pilot import Pilot
 
 from engine.contract.settings import train_params
+from rwkv_tui.screens.help import HelpScreen
 from rwkv_tui.screens.wizard.parameters import ParametersPane
 from rwkv_tui.screens.wizard.wizard import WizardScreen
 from rwkv_tui.widgets.chart import LineChart
@@ -51,6 +52,20 @@ async def test_mistakes_are_said_below_the_field_while_typing(make_app: MakeApp)
         field(pilot, "lr_final").editor.focus()
         await pilot.press("ctrl+u", "2")
         assert says(pilot, "2 is above lr_init 1")
+
+
+async def test_a_question_mark_is_help_where_only_numbers_are_typed(make_app: MakeApp) -> None:
+    async with make_app(start="wizard").run_test() as pilot:
+        await to_form(pilot)
+        await pilot.press("question_mark")
+        assert isinstance(pilot.app.screen, HelpScreen)
+        await pilot.press("escape")
+        assert field(pilot, "micro_bsz").editor.value == "1"
+        await pilot.press("f3")
+        prompt = field(pilot, "sample_prompt").editor
+        prompt.focus()
+        await pilot.press("W", "h", "y", "question_mark")
+        assert prompt.value == "Why?"
 
 
 async def test_a_choice_this_release_cannot_honour_is_refused_in_place(make_app: MakeApp) -> None:
