@@ -1,0 +1,45 @@
+"""Makes the pictures of the README from the real app: `python docs/screens.py DEMO_DIR`.
+
+DEMO_DIR is what `rwkv-tune demo --headless --dir DEMO_DIR` left behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+from engine.contract.paths import UserPaths
+from engine.contract.rundir import RunDir
+from engine.demo import STATE_SETTINGS
+from rwkv_tui.app import TuneApp
+
+HERE = Path(__file__).parent / "screens"
+SIZE = (110, 32)
+
+
+async def picture(app: TuneApp, name: str, *keys: str, run: RunDir | None = None) -> None:
+    """Presses the keys, waits for what they start, and writes the screen as SVG."""
+    async with app.run_test(size=SIZE) as pilot:
+        if run is not None:
+            from rwkv_tui.screens.monitor import MonitorScreen
+
+            await app.push_screen(MonitorScreen(run.name(), run))
+        await pilot.press(*keys)
+        await pilot.pause(4)
+        (HERE / f"{name}.svg").write_text(app.export_screenshot(title="rwkv-tune"), encoding="utf-8")
+
+
+async def main(folder: Path) -> None:
+    """All pictures; the app runs in the demo's folder, so that paths are short."""
+    os.chdir(folder)
+    run = RunDir(Path("emoji-state-1").absolute())
+    paths = UserPaths.under(Path("/nonexistent"))
+    values = {**STATE_SETTINGS, "data_file": "emoji"}
+    await picture(TuneApp(paths, draft=values, start="wizard"), "data")
+    await picture(TuneApp(paths, start=""), "monitor", run=run)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(Path(sys.argv[1])))
