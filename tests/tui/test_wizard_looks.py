@@ -36,7 +36,7 @@ def described(place: Path) -> Path:
 @SIZES
 def test_data_jsonl(snap_compare: Compare, make_app: MakeApp, described: Path, size: tuple[int, int]) -> None:
     async def before(pilot: Pilot[None]) -> None:
-        await until(pilot, lambda: says(pilot, "2 lines cannot be documents") and says(pilot, "(2)"))
+        await until(pilot, lambda: says(pilot, "2 lines cannot be") and says(pilot, "Files here (2)"))
 
     app = make_app(source=described, draft={"ctx_len": 64, "loss_mask": "qa"})
     assert snap_compare(app, run_before=before, terminal_size=size)
@@ -92,6 +92,7 @@ def test_review(
 @SIZES
 def test_presets(snap_compare: Compare, make_app: MakeApp, size: tuple[int, int]) -> None:
     async def before(pilot: Pilot[None]) -> None:
+        await until(pilot, lambda: says(pilot, "Files here (1)"))  # it shows beneath
         await pilot.press("f2")
         await until(pilot, lambda: says(pilot, "This preset is broken"))
 
