@@ -21,6 +21,7 @@ from rwkv_tui.panels.progress import Head
 from rwkv_tui.plain import duration, one_line, plain, size
 from rwkv_tui.screens.log import LogScreen
 from rwkv_tui.services.run_tail import RunModel, RunTail
+from rwkv_tui.widgets.trail import Trail
 
 SHOWN_FILES = 8
 
@@ -57,6 +58,7 @@ class DoneScreen(Screen[None]):
             self._doubt = f"{error.message} So the base is called {self._base} here.\n"
         if self._settings and self._settings.load_model:
             self._base = self._settings.load_model
+        yield Trail("Done")
         yield Head(self.run_name)
         with VerticalScroll(id="story"):
             yield Static(self._gain(), classes="part")

@@ -27,6 +27,7 @@ from rwkv_tui.services.run_tail import RunModel, RunTail
 from rwkv_tui.services.runs import engine_log_tail, is_alive, status_of, stop_run
 from rwkv_tui.widgets.chart import LineChart
 from rwkv_tui.widgets.plot import Curve
+from rwkv_tui.widgets.trail import Trail
 
 TICK_S = 0.5
 SLICE_BYTES = 1 << 18
@@ -88,6 +89,7 @@ class MonitorScreen(Screen[None]):
         self._shown: Status = "starting"
 
     def compose(self) -> ComposeResult:
+        yield Trail("Monitor")
         yield Head(self.run_name)
         yield Bars()
         yield Static(id="ending", markup=False)
