@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 PAIRS = [
     ("What colour is the sky?", "The sky is blue 💙"),
@@ -17,6 +18,10 @@ PAIRS = [
     ("Name a fruit.", "An apple 🍎 is a fruit."),
     ("How are you?", "Fine, thank you!"),
 ]
+
+# The suite finds the same examples every time; `--hypothesis-profile default` looks for new ones.
+settings.register_profile("suite", deadline=None, derandomize=True)
+settings.load_profile("suite")
 
 # Two workers share the cores; more threads would only wait for each other. Children inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -134,7 +134,8 @@ class PresetStore:
             ) from None
 
     def _own(self, path: Path) -> Preset:
-        return Preset(path.stem, shipped=False, text=_read(path))
+        # A file that is not UTF-8 must not hide the others; its parsing says what is wrong.
+        return Preset(path.stem, shipped=False, text=path.read_text(encoding="utf-8", errors="replace"))
 
 
 def _read(path: Path) -> str:

@@ -61,7 +61,7 @@ class HomeScreen(Screen[None]):
         self._show(self._runs)
 
     def _refresh(self) -> None:
-        if self.is_current:
+        if self.app.screen is self:  # `is_current` also holds right beneath another screen
             self._read()
 
     @work(thread=True, exclusive=True, group="runs")

@@ -54,6 +54,14 @@ def test_shipped_presets_are_neither_replaced_nor_deleted(store: PresetStore) ->
         store.delete("state-3b")
 
 
+def test_a_file_of_another_encoding_hides_no_other(store: PresetStore) -> None:
+    store.save("good", "ctx_len: 5\n")
+    (store.folder / "odd.yaml").write_bytes(b"ctx_len: \xff\n")
+    assert [p.name for p in store.all()][:2] == ["good", "odd"]
+    with pytest.raises(SettingsError, match="line 1"):
+        _ = store.get("odd").values
+
+
 @pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden", "a" * 65])
 def test_names_that_are_no_file_names_are_refused(name: str, store: PresetStore) -> None:
     with pytest.raises(UserError, match="cannot name"):
