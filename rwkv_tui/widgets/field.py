@@ -31,7 +31,7 @@ SUFFIXES = {"load_model": (".pth",), "data_file": (".idx", ".bin")}
 
 
 class Field(Vertical):
-    """Posts `Edited` with the text as typed; `show` puts a text and an error in without posting."""
+    """Posts `Edited` with the text as typed; `show` puts one in without posting."""
 
     DEFAULT_CSS = """
     Field { height: auto; }
@@ -81,12 +81,15 @@ class Field(Vertical):
             return widget
         raise LookupError(self.param.name)
 
-    def show(self, text: str, error: str) -> None:
-        """Puts in a text and what is wrong with it."""
+    def show(self, text: str) -> None:
+        """Puts in a text."""
         editor = self.editor
         if editor.value != text:
             with self.prevent(Input.Changed, Choice.Changed):
                 editor.value = text
+
+    def mark(self, error: str) -> None:
+        """Says what is wrong with the text; nothing when it is empty."""
         if error != self._error:
             self._error = error
             self.set_class(bool(error), "-wrong")

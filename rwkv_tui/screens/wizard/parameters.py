@@ -32,8 +32,10 @@ class Form(VerticalScroll, can_focus=False, inherit_bindings=False):
     """Up and down go from field to field."""
 
     BINDINGS = [
-        Binding("up", "app.focus_previous", "Previous field", show=False),
-        Binding("down,enter", "app.focus_next", "Next field", show=False),
+        # Priority: keys that arrive in a burst, as over a slow link, must find the focus already moved.
+        Binding("up", "app.focus_previous", "Previous field", show=False, priority=True),
+        Binding("down", "app.focus_next", "Next field", show=False, priority=True),
+        Binding("enter", "app.focus_next", "Next field", show=False),
         Binding("pageup", "page_up", "Scroll up", show=False),
         Binding("pagedown", "page_down", "Scroll down", show=False),
     ]
@@ -92,18 +94,21 @@ class ParametersPane(Pane):
         if self._focused and not _is_first(self._focused):
             self.query_one("#field-micro_bsz", Field).editor.focus()
 
-    def _show_all_fields(self) -> None:
+    def _show_all_fields(self, *, texts: bool = True) -> None:
+        """Brings every field up to date; without `texts` it leaves alone what is being typed."""
         errors, method = self.draft.errors, self.draft.approximate().method
         for field in self.query(Field):
             name = field.param.name
-            field.show(self.draft.text(name), errors.get(name, ""))
+            if texts:
+                field.show(self.draft.text(name))
+            field.mark(errors.get(name, ""))
             field.display = name in errors or not field.param.methods or method in field.param.methods
         self._draw()
 
     @on(Field.Edited)
     def _edited(self, event: Field.Edited) -> None:
         self.draft.put(event.name, event.text)
-        self._show_all_fields()
+        self._show_all_fields(texts=False)  # a key may have come since: its text is newer than this one
         self.changed()
 
     @on(DescendantFocus)
@@ -155,7 +160,10 @@ def totals(draft: Draft) -> Content:
         mean = (draft.data.tokens - draft.data.cut_tokens) / draft.data.documents
         tokens = f"about {documents * mean:,.0f} tokens"
     lines = [
-        Content.assemble((f"{s.total_steps:,}", "bold"), f" steps in {s.epoch_count:,} epochs"),
+        Content.assemble(
+            (f"{s.total_steps:,}", "bold"),
+            f" steps in {s.epoch_count:,} {'epoch' if s.epoch_count == 1 else 'epochs'}",
+        ),
         Content.assemble((f"{documents:,}", "bold"), " documents"),
         Content(tokens),
     ]
