@@ -87,8 +87,7 @@ def test_the_keys_arrive_through_tmux(tmux: Callable[..., str], home: Path) -> N
     def keys(*names: str) -> None:
         for name in names:
             tmux("send-keys", name)
-            # Escape would begin a sequence, and Textual runs a key that is bound after one that types.
-            time.sleep(0.5 if name in ("Escape", "C-u") else 0.05)
+            time.sleep(0.4 if name == "Escape" else 0.05)  # or it would begin a sequence
 
     sees("pairs.jsonl")
     keys("pa", "Tab", "Enter")
@@ -111,11 +110,15 @@ def test_the_keys_arrive_through_tmux(tmux: Callable[..., str], home: Path) -> N
     sees("learning rate")
     keys("Down", "Down")
     sees("Steps in one epoch.")
-    keys("C-u", "2")
+    keys("C-u")  # Textual runs a bound key after a typed one: wait until it has
+    sees("epoch_steps          ")
+    keys("2")
     sees("10 steps in 5 epochs")
     keys("Down")
     sees("How many epochs to train.")
-    keys("C-u", "1")
+    keys("C-u")
+    sees("epoch_count          ")
+    keys("1")
     sees("2 steps in 1 epoch")
     keys("C-n")
     sees("rwkv-tune train")
