@@ -11,8 +11,8 @@ import torch
 from engine.chat.generate import generate
 from engine.contract.errors import UserError
 from engine.models import load_model
-from engine.models.init import make_checkpoint
 from engine.models.base import RWKV
+from engine.models.init import make_checkpoint
 
 PROMPT = [5, 9, 2, 7]
 
