@@ -84,9 +84,8 @@ def main() -> None:
         facts = {**vars(args), "threads": torch.get_num_threads(), "operators": medians, "ratio": ratio}
         print(json.dumps(facts, indent=2))
         return
-    print(
-        f"{args.recurrence}, B {args.batch}, T {args.steps}, H {args.heads}, N {args.width}, fp32 on {args.device}"
-    )
+    print(f"{args.recurrence} in fp32 on {args.device}")
+    print(f"B {args.batch}, T {args.steps}, H {args.heads}, N {args.width}")
     print(f"{'operator':12} {'forward':>10} {'fwd + bwd':>10} {'best':>10}   (ms, medians of {args.rounds})")
     for name, row in medians.items():
         print(f"{name:12} " + " ".join(f"{value:10.1f}" for value in row.values()))
