@@ -16,24 +16,29 @@ def eval_command(base: Path, state: Path, data: Path | None, ctx_len: int) -> st
     ])  # fmt: skip
 
 
-def rwkv_snippet(base: Path, state: Path) -> str:
-    """A Python program for the package `rwkv` that answers with the state of an x070 model.
+def rwkv_snippet(base: Path, state: Path, version: str = "x070") -> str:
+    """A Python program for the package `rwkv` that answers with the state of a model of `version`.
 
-    That package takes the model's path without its suffix, and the states as the file holds them.
+    That package takes the model's path without its suffix, and the states as the file holds them for
+    x070, rows and columns exchanged for x052 and x060.
     """
     stem = base.with_suffix("") if base.suffix == ".pth" else base
+    new, zeros, turned = "1", "model.generate_zero_state()", ""
+    if version != "x070":
+        new, turned = "0", ".transpose(1, 2)"
+        zeros = "[torch.zeros(model.args.n_embd) for _ in range(3 * model.args.n_layer)]"
     return f"""\
 import os
-os.environ["RWKV_V7_ON"] = "1"  # before the import of rwkv
+os.environ["RWKV_V7_ON"] = "{new}"  # before the import of rwkv
 import torch
 from rwkv.model import RWKV
 from rwkv.utils import PIPELINE, PIPELINE_ARGS
 
 model = RWKV(model={str(stem)!r}, strategy="cpu fp32")
 tuned = torch.load({str(state)!r}, map_location="cpu", weights_only=True)
-state = model.generate_zero_state()
+state = {zeros}
 for i in range(model.args.n_layer):
-    state[i * 3 + 1] = tuned[f"blocks.{{i}}.att.time_state"].float()
+    state[i * 3 + 1] = tuned[f"blocks.{{i}}.att.time_state"].float(){turned}
 
 pipeline = PIPELINE(model, "rwkv_vocab_v20230424")
 prompt = "User: Hello!\\n\\nAssistant:"

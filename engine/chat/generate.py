@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from engine.contract.errors import UserError
-from engine.models.v7 import RWKV7
+from engine.models.base import RWKV
 
 
 @torch.no_grad()
 def generate(
-    model: RWKV7,
+    model: RWKV,
     prompt_ids: Sequence[int],
     *,
     length: int,

@@ -25,7 +25,7 @@ def add_convert_flags(job: argparse.ArgumentParser) -> None:
 
 def add_init_flags(job: argparse.ArgumentParser) -> None:
     """The flags of a new model."""
-    job.add_argument("--version", choices=["x070"], required=True)
+    job.add_argument("--version", choices=["x052", "x060", "x070"], required=True)
     job.add_argument("--n-layer", "--n_layer", type=int, required=True)
     job.add_argument("--n-embd", "--n_embd", type=int, required=True)
     job.add_argument("--vocab-size", "--vocab_size", type=int, default=65536)

@@ -13,7 +13,7 @@ SUPPORTED: dict[str, tuple[object, ...]] = {
     "data_type": ("binidx",),
     "dataload": ("pad",),
     "loss_mask": ("none", "pad", "qa"),
-    "my_testing": ("auto", "x070"),
+    "my_testing": ("auto", "x052", "x060", "x070"),
     "pre_ffn": (False,),
     "head_qk": (0,),
     "train_type": ("auto", "none", "state"),

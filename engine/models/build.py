@@ -11,8 +11,13 @@ from torch import Tensor
 from engine.checkpoints.inspect import inspect_model
 from engine.checkpoints.save import load_state_file, load_tensors
 from engine.contract.errors import UserError
+from engine.models.base import RWKV
+from engine.models.v5 import RWKV5
+from engine.models.v6 import RWKV6
 from engine.models.v7 import RWKV7
-from engine.ops.registry import select_wkv7
+from engine.ops.registry import select_for
+
+MODELS: dict[str, type[RWKV]] = {"x052": RWKV5, "x060": RWKV6, "x070": RWKV7}
 
 
 def load_model(
@@ -21,31 +26,26 @@ def load_model(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     op: str = "auto",
-) -> RWKV7:
+) -> RWKV:
     """The model of a .pth file, in eval mode; weights in `dtype`, states always in fp32.
 
     The file is memory-mapped: weights that are already in `dtype` take no memory of their own on the
     CPU. `state` is a state file or its tensors (`blocks.i.att.time_state` [H, N, N]). Raises UserError
-    for a file that is no such model, a version this release does not run and a foreign state.
+    for a file that is no such model and for a foreign state.
     """
     info = inspect_model(path)
-    if info.version != "x070":
-        raise UserError(
-            f"{path} is an {info.version} model, which this release does not run.",
-            "Use an x070 (RWKV-7) model.",
-        )
     device = torch.device(device)
     tensors = {
         name: t.to(device, torch.float32 if name.endswith("time_state") else dtype)
         for name, t in load_tensors(Path(path)).items()
     }
-    model = RWKV7(tensors, select_wkv7(op, device.type).function).eval()
+    model = MODELS[info.version](tensors, select_for(info.version, op, device.type).function).eval()
     if state is not None:
         set_state(model, state if isinstance(state, Mapping) else load_state_file(Path(state)))
     return model
 
 
-def set_state(model: RWKV7, tensors: Mapping[str, Tensor]) -> None:
+def set_state(model: RWKV, tensors: Mapping[str, Tensor]) -> None:
     """Makes a state file's tensors the model's initial state.
 
     Raises UserError, naming both shapes, when the state belongs to another model.

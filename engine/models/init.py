@@ -1,12 +1,13 @@
-"""Fresh weights of a model, as RWKV-LM's RWKV-7 training code starts from.
+"""Fresh weights of a model, as RWKV-LM's training code starts from.
 
-Sources of the formulas: RWKV-LM, RWKV-v7/train_temp/src/model.py (2025). In a model of one layer
-the relative depth is 0.
+Sources of the formulas: RWKV-LM, RWKV-v7/train_temp/src/model.py (2025) and RWKV-v5/src/model.py (2024,
+for x052 and x060). In a model of one layer the relative depth is 0.
 """
 
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -29,10 +30,15 @@ def init_model(
 ) -> dict[str, Tensor]:
     """A checkpoint's tensors in fp32; the same seed gives the same weights.
 
-    Raises UserError for a version this release does not train and for widths that make no heads.
+    Raises UserError for an unknown version and for widths that make no heads.
     """
-    if version != "x070":
-        raise UserError(f"version: {version} is not available in this release.", "Use x070.")
+    if version not in ("x052", "x060", "x070"):
+        raise UserError(f"version: there is no {version}.", "Use x052, x060 or x070.")
+    time_mix, channel_mix = (
+        (_time_mix_v7, _channel_mix_v7)
+        if version == "x070"
+        else (partial(_time_mix_v5_v6, version), partial(_channel_mix_v5_v6, version))
+    )
     sizes = {"n_layer": n_layer, "n_embd": n_embd, "vocab_size": vocab_size, "head_size": head_size}
     for (name, value), least in zip(sizes.items(), (1, 2, 1, 2), strict=True):
         if value < least:
@@ -47,8 +53,8 @@ def init_model(
     for layer in range(n_layer):
         block = _norm("ln0", n_embd) if layer == 0 else {}
         block |= _norm("ln1", n_embd) | _norm("ln2", n_embd)
-        block |= {f"att.{k}": t for k, t in _time_mix(layer, n_layer, n_embd, head_size, rng).items()}
-        block |= {f"ffn.{k}": t for k, t in _channel_mix(layer, n_layer, n_embd, rng).items()}
+        block |= {f"att.{k}": t for k, t in time_mix(layer, n_layer, n_embd, head_size, rng).items()}
+        block |= {f"ffn.{k}": t for k, t in channel_mix(layer, n_layer, n_embd, rng).items()}
         tensors |= {f"blocks.{layer}.{k}": t for k, t in block.items()}
     tensors |= _norm("ln_out", n_embd)
     tensors["head.weight"] = _orthogonal(vocab_size, n_embd, 0.5 * _tall(vocab_size, n_embd), rng)
@@ -74,7 +80,7 @@ def make_checkpoint(
     return inspect_model(out)
 
 
-def _time_mix(
+def _time_mix_v7(
     layer: int, n_layer: int, width: int, head_size: int, rng: torch.Generator
 ) -> dict[str, Tensor]:
     depth = layer / max(n_layer - 1, 1)  # 0 to 1
@@ -98,8 +104,7 @@ def _time_mix(
         "key.weight": _orthogonal(width, width, 0.1, rng),
         "value.weight": _orthogonal(width, width, 1.0, rng),
         "output.weight": torch.zeros(width, width),
-        "ln_x.weight": torch.full((width,), ((1 + layer) / n_layer) ** 0.7),
-        "ln_x.bias": torch.zeros(width),
+        **_norm_of_heads(layer, n_layer, width),
     }
     for name, rank in ranks.items():
         tensors[f"{name}1"] = torch.zeros(width, rank)
@@ -107,12 +112,70 @@ def _time_mix(
     return tensors
 
 
-def _channel_mix(layer: int, n_layer: int, width: int, rng: torch.Generator) -> dict[str, Tensor]:
+def _channel_mix_v7(layer: int, n_layer: int, width: int, rng: torch.Generator) -> dict[str, Tensor]:
     channel = torch.arange(width, dtype=torch.float64)
     return {
         "x_k": _row(1 - (channel / width) ** ((1 - layer / n_layer) ** 4)),
         "key.weight": _orthogonal(4 * width, width, 1.0, rng),
         "value.weight": torch.zeros(width, 4 * width),
+    }
+
+
+def _time_mix_v5_v6(
+    version: str, layer: int, n_layer: int, width: int, head_size: int, rng: torch.Generator
+) -> dict[str, Tensor]:
+    depth = layer / max(n_layer - 1, 1)  # 0 to 1
+    shallow = 1 - layer / n_layer  # 1 to almost 0
+    channel = torch.arange(width, dtype=torch.float64)
+    relative = channel / (width - 1)
+    decay = (-6 + 5 * relative ** (0.7 + 1.3 * depth)).float()
+    zigzag = 0.1 * ((channel + 1) % 3 - 1)
+    heads = (width // head_size, head_size)
+    full, half = (channel / width) ** shallow, (channel / width) ** (0.5 * shallow)
+    shares = {"k": full, "v": full + 0.3 * depth, "r": half, "g": half}  # of the present token
+    tensors = {
+        "time_faaaa": (depth * (1 - relative) + zigzag).float().view(heads),
+        "receptance.weight": _orthogonal(width, width, 1.0, rng),
+        "key.weight": _orthogonal(width, width, 0.1, rng),
+        "value.weight": _orthogonal(width, width, 1.0, rng),
+        "gate.weight": _orthogonal(width, width, 0.1, rng),
+        "output.weight": torch.zeros(width, width),
+        **_norm_of_heads(layer, n_layer, width),
+    }
+    if version == "x052":
+        shifts = {f"time_mix_{name}": _row(share) for name, share in shares.items()}
+        return shifts | tensors | {"time_decay": decay.view(heads)}
+    rank = 64 if width >= 4096 else 32  # as in the released models
+    shifts = {f"time_maa_{name}": _row(1 - share) for name, share in {"x": full, "w": full, **shares}.items()}
+    # The shifts come first: by them the `rwkv` package knows the version when it meets the rest.
+    return shifts | tensors | {
+        "time_maa_w1": torch.zeros(width, 5 * rank),
+        "time_maa_w2": torch.empty(5, rank, width).uniform_(-0.01, 0.01, generator=rng),
+        "time_decay": decay.view(1, 1, width),
+        "time_decay_w1": torch.zeros(width, 2 * rank),
+        "time_decay_w2": torch.empty(2 * rank, width).uniform_(-0.01, 0.01, generator=rng),
+    }  # fmt: skip
+
+
+def _channel_mix_v5_v6(
+    version: str, layer: int, n_layer: int, width: int, rng: torch.Generator
+) -> dict[str, Tensor]:
+    share = (torch.arange(width, dtype=torch.float64) / width) ** (1 - layer / n_layer)
+    inner = max(int(3.5 * width) // 32 * 32, 32)
+    name, shift = ("time_mix", _row(share)) if version == "x052" else ("time_maa", _row(1 - share))
+    return {
+        f"{name}_k": shift,
+        f"{name}_r": shift.clone(),
+        "key.weight": _orthogonal(inner, width, 1.0, rng),
+        "receptance.weight": torch.zeros(width, width),
+        "value.weight": torch.zeros(width, inner),
+    }
+
+
+def _norm_of_heads(layer: int, n_layer: int, width: int) -> dict[str, Tensor]:
+    return {
+        "ln_x.weight": torch.full((width,), ((1 + layer) / n_layer) ** 0.7),
+        "ln_x.bias": torch.zeros(width),
     }
 
 

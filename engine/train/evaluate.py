@@ -8,14 +8,14 @@ from collections.abc import Callable, Sequence
 from engine.contract.reports import EvalReport
 from engine.data.binidx import BinIdx
 from engine.data.dataset import PadDataset, collate
-from engine.models.v7 import RWKV7
+from engine.models.base import RWKV
 from engine.train.loss import summed_loss
 
 BATCH_TOKENS = 2048  # padded tokens a batch: bounds the logits at 2048 x V
 
 
 def evaluate(
-    model: RWKV7,
+    model: RWKV,
     data: BinIdx,
     ctx_len: int,
     *,

@@ -13,14 +13,14 @@ from torch import Tensor
 from torch.autograd import Function
 
 from engine.data.dataset import IGNORED
-from engine.models.v7 import RWKV7
+from engine.models.base import RWKV
 
 L2WRAP = 1e-4
 # Logits held at a time. On a CPU 16 MiB of them stay near the cores; a GPU wants larger products.
 CHUNK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 26}
 
 
-def training_loss(model: RWKV7, tokens: Tensor, targets: Tensor) -> Tensor:
+def training_loss(model: RWKV, tokens: Tensor, targets: Tensor) -> Tensor:
     """Mean cross-entropy (nats) of the learned targets of a batch [B, T]; targets of -100 are not learned.
 
     The gradient, not the value, also holds L2Wrap: 1e-4 / (number of learned targets) * the largest
@@ -34,7 +34,7 @@ def training_loss(model: RWKV7, tokens: Tensor, targets: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def summed_loss(model: RWKV7, tokens: Tensor, targets: Tensor) -> tuple[float, int]:
+def summed_loss(model: RWKV, tokens: Tensor, targets: Tensor) -> tuple[float, int]:
     """Summed cross-entropy of the learned targets, and their number."""
     learned = targets != IGNORED
     hidden, wanted = model.hidden(tokens)[0][learned], targets[learned]

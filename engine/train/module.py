@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.contract.settings import TrainSettings
-from engine.models.v7 import RWKV7
+from engine.models.base import RWKV
 from engine.train.loss import training_loss
 from engine.train.optim import make_optimizer
 from engine.tuning import Tuning
@@ -18,7 +18,7 @@ from engine.tuning import Tuning
 class TuneModule(pl.LightningModule):
     """Trains what `tuning` made trainable; `grad_norm` is that of the last optimizer step."""
 
-    def __init__(self, model: RWKV7, tuning: Tuning, settings: TrainSettings) -> None:
+    def __init__(self, model: RWKV, tuning: Tuning, settings: TrainSettings) -> None:
         super().__init__()
         self.model = model
         self.tuning = tuning

@@ -6,11 +6,11 @@ import torch
 
 from engine.contract.schedule import learning_rate, steps_shown
 from engine.contract.settings import TrainSettings
-from engine.models.v7 import RWKV7
+from engine.models.base import RWKV
 from engine.tuning import Tuning
 
 
-def make_optimizer(model: RWKV7, tuning: Tuning, settings: TrainSettings) -> torch.optim.Optimizer:
+def make_optimizer(model: RWKV, tuning: Tuning, settings: TrainSettings) -> torch.optim.Optimizer:
     """Adam with decoupled weight decay, which is plain Adam where the decay is 0."""
     groups = tuning.param_groups(model, settings.weight_decay)
     return torch.optim.AdamW(

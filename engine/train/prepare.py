@@ -14,8 +14,8 @@ from engine.contract.settings import TrainSettings
 from engine.data.binidx import BinIdx
 from engine.data.dataset import check_vocabulary, plan_numbers
 from engine.models import load_model
-from engine.models.v7 import RWKV7
-from engine.ops.registry import select_wkv7
+from engine.models.base import RWKV
+from engine.ops.registry import select_for
 from engine.train.stop import StopRequest
 from engine.tuning import Tuning, tuning_for
 from engine.tuning.base import trainable
@@ -31,7 +31,7 @@ class Loaded:
     info: ModelInfo
     device: str
     data: BinIdx
-    model: RWKV7
+    model: RWKV
     tuning: Tuning
 
 
@@ -92,7 +92,7 @@ def make_plan(loaded: Loaded) -> events.Plan:
     """What the run will do, in numbers."""
     s, info, device = loaded.settings, loaded.info, loaded.device
     numbers = plan_numbers(loaded.data, s.ctx_len)
-    selected = select_wkv7(s.op, device)
+    selected = select_for(info.version, s.op, device)
     return events.Plan(
         version=info.version, n_layer=info.n_layer, n_embd=info.n_embd, head_size=info.head_size,
         vocab_size=info.vocab_size, parameters=info.parameters,

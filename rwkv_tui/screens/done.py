@@ -130,7 +130,8 @@ class DoneScreen(Screen[None]):
         """What to do next: headings, and text that can be copied."""
         base, state, settings = self._base, self._state(), self._settings
         data, ctx_len = (settings.data_file, settings.ctx_len) if settings else (None, 512)
-        program = next_steps.rwkv_snippet(base, state).rstrip()
+        version = self._model.plan.version if self._model.plan else "x070"
+        program = next_steps.rwkv_snippet(base, state, version).rstrip()
         measure = next_steps.eval_command(base, state, data, ctx_len)
         parts = [
             ("What to do next", f"{self._doubt}{next_steps.ONLY_THIS_BASE}\n{base}"),

@@ -48,10 +48,10 @@ def test_convert_names_bad_lines(rwkv_tune: Command, tmp_path: Path) -> None:
 
 
 def test_model_init_and_inspect(rwkv_tune: Command) -> None:
-    shape = ("--version", "x070", "--n-layer", 2, "--n-embd", 128, "--vocab-size", 300)
+    shape = ("--version", "x060", "--n-layer", 2, "--n-embd", 128, "--vocab-size", 300)
     ok(rwkv_tune("model", "init", *shape, "--out", "new.pth"))
     info = json.loads(ok(rwkv_tune("model", "inspect", "new.pth", "--json")))
-    assert info["version"] == "x070" and info["size_name"].endswith("K")
+    assert info["version"] == "x060" and info["size_name"].endswith("K")
     assert (info["n_layer"], info["n_embd"], info["head_size"], info["vocab_size"]) == (2, 128, 64, 300)
     assert "exists" in refused(rwkv_tune("model", "init", *shape, "--out", "new.pth"))
     assert "no.pth" in refused(rwkv_tune("model", "inspect", "no.pth"))

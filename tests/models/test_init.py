@@ -52,14 +52,44 @@ def test_low_rank_widths_of_the_released_smallest_size() -> None:
     }
 
 
-@pytest.mark.parametrize(("n_layer", "n_embd", "head_size"), [(1, 64, 64), (3, 96, 32), (2, 6, 2)])
+def test_values_of_the_older_versions_are_those_of_the_formulas() -> None:
+    v5, v6 = (init_model(version, 3, 128, vocab_size=512) for version in ("x052", "x060"))
+    for tensors in (v5, v6):
+        for name in ("att.output.weight", "ffn.value.weight", "ffn.receptance.weight"):
+            assert not tensors[f"blocks.1.{name}"].any()
+        for name in ("key", "gate"):
+            weight = tensors[f"blocks.2.att.{name}.weight"]
+            assert torch.allclose(weight @ weight.T, 0.01 * torch.eye(128), atol=1e-6)
+        assert tensors["blocks.0.ffn.key.weight"].shape == (448, 128)  # 3.5 * 128
+        assert torch.allclose(tensors["blocks.1.att.ln_x.weight"], torch.tensor((2 / 3) ** 0.7))
+        # By hand, in the middle layer (relative depth 0.5): -6, then -6 + 5; -0.0 + 0.5, then 0.1 - 0.1 + 0.
+        decay, bonus = (tensors[f"blocks.1.att.{name}"].flatten() for name in ("time_decay", "time_faaaa"))
+        assert torch.allclose(decay[[0, -1]], torch.tensor([-6.0, -1.0]))
+        assert torch.allclose(bonus[[0, 1, -1]], torch.tensor([0.5, 0.5 * 126 / 127 + 0.1, 0.1]))
+        assert torch.allclose(bonus[2], torch.tensor(0.5 * 125 / 127 - 0.1))
+    half = 0.5 ** (2 / 3)  # channel 64 of 128, depth 1 of 3
+    for name, share in {"k": half, "v": half + 0.15, "r": half**0.5, "g": half**0.5}.items():
+        assert torch.allclose(v5[f"blocks.1.att.time_mix_{name}"][0, 0, 64], torch.tensor(share))
+        assert torch.allclose(v6[f"blocks.1.att.time_maa_{name}"][0, 0, 64], torch.tensor(1 - share))
+    assert torch.allclose(v5["blocks.1.ffn.time_mix_r"], 1 - v6["blocks.1.ffn.time_maa_r"])
+    assert not v6["blocks.1.att.time_maa_w1"].any() and not v6["blocks.1.att.time_decay_w1"].any()
+    assert 0.009 < v6["blocks.1.att.time_maa_w2"].abs().max() <= 0.01
+    shapes = {n: tuple(v6[f"blocks.0.att.{n}"].shape) for n in ("time_maa_w2", "time_decay_w2")}
+    assert shapes == {"time_maa_w2": (5, 32, 128), "time_decay_w2": (64, 128)}
+
+
+@pytest.mark.parametrize(
+    ("version", "n_layer", "n_embd", "head_size"),
+    [("x070", 1, 64, 64), ("x070", 3, 96, 32), ("x070", 2, 6, 2), ("x060", 1, 64, 64), ("x060", 2, 6, 2),
+     ("x052", 1, 64, 64), ("x052", 3, 96, 32), ("x052", 2, 6, 2)],
+)  # fmt: skip
 def test_a_written_checkpoint_is_what_was_asked_for(
-    tmp_path: Path, n_layer: int, n_embd: int, head_size: int
+    tmp_path: Path, version: str, n_layer: int, n_embd: int, head_size: int
 ) -> None:
     out = tmp_path / "new" / "m.pth"
-    info = make_checkpoint(out, "x070", n_layer, n_embd, 70, 3, head_size=head_size)
+    info = make_checkpoint(out, version, n_layer, n_embd, 70, 3, head_size=head_size)
     assert (info.version, info.n_layer, info.n_embd, info.head_size, info.vocab_size) == (
-        "x070", n_layer, n_embd, head_size, 70
+        version, n_layer, n_embd, head_size, 70
     )  # fmt: skip
     assert info.dtype == "float32"
     logits = load_model(out)(torch.arange(20).view(2, 10))
@@ -77,7 +107,7 @@ def test_a_file_is_never_overwritten_unasked(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"version": "x060"}, "x060 is not available"),
+        ({"version": "x051"}, "there is no x051. Use x052, x060 or x070"),
         ({"n_embd": 100}, "100 is not a multiple of the head size 64. Use 64"),
         ({"n_embd": 32}, "32 is not a multiple"),
         ({"n_layer": 0}, "n_layer: 0"),

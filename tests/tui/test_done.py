@@ -90,19 +90,21 @@ async def test_a_run_whose_files_are_gone_or_hostile(tmp_path: Path) -> None:
         assert "settings.yaml" in shown
 
 
+@pytest.mark.parametrize("version", ["x060", "x070"])  # x052 has the text of x060
 def test_the_program_for_the_rwkv_package_sees_the_model_the_engine_tuned(
-    tiny_model: Path, tmp_path: Path
+    version: str, tmp_path: Path
 ) -> None:
     import torch
 
+    from engine.checkpoints.save import save_tensors
     from engine.models import load_model
+    from tests.fakes.weights import random_state, random_weights
 
-    heads = torch.load(tiny_model, weights_only=True)["blocks.0.att.r_k"].shape[0]
-    torch.manual_seed(3)
-    state = tmp_path / "it's a state.pth"
-    torch.save({f"blocks.{i}.att.time_state": 3 * torch.randn(heads, 64, 64) for i in range(2)}, state)
+    tiny_model, state = tmp_path / "tiny.pth", tmp_path / "it's a state.pth"
+    save_tensors(random_weights(2, 64, 32, 65536, version), tiny_model)
+    save_tensors(random_state(2, 2, 32), state)
     look = "torch.manual_seed(0); print(*model.forward([5, 6], [s.clone() for s in state])[0][:9].tolist())"
-    program = rwkv_snippet(tiny_model, state).replace("token_count=100", "token_count=3")
+    program = rwkv_snippet(tiny_model, state, version).replace("token_count=100", "token_count=3")
     answer = subprocess.run(
         [sys.executable, "-c", program.replace("\npipeline =", f"\n{look}\npipeline =", 1)],
         capture_output=True, text=True, check=False, timeout=100, cwd=tmp_path,

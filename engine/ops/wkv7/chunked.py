@@ -18,10 +18,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from engine.ops.chunks import from_chunks, to_chunks
 from engine.ops.wkv7.reference import wkv7_reference
 
 CHUNK = 32
@@ -51,7 +51,7 @@ class _Chunked(torch.autograd.Function):
     def forward(ctx: Any, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         *sequences, state = inputs
         batch, steps, heads, width = sequences[0].shape
-        r, log_w, k, v, a, b = (_to_chunks(x) for x in sequences)
+        r, log_w, k, v, a, b = (to_chunks(x, CHUNK) for x in sequences)
         decay, before, end = _decays(log_w)
         ar, bk = _pair(v), _pair(v)
         torch.mul(a, before, out=ar[:, :CHUNK])
@@ -75,7 +75,7 @@ class _Chunked(torch.autograd.Function):
         uv[:, :CHUNK] += solved @ starts.mT
         y = (ar[:, CHUNK:] @ starts.mT).baddbmm_(from_outputs, uv)
         ctx.save_for_backward(log_w, ar, bk, uv, scores, inverse, solved, states)
-        return _from_chunks(y, batch, steps, heads), states[-1].view_as(state).clone()
+        return from_chunks(y, batch, steps, heads), states[-1].view_as(state).clone()
 
     @staticmethod
     @once_differentiable
@@ -83,7 +83,7 @@ class _Chunked(torch.autograd.Function):
         log_w, ar, bk, uv, scores, inverse, solved, states = ctx.saved_tensors
         batch, steps, heads, width = dy.shape
         decay, before, end = _decays(log_w)
-        dy = _to_chunks(dy)
+        dy = to_chunks(dy, CHUNK)
         from_removed = scores[:, CHUNK:, :CHUNK]
         dstates = _scan(
             dlast.reshape(-1, width, width),
@@ -113,23 +113,9 @@ class _Chunked(torch.autograd.Function):
         db, dk = torch.split(dbk, CHUNK, 1)
         grads = (dr.mul_(decay), dlog_w, dk.div_(decay), dv, da.mul_(before), db.div_(decay))
         return (
-            *(_from_chunks(x, batch, steps, heads) for x in grads),
+            *(from_chunks(x, batch, steps, heads) for x in grads),
             dstates[0].view(batch, heads, width, width),
         )
-
-
-def _to_chunks(x: Tensor) -> Tensor:
-    """[B, T, H, N] -> [G, L, N]; zeros fill up the last chunk: they decay nothing and add nothing."""
-    batch, steps, heads, width = x.shape
-    if steps % CHUNK:
-        x = F.pad(x, (0, 0, 0, 0, 0, -steps % CHUNK))
-    return x.reshape(batch, -1, CHUNK, heads, width).permute(1, 0, 3, 2, 4).reshape(-1, CHUNK, width)
-
-
-def _from_chunks(x: Tensor, batch: int, steps: int, heads: int) -> Tensor:
-    """[G, L, N] -> [B, T, H, N]."""
-    chunks = x.reshape(-1, batch, heads, CHUNK, x.shape[-1]).permute(1, 0, 3, 2, 4)
-    return chunks.reshape(batch, -1, heads, x.shape[-1])[:, :steps]
 
 
 def _pair(x: Tensor) -> Tensor:

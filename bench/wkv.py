@@ -1,6 +1,6 @@
-"""How fast the operators of RWKV-7's recurrence are here, forward and backward.
+"""How fast the operators of the recurrences are here, forward and backward.
 
-    python -m bench.wkv7 [--steps 512] [--heads 12] [--batch 1] [--rounds 5] [--json]
+    python -m bench.wkv [--recurrence wkv6] [--steps 512] [--heads 12] [--batch 1] [--rounds 5] [--json]
 
 Operators take turns in each round, so that a busy machine slows all of them down alike.
 """
@@ -11,19 +11,25 @@ import argparse
 import json
 import statistics
 import time
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.ops.registry import WKV7_OPERATORS
-from engine.ops.wkv7 import WKV7
+from engine.ops.registry import WKV6_OPERATORS, WKV7_OPERATORS
+
+OPERATORS: dict[str, dict[str, Any]] = {"wkv6": dict(WKV6_OPERATORS), "wkv7": dict(WKV7_OPERATORS)}
 
 
-def make_inputs(batch: int, steps: int, heads: int, width: int, device: str) -> list[Tensor]:
-    """Random inputs in the ranges a model produces: r, log_w, k, v, a, b, state."""
+def make_inputs(recurrence: str, batch: int, steps: int, heads: int, width: int, device: str) -> list[Tensor]:
+    """Random inputs in the ranges a model produces: r, log_w, k, v, then u or a and b, state."""
     torch.manual_seed(0)
     shape = (batch, steps, heads, width)
+    if recurrence == "wkv6":
+        inputs = [torch.randn(shape), -torch.exp(torch.randn(shape) - 1.5), torch.randn(shape)]
+        inputs += [torch.randn(shape), torch.randn(heads, width), torch.randn(batch, heads, width, width)]
+        return [x.to(device).requires_grad_() for x in inputs]
     kk = F.normalize(torch.randn(shape), dim=-1)
     log_w = -0.6065 * torch.sigmoid(torch.randn(shape))
     inputs = [torch.randn(shape), log_w, torch.randn(shape), torch.randn(shape), -kk]
@@ -31,11 +37,10 @@ def make_inputs(batch: int, steps: int, heads: int, width: int, device: str) -> 
     return [x.to(device).requires_grad_() for x in inputs]
 
 
-def seconds(operator: WKV7, inputs: list[Tensor]) -> tuple[float, float]:
+def seconds(operator: Any, inputs: list[Tensor]) -> tuple[float, float]:
     """Of the forward pass alone and of forward and backward together."""
     begin = time.perf_counter()
-    r, log_w, k, v, a, b, state = inputs
-    y, last = operator(r, log_w, k, v, a, b, state)
+    y, last = operator(*inputs)
     _finish(y)
     middle = time.perf_counter()
     grads = torch.autograd.grad(y.sum() + last.sum(), inputs)
@@ -51,16 +56,18 @@ def _finish(x: Tensor) -> None:
 def main() -> None:
     """Measures and prints a table, or one JSON document."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--recurrence", choices=list(OPERATORS), default="wkv7")
     for name, value in (("batch", 1), ("steps", 512), ("heads", 12), ("width", 64), ("rounds", 5)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
 
-    inputs = make_inputs(args.batch, args.steps, args.heads, args.width, args.device)
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in WKV7_OPERATORS}
+    inputs = make_inputs(args.recurrence, args.batch, args.steps, args.heads, args.width, args.device)
+    operators = OPERATORS[args.recurrence]
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in operators}
     for turn in range(args.rounds + 1):
-        for name, operator in WKV7_OPERATORS.items():
+        for name, operator in operators.items():
             taken = seconds(operator, inputs)
             if turn:  # the first one warms up
                 times[name].append(taken)
@@ -77,7 +84,8 @@ def main() -> None:
         facts = {**vars(args), "threads": torch.get_num_threads(), "operators": medians, "ratio": ratio}
         print(json.dumps(facts, indent=2))
         return
-    print(f"B {args.batch}, T {args.steps}, H {args.heads}, N {args.width}, fp32 on {args.device}")
+    print(f"{args.recurrence} in fp32 on {args.device}")
+    print(f"B {args.batch}, T {args.steps}, H {args.heads}, N {args.width}")
     print(f"{'operator':12} {'forward':>10} {'fwd + bwd':>10} {'best':>10}   (ms, medians of {args.rounds})")
     for name, row in medians.items():
         print(f"{name:12} " + " ".join(f"{value:10.1f}" for value in row.values()))

@@ -1,0 +1,244 @@
+"""What the versions of RWKV share: embedding, blocks, norms, and the states that go from token to token.
+
+Parameter names are those of the checkpoints; shapes are whatever the tensors have. B sequences,
+T tokens, D channels = H heads of size N, V tokens in the vocabulary.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+LN_EPS = 1e-5
+LN_X_EPS = 64e-5
+
+
+class LayerCarry(NamedTuple):
+    """What a layer hands on to the next tokens: its last inputs [B, D] and its state [B, H, N, N]."""
+
+    att: Tensor
+    wkv: Tensor
+    ffn: Tensor
+
+
+Carry = tuple[LayerCarry, ...]
+
+
+class TimeMix(nn.Module):
+    """The part of a layer that has a state; its subclasses are the versions.
+
+    `time_state` [H, N, N], when there is one, is the state at the start of a sequence.
+    """
+
+    per_head: str  # the name of a tensor [H, N]
+    receptance: nn.Linear
+    key: nn.Linear
+    value: nn.Linear
+    output: nn.Linear
+
+    def __init__(self, tensors: Mapping[str, Tensor], operator: Any) -> None:
+        super().__init__()
+        self.operator = operator
+        for name, tensor in tensors.items():
+            if "." not in name and name != "time_state":
+                self.register_parameter(name, nn.Parameter(tensor))
+            elif name.endswith(".weight") and name != "ln_x.weight":
+                self.add_module(name.removesuffix(".weight"), linear(tensor))
+        self.n_head, self.head_size = tensors[self.per_head].shape
+        self.ln_x = _group_norm(under(tensors, "ln_x."), self.n_head)
+        state = tensors.get("time_state")
+        self.register_parameter("time_state", None if state is None else nn.Parameter(wide(state)))
+        self.time_state: nn.Parameter | None
+
+    @abstractmethod
+    def forward(
+        self, x: Tensor, v_first: Tensor | None, carry: LayerCarry | None
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """[B, T, D] -> the same, what the first layer hands to the others and the state [B, H, N, N]."""
+
+    def heads(self, x: Tensor) -> Tensor:
+        """[B, T, D] -> [B, T, H, N]."""
+        return x.view(*x.shape[:2], self.n_head, self.head_size)
+
+    def start(self, x: Tensor, carry: LayerCarry | None) -> Tensor | None:
+        """The state [B, H, N, N] before the first token; None is zeros."""
+        if carry is not None:
+            return carry.wkv
+        if self.time_state is not None:
+            return self.time_state.expand(x.shape[0], -1, -1, -1)
+        return None
+
+    def normed(self, y: Tensor) -> Tensor:
+        """GroupNorm over the heads: [B, T, H, N] -> [B, T, D]."""
+        weight, bias = wide(self.ln_x.weight), wide(self.ln_x.bias)
+        normed = F.group_norm(
+            y.reshape(-1, self.ln_x.num_channels), self.ln_x.num_groups, weight, bias, self.ln_x.eps
+        )
+        return normed.view(*y.shape[:2], -1)
+
+
+class ChannelMix(nn.Module):
+    """The feed-forward part of a layer; its subclasses are the versions."""
+
+    key: nn.Linear
+    value: nn.Linear
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        for name, tensor in tensors.items():
+            if "." not in name:
+                self.register_parameter(name, nn.Parameter(tensor))
+            else:
+                self.add_module(name.removesuffix(".weight"), linear(tensor))
+
+    @abstractmethod
+    def forward(self, x: Tensor, carry: LayerCarry | None) -> Tensor:
+        """[B, T, D] -> [B, T, D]."""
+
+
+class RWKV(nn.Module):
+    """The model; `tensors` is a checkpoint's flat dictionary, used without copying, and `operator`
+    computes the version's recurrence.
+
+    With `grad_cp`, training recomputes each block in the backward pass instead of keeping its activations.
+    """
+
+    time_mix: type[TimeMix]
+    channel_mix: type[ChannelMix]
+
+    def __init__(self, tensors: Mapping[str, Tensor], operator: Any, *, grad_cp: bool = False) -> None:
+        super().__init__()
+        self.grad_cp = grad_cp
+        self.emb = _embedding(tensors["emb.weight"])
+        layers = 1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("blocks."))
+        blocks = (under(tensors, f"blocks.{i}.") for i in range(layers))
+        self.blocks = nn.ModuleList(
+            Block(
+                block, self.time_mix(under(block, "att."), operator), self.channel_mix(under(block, "ffn."))
+            )
+            for block in blocks
+        )
+        self.ln_out = _layer_norm(under(tensors, "ln_out."))
+        self.head = linear(tensors["head.weight"])
+
+    @property
+    def n_layer(self) -> int:
+        return len(self.blocks)
+
+    @property
+    def n_head(self) -> int:
+        return self.time_mixers()[0].n_head
+
+    @property
+    def head_size(self) -> int:
+        return self.time_mixers()[0].head_size
+
+    @property
+    def n_embd(self) -> int:
+        return self.emb.weight.shape[1]
+
+    @property
+    def vocab_size(self) -> int:
+        return self.emb.weight.shape[0]
+
+    def time_mixers(self) -> list[TimeMix]:
+        """The part of each layer that has a state."""
+        return [block.att for block in self.blocks]  # type: ignore[misc]
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[B, T] -> logits [B, T, V], from the initial state."""
+        return self.run(tokens)[0]
+
+    def run(self, tokens: Tensor, carry: Carry | None = None) -> tuple[Tensor, Carry]:
+        """As `forward`, going on from `carry`; also gives the carry after the last token."""
+        hidden, carry = self.hidden(tokens, carry)
+        return self.head(hidden), carry
+
+    def hidden(self, tokens: Tensor, carry: Carry | None = None) -> tuple[Tensor, Carry]:
+        """As `run`, with [B, T, D] instead of logits: what `head` makes them of."""
+        x = self.emb(tokens)
+        v_first = None
+        carried = []
+        recompute = self.grad_cp and self.training and torch.is_grad_enabled()
+        for i, block in enumerate(self.blocks):
+            inputs = (x, v_first, carry[i] if carry is not None else None)
+            x, v_first, layer = (
+                checkpoint(block, *inputs, use_reentrant=False) if recompute else block(*inputs)
+            )
+            carried.append(layer)
+        return self.ln_out(x), tuple(carried)
+
+
+class Block(nn.Module):
+    """One layer: time mixing and channel mixing, each behind a LayerNorm and around a residual.
+
+    `ln0` is the first layer's alone.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], att: TimeMix, ffn: ChannelMix) -> None:
+        super().__init__()
+        self.ln0 = _layer_norm(under(tensors, "ln0.")) if "ln0.weight" in tensors else None
+        self.ln1 = _layer_norm(under(tensors, "ln1."))
+        self.ln2 = _layer_norm(under(tensors, "ln2."))
+        self.att = att
+        self.ffn = ffn
+
+    def forward(
+        self, x: Tensor, v_first: Tensor | None, carry: LayerCarry | None
+    ) -> tuple[Tensor, Tensor | None, LayerCarry]:
+        """x: [B, T, D]; `v_first`: what the first layer hands to the others, None in the first itself."""
+        if self.ln0 is not None:
+            x = self.ln0(x)
+        att_in = self.ln1(x)
+        mixed, v_first, wkv = self.att(att_in, v_first, carry)
+        x = x + mixed
+        ffn_in = self.ln2(x)
+        x = x + self.ffn(ffn_in, carry)
+        return x, v_first, LayerCarry(att_in[:, -1], wkv, ffn_in[:, -1])
+
+
+def under(tensors: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """The entries whose name begins with `prefix`, without it."""
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+
+def wide(x: Tensor) -> Tensor:
+    """At least fp32."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def shifted(x: Tensor, before: Tensor | None) -> Tensor:
+    """Each position's predecessor; `before` [B, D] precedes the first, zeros when None."""
+    first = x.new_zeros(x.shape[0], 1, x.shape[2]) if before is None else before.unsqueeze(1)
+    return torch.cat([first, x[:, :-1]], 1)
+
+
+def linear(weight: Tensor) -> nn.Linear:
+    """[out, in] as a layer without bias, not copied."""
+    made = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    made.weight = nn.Parameter(weight)
+    return made
+
+
+def _embedding(weight: Tensor) -> nn.Embedding:
+    embedding = nn.Embedding(weight.shape[0], weight.shape[1], device="meta")
+    embedding.weight = nn.Parameter(weight)
+    return embedding
+
+
+def _layer_norm(tensors: Mapping[str, Tensor]) -> nn.LayerNorm:
+    norm = nn.LayerNorm(tensors["weight"].shape[0], LN_EPS, device="meta")
+    norm.load_state_dict(tensors, assign=True)
+    return norm
+
+
+def _group_norm(tensors: Mapping[str, Tensor], groups: int) -> nn.GroupNorm:
+    norm = nn.GroupNorm(groups, tensors["weight"].shape[0], LN_X_EPS, device="meta")
+    norm.load_state_dict(tensors, assign=True)
+    return norm

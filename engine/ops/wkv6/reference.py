@@ -1,0 +1,21 @@
+"""The recurrence step by step: the definition that the other operators are measured by."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def wkv6_reference(
+    r: Tensor, log_w: Tensor, k: Tensor, v: Tensor, u: Tensor, state: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """See `engine.ops.wkv6`; computes in the inputs' own dtype."""
+    if state is None:
+        state = v.new_zeros(v.shape[0], v.shape[2], v.shape[3], v.shape[3])
+    outputs = []
+    steps = (x.unbind(1) for x in (r, log_w.exp(), k, v))
+    for r_t, w_t, k_t, v_t in zip(*steps, strict=True):
+        added = v_t.unsqueeze(-1) * k_t.unsqueeze(-2)
+        outputs.append(((state + u.unsqueeze(-2) * added) @ r_t.unsqueeze(-1)).squeeze(-1))
+        state = state * w_t.unsqueeze(-2) + added
+    return torch.stack(outputs, 1), state
