@@ -61,5 +61,6 @@ def command(settings: TrainSettings) -> str:
     """The `rwkv-tune train` command that does the same."""
     words = ["rwkv-tune", "train"]
     for name, value in changed(settings).items():
-        words += [f"--{name}", spell(value)]
+        text = spell(value)
+        words += [f"--{name}={text}"] if text.startswith("-") else [f"--{name}", text]
     return shlex.join(words)

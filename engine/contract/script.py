@@ -70,7 +70,7 @@ def read_script(text: str) -> Script:
             "The script holds no training command.",
             "It would be `python train.py ...` or `rwkv-tune train ...`.",
         )
-    return Script(tuple(runs), tuple(notes))
+    return Script(tuple(runs), tuple(map(_printable, notes)))
 
 
 def _training(words: Sequence[Word]) -> int | None:

@@ -222,7 +222,7 @@ class _Lexer:
             elif self._continued():
                 pass
             elif char == "\\":
-                word.add("text", self._take(2)[1:], quoted=True)
+                word.add("text", self._take(2)[1:] or "\\", quoted=True)
             elif char in "$`":
                 self._expansion(word, quoted=False)
             else:
@@ -238,6 +238,9 @@ class _Lexer:
 
     def _double_quoted(self, word: _Raw) -> None:
         line = self.line
+        if self.text.startswith('"$@"', self.at):  # what the script is called with: no words at all
+            self._take(4)
+            return
         self._take(1)
         word.add("text", "", quoted=True)
         while self.at < len(self.text):
