@@ -19,8 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns the exit status: 0 done, 1 refused or failed, 130 stopped."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        given, notes = _translated(given)
-        args = _parser(given).parse_args(given, argparse.Namespace(notes=notes))
+        args = parse(given)
         return _command(args.command)(args)
     except UserError as error:
         print(f"rwkv-tune: {error}", file=sys.stderr)
@@ -40,6 +39,12 @@ def _command(name: str) -> Callable[[argparse.Namespace], int]:
         import_module(f"rwkv_tui.commands.{module}"), function
     )
     return command
+
+
+def parse(given: list[str]) -> argparse.Namespace:
+    """The command line as read; `notes` holds what there is to say about it. Raises UserError."""
+    given, notes = _translated(given)
+    return _parser(given).parse_args(given, argparse.Namespace(notes=notes))
 
 
 def _translated(given: list[str]) -> tuple[list[str], list[str]]:

@@ -216,7 +216,7 @@ def _read(reading: Reading, name: str, given: list[str]) -> None:
         reading.problems.append(Problem(f"--{name}", f"no such flag{hint}"))
     elif foreign.takes == "one" and not given:
         reading.problems.append(Problem(f"--{name}", "has no value; leave it out"))
-    elif foreign.harmless is ANY or (foreign.harmless and _plain(value) in foreign.harmless):
+    elif foreign.harmless == ANY or (foreign.harmless and _plain(value) in foreign.harmless):
         reading.notes.append(
             Problem(f"--{name}", f"left out: in RWKV-PEFT it {foreign.there}; {foreign.here}")
         )

@@ -18,6 +18,7 @@ from engine.contract.settings import TrainSettings, train_params
 from engine.contract.shell import Command, Word, read_commands
 
 _MARK = re.compile("\0([0-9]+)\0")
+LONGEST_NOTE = 500  # characters
 SHOWN = 60  # characters of a foreign command that are shown
 
 
@@ -91,7 +92,8 @@ def _read_run(command: Command, start: int) -> ScriptRun:
 
     def at(problem: Problem) -> Problem:
         flag = problem.field if problem.field.startswith("--") else f"--{problem.field}"
-        return Problem(problem.field, f"line {lines.get(flag, command.line)}: {problem.message}")
+        line = lines.get(flag, command.line)
+        return Problem(_printable(problem.field), _printable(f"line {line}: {problem.message}"))
 
     reading = _read_words(words)
     problems = [at(p) for p in reading.problems]
@@ -183,8 +185,9 @@ def _shown(words: Sequence[Word]) -> str:
 
 
 def _printable(text: str) -> str:
-    """What a script holds may not steer the terminal it is shown on."""
-    return "".join(c if c.isprintable() else " " for c in text)
+    """What a script holds may not steer the terminal it is shown on, nor fill it."""
+    clean = "".join(c if c.isprintable() else " " for c in text)
+    return clean if len(clean) <= LONGEST_NOTE else clean[:LONGEST_NOTE] + " ..."
 
 
 def write_script(values: Mapping[str, Any], title: str) -> str:

@@ -261,6 +261,7 @@ def test_no_script_crashes_the_reader(script: str) -> None:
         return
     assert all(note.isprintable() for note in found.notes)
     for run in found.runs:
+        assert all(str(p).isprintable() and len(str(p)) < 2000 for p in run.problems)
         if not run.problems:
             TrainSettings.model_validate(run.values)
 
