@@ -28,7 +28,7 @@ class Foreign:
     there: str
     here: str
     harmless: tuple[str, ...] | None = ANY
-    takes: Literal["none", "one", "many"] = "one"
+    switch: bool = False
 
 
 _DEAD = "was read by nothing"
@@ -52,14 +52,14 @@ FOREIGN: dict[str, Foreign] = {
     "layerwise_lr": Foreign(
         "0 gave every parameter the same rate", "full tuning lets the decays learn at twice the rate", ("1",)
     ),
-    "optim": Foreign("adam_mini replaced Adam", "it is always Adam", ("none",)),
+    "optim": Foreign("adam_mini replaced Adam", "there is no adam_mini", ("none",)),
     "ds_bucket_mb": Foreign("set the size of DeepSpeed's buffers", "DeepSpeed's own default holds"),
     "l2warp_sparse": Foreign("chose how L2Wrap is computed, not its result", "there is one way"),
     "avg_loss": Foreign("was overwritten by the log", "the log shows each step and a smoothed loss"),
-    "compile": Foreign("compiled the model for speed", "op auto takes the fastest operator", takes="none"),
-    "fla": Foreign("chose the fla operator", "op auto takes the fastest one", takes="none"),
+    "compile": Foreign("compiled the model for speed", "op auto takes the fastest operator", switch=True),
+    "fla": Foreign("chose the fla operator", "op auto takes the fastest one", switch=True),
     "fused_kernel": Foreign(
-        "chose a loss that never holds all logits", "the loss never holds them", takes="none"
+        "chose a loss that never holds all logits", "the loss never holds them", switch=True
     ),
     "my_pile_version": Foreign(_DEAD, "nothing replaces it"),
     "my_pile_stage": Foreign(
@@ -82,33 +82,36 @@ FOREIGN: dict[str, Foreign] = {
         "1 saved the merged model after each epoch", "what was trained is saved; merging is a step of its own"
     ),
     "train_parts": Foreign(
-        "trained parts of the model beside an adapter", "it is not available in this release", None, "many"
+        "trained parts of the model beside an adapter", "it is not available in this release", None
     ),
     "mask_id": Foreign("named the ids between which se learns", "it is not available in this release", None),
     "chunk_ctx": Foreign("was read by train_type infctx only", "it matters to nothing else"),
-    "pissa_config": Foreign("held pissa's own settings", "it is not available in this release", None),
-    "bone_config": Foreign("held miss's own settings", "it is not available in this release", None),
-    "disha_config": Foreign("held miss's own settings", "it is not available in this release", None),
     "sft_field": Foreign(
-        "named columns of a data set on the Hub", "make a .jsonl of it and run `data convert`", None, "many"
+        "named columns of a data set on the Hub", "make a .jsonl of it and run `data convert`", None
     ),
     "sft_split": Foreign(
         "named a part of a data set on the Hub", "make a .jsonl of it and run `data convert`", None
     ),
-    "lora": Foreign("meant peft lora until 2024", _OF_2024, None, "none"),
+    "lora": Foreign("meant peft lora until 2024", _OF_2024, None, switch=True),
     "lora_load": Foreign("was a flag of its own until 2024", _OF_2024, None),
     "lora_r": Foreign("was a flag of its own until 2024", _OF_2024, None),
     "lora_alpha": Foreign("was a flag of its own until 2024", _OF_2024, None),
     "lora_dropout": Foreign("was a flag of its own until 2024", _OF_2024, None),
     "lora_parts": Foreign("was a flag of its own until 2024", _OF_2024, None),
-    "PISSA": Foreign("meant peft pissa until 2024", "write --peft pissa", None, "none"),
+    "PISSA": Foreign("meant peft pissa until 2024", "write --peft pissa", None, switch=True),
     "svd_niter": Foreign("was a flag of its own until 2024", "write --peft pissa", None),
 }  # fmt: skip
+
+# Flags whose values are words of their own; here they are joined by commas.
+LISTS = ("train_parts", "sft_field")
 
 # Other names for a parameter; one that took no value stands for the value given here.
 RENAMED: dict[str, tuple[str, str | None]] = {
     "rwkv_version": ("my_testing", None),
     "state_tune": ("train_type", "state"),
+    "pissa_config": ("lora_config", None),
+    "bone_config": ("lora_config", None),
+    "disha_config": ("lora_config", None),
 }
 RESPELLED: dict[tuple[str, str], str] = {
     ("lr_schedule", "cos"): "cos_decay",
@@ -188,12 +191,14 @@ def read_flags(words: Sequence[str], own: Mapping[str, bool] = {}) -> Reading:
     return reading
 
 
-def _takes(name: str) -> str:
-    if name in train_params():
-        return "one"
-    if name in FOREIGN:
-        return FOREIGN[name].takes
-    return "none" if RENAMED.get(name, ("", None))[1] else "one"
+def _takes(name: str) -> Literal["none", "one", "many"]:
+    if name in LISTS:
+        return "many"
+    if name not in train_params() and (
+        (name in FOREIGN and FOREIGN[name].switch) or (name in RENAMED and RENAMED[name][1])
+    ):
+        return "none"
+    return "one"
 
 
 def _read(reading: Reading, name: str, given: list[str]) -> None:
@@ -214,7 +219,7 @@ def _read(reading: Reading, name: str, given: list[str]) -> None:
         near = difflib.get_close_matches(name, train_params(), n=1)
         hint = f"; did you mean --{near[0]}?" if near else ""
         reading.problems.append(Problem(f"--{name}", f"no such flag{hint}"))
-    elif foreign.takes == "one" and not given:
+    elif not foreign.switch and not given:
         reading.problems.append(Problem(f"--{name}", "has no value; leave it out"))
     elif foreign.harmless == ANY or (foreign.harmless and _plain(value) in foreign.harmless):
         reading.notes.append(

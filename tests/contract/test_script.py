@@ -160,6 +160,7 @@ def test_what_only_a_shell_knows_is_named_and_left_out(source: str, tmp_path: Pa
         ("--dim_att 0", "left out"),
         ("--fla", "left out"), ("--state_tune", "--train_type state"),
         ("--rwkv_version x070", "--my_testing"),
+        ("--disha_config {}", "--lora_config"),
         ("--lr_schedule cos", "cos_decay"), ("--random_seed -1", "written 0"),
         ("--warmup_steps -1", "written 0"),
         ("--lr_schedule wsd", "last fifth"),
@@ -213,7 +214,7 @@ def test_what_a_script_leaves_out_is_what_train_py_would_take() -> None:
 
 def test_contradictions_and_risks_are_told() -> None:
     run = only("python train.py --peft lora --train_type state --warmup_steps 9999999")
-    assert {"train_type", "peft"} <= {p.field for p in run.problems}
+    assert "train_type" in {p.field for p in run.problems}
     assert any("warmup_steps" in note and "risky" in note for note in run.notes)
 
 
