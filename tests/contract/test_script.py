@@ -288,8 +288,10 @@ def test_one_device_needs_no_strategy() -> None:
 
 
 def test_the_tables_name_what_is_no_parameter_and_give_real_values() -> None:
-    """A parameter that is new here needs no entry there: take it out of the table."""
-    assert not (FOREIGN.keys() | RENAMED.keys()) & train_params().keys()
+    stale = sorted((FOREIGN.keys() | RENAMED.keys()) & train_params().keys())
+    assert stale == [], (
+        f"these are parameters now: delete their lines in engine/contract/incumbent.py: {stale}"
+    )
     for (name, old), new in RESPELLED.items():
         choices = train_params()[name].choices
         assert not choices or (new in choices and old not in choices)
