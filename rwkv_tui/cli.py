@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns the exit status: 0 done, 1 refused or failed, 130 stopped."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        args = _parser(given).parse_args(given)
+        args = parse(given)
         return _command(args.command)(args)
     except UserError as error:
         print(f"rwkv-tune: {error}", file=sys.stderr)
@@ -39,6 +39,27 @@ def _command(name: str) -> Callable[[argparse.Namespace], int]:
         import_module(f"rwkv_tui.commands.{module}"), function
     )
     return command
+
+
+def parse(given: list[str]) -> argparse.Namespace:
+    """The command line as read; `notes` holds what there is to say about it. Raises UserError."""
+    given, notes = _translated(given)
+    return _parser(given).parse_args(given, argparse.Namespace(notes=notes))
+
+
+def _translated(given: list[str]) -> tuple[list[str], list[str]]:
+    """`train` also takes RWKV-PEFT's spellings: the same words as ours, and what to say about them."""
+    if given[:1] != ["train"]:
+        return given, []
+    from engine.contract.errors import SettingsError
+    from engine.contract.flags import OWN_FLAGS
+    from engine.contract.incumbent import read_flags
+
+    reading = read_flags(given[1:], OWN_FLAGS)
+    if reading.problems:
+        raise SettingsError(reading.problems)
+    flags = [f"--{name}={value}" for name, value in reading.values.items()]
+    return ["train", *reading.rest, *flags], [str(note) for note in reading.notes]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -80,7 +101,9 @@ def _add_train(commands: argparse._SubParsersAction[_Parser], wanted: bool) -> N
     command = commands.add_parser(
         "train",
         help="train without screens",
-        description="Trains in a process of its own. Exit status: 0 finished, 130 stopped, 1 failed.",
+        usage="rwkv-tune train [--preset NAME|FILE.yaml] [--json] [--PARAMETER VALUE ...]",
+        description="Trains in a process of its own. Exit status: 0 finished, 130 stopped, 1 failed. "
+        "Takes the command line of RWKV-PEFT's train.py as well, and says what is different.",
     )
     command.add_argument("--preset", metavar="NAME|FILE.yaml", help="start from a preset; flags go above it")
     command.add_argument("--json", action="store_true", help="print the run's events, one JSON object a line")
@@ -127,6 +150,16 @@ def _add_preset(commands: argparse._SubParsersAction[_Parser]) -> None:
     action.add_argument("name", metavar="NAME")
     action.add_argument("--from", dest="source", metavar="FILE", type=Path, required=True)
     action.set_defaults(command="preset:save")
+    action = preset.add_parser("import", help="make one of a training script for RWKV-PEFT; runs nothing")
+    action.add_argument("script", metavar="SCRIPT.sh", type=Path)
+    action.add_argument("--name", help="of the preset; without it the script's")
+    action.set_defaults(command="preset:import_script")
+    action = preset.add_parser("export", help="print one as a script")
+    action.add_argument("name", metavar="NAME")
+    action.add_argument(
+        "--to", choices=["sh"], default="sh", help="a shell script that runs `rwkv-tune train`"
+    )
+    action.set_defaults(command="preset:export")
     action = preset.add_parser("delete", help="remove one of your own")
     action.add_argument("name", metavar="NAME")
     action.set_defaults(command="preset:delete")

@@ -9,17 +9,25 @@ from typing import Any
 
 from engine.contract.settings import TrainSettings, train_params
 
+_METAVARS = {"bool": "{0,1}", "int": "N", "float": "X"}
+# Flags of the command itself, beside a run's parameters, and whether they take a value.
+OWN_FLAGS = {"--preset": True, "--json": False, "--help": False, "-h": False}
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """A flag for each parameter. Values stay text: `check` turns them into settings and explains errors."""
     groups: dict[str, Any] = {}
     for p in train_params().values():
         group = groups.setdefault(p.group, parser.add_argument_group(p.group))
-        metavar = "{" + ",".join(p.choices) + "}" if p.choices else p.kind.upper()
+        choices = "{" + ",".join(p.choices) + "}"
+        long = len(choices) > 40  # a list that would not fit a line goes into the text
+        metavar = "CHOICE" if long else choices if p.choices else _METAVARS.get(p.kind, p.kind.upper())
         text = f"{p.help} {p.advice}".replace("%", "%%").strip()
+        text += f" One of {', '.join(p.choices)}." if long else ""
+        shown = "required" if p.required else f"default: {spell(p.default) or 'empty'}"
         group.add_argument(
             p.flag, metavar=metavar, default=argparse.SUPPRESS,
-            help=f"{text} (default: {spell(p.default) or 'none'})",
+            help=f"{text} ({shown})",
         )  # fmt: skip
 
 
@@ -44,13 +52,19 @@ def spell(value: Any) -> str:
     if isinstance(value, bool):
         return str(int(value))
     if isinstance(value, float):
-        return f"{value:g}"
+        short = f"{value:g}"
+        return short if float(short) == value else repr(value)
     return json.dumps(value) if isinstance(value, dict) and value else "" if value == {} else str(value)
+
+
+def flag_words(name: str, text: str) -> list[str]:
+    """A flag and its value; in one word when the value would itself be taken for a flag."""
+    return [f"--{name}={text}"] if text.startswith("-") else [f"--{name}", text]
 
 
 def command(settings: TrainSettings) -> str:
     """The `rwkv-tune train` command that does the same."""
     words = ["rwkv-tune", "train"]
     for name, value in changed(settings).items():
-        words += [f"--{name}", spell(value)]
+        words += flag_words(name, spell(value))
     return shlex.join(words)

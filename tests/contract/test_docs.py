@@ -1,0 +1,99 @@
+"""The page of parameters is current, and every flag of the tutorial has a test that shows what it does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from engine.contract.flags import spell
+from engine.contract.reference import COMMAND, render
+from engine.contract.settings import train_params
+from engine.contract.support import SUPPORTED
+from tests.contract.test_settings import TUTORIAL, problems
+
+ROOT = Path(__file__).parents[2]
+CHANGES = "tests/train/test_flags.py::test_the_flag_changes_what_is_trained"
+MODEL = "tests/train/test_flags.py::test_what_is_said_of_the_model_is_checked"
+FILES = "tests/train/test_flags.py::test_the_files_decide_what_is_read_and_where_it_is_written"
+# For a flag with one value in this release. A release that can do more names the test that shows it.
+REFUSED = "tests/contract/test_docs.py::test_a_value_this_release_lacks_is_refused"
+
+SHOWN_BY = {
+    "load_model": FILES,
+    "proj_dir": FILES,
+    "data_file": FILES,
+    "n_layer": MODEL,
+    "n_embd": MODEL,
+    "vocab_size": MODEL,
+    "my_testing": MODEL,
+    "micro_bsz": CHANGES,
+    "ctx_len": CHANGES,
+    "epoch_steps": "tests/train/test_flags.py::test_the_steps_are_those_asked_for",
+    "epoch_count": "tests/train/test_flags.py::test_the_steps_are_those_asked_for",
+    "epoch_save": "tests/train/test_flags.py::test_epoch_save_chooses_the_files",
+    "epoch_begin": "tests/train/test_flags.py::test_epoch_begin_shifts_names_log_and_rate",
+    "lr_init": CHANGES,
+    "lr_final": CHANGES,
+    "warmup_steps": CHANGES,
+    "lr_schedule": CHANGES,
+    "beta1": CHANGES,
+    "beta2": CHANGES,
+    "adam_eps": CHANGES,
+    "loss_mask": CHANGES,
+    "precision": "tests/train/test_flags.py::test_precision_is_that_of_the_frozen_weights",
+    "grad_cp": "tests/train/test_flags.py::test_grad_cp_reaches_the_model",
+    "accelerator": "tests/train/test_run.py::test_a_failed_run_says_why_in_one_line",
+    "op": "tests/ops/test_wkv7.py::test_registry_chooses_and_says_why",
+    "train_type": "tests/train/test_run.py::test_full_tuning_saves_a_model",
+    "peft": "tests/contract/test_settings.py::test_what_cannot_run_is_refused_by_name",
+    "data_type": REFUSED,
+    "dataload": REFUSED,
+    "pre_ffn": REFUSED,
+    "head_qk": REFUSED,
+    "lora_config": REFUSED,
+    "quant": REFUSED,
+    "devices": REFUSED,
+    "strategy": REFUSED,
+    "wandb": REFUSED,
+}
+
+
+def test_the_page_of_parameters_is_current() -> None:
+    page = (ROOT / "docs" / "parameters.md").read_text(encoding="utf-8")
+    assert page == render(), f"docs/parameters.md is stale; make it anew: {COMMAND}"
+
+
+def test_the_page_shows_every_parameter_with_type_default_and_advice() -> None:
+    page = render().partition("## Coming from")[0]
+    rows = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `--")}
+    for p in train_params().values():
+        cells = [cell.strip() for cell in rows[p.flag].replace("\\|", "/").strip("| ").split(" | ")]
+        assert len(cells) == 6 and cells[-1].startswith(p.help[:20]) and p.advice[-20:] in cells[-1]
+        assert spell(p.default) in cells[2] and all(choice in cells[3] for choice in p.choices)
+
+
+@pytest.mark.parametrize("flag", TUTORIAL.split())
+def test_every_flag_of_the_tutorial_has_a_test_that_shows_what_it_does(flag: str) -> None:
+    file, _, test = SHOWN_BY[flag].partition("::")
+    assert re.search(rf"^def {test}\(", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE)
+    if SHOWN_BY[flag] == REFUSED:
+        now = SUPPORTED.get(flag, ())
+        assert len(now) == 1, (
+            f"{flag} can be {now or 'anything'} now: name the test that shows a difference in SHOWN_BY"
+        )
+    if SHOWN_BY[flag] == CHANGES:
+        assert f'"{flag}"' in (ROOT / file).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("flag", [f for f, by in SHOWN_BY.items() if by == REFUSED and f in SUPPORTED])
+def test_a_value_this_release_lacks_is_refused(flag: str) -> None:
+    param = train_params()[flag]
+    others = {"int": 7, "bool": True, "text": "x", "json": {"lora_r": 8}}
+    other = others.get(param.kind) or next(c for c in param.choices if c not in SUPPORTED[flag])
+    method = (
+        {"peft": "lora"} if flag == "lora_config" else {"train_type": "none", "lr_init": 1e-4, "lr_final": 0}
+    )
+    base = problems(**method)
+    assert flag not in base and flag in problems(**{**method, flag: other})
