@@ -159,7 +159,7 @@ class Saver(pl.Callback):
         self.saved = [self.run.path / name for name in state_dict["saved"]]
 
     def restore(self, module: TuneModule, callbacks: Sequence[pl.Callback]) -> None:
-        """Makes all that exists before the trainer what it was at the point; `on_train_start` does the rest."""
+        """Makes what exists before the trainer as it was at the point; `on_train_start` does the rest."""
         document = self.point.document
         resume.cut_logs(self.run, document.get("logs", {}))
         if not document:

@@ -32,6 +32,7 @@ def backward_in_chunks(
             backward(loss)
         total += loss.detach()
         carry = _detached(ended)
+        del loss, ended  # or they would hold this chunk's graph while the next one grows
     return total
 
 

@@ -21,6 +21,8 @@ from engine.contract.presets import render_yaml
 from engine.contract.process import Process
 from engine.contract.rundir import RunDir, RunList
 from engine.contract.settings import TrainSettings
+from engine.train import module
+from engine.train.infctx import backward_in_chunks
 from engine.train.resume import Remaining, sha256
 from engine.train.run import run_training
 from engine.train.writer import EventWriter
@@ -31,21 +33,6 @@ from tests.conftest import Command
 
 STEPS = 10
 Making = Callable[..., RunDir]
-
-
-@pytest.fixture(scope="module")
-def narrow_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A 2-layer model of its own."""
-    from engine.checkpoints.save import save_tensors
-    from engine.models.init import init_model
-
-    generator = torch.Generator().manual_seed(2)
-    tensors = init_model("x070", n_layer=2, n_embd=64, vocab_size=65536, seed=1)
-    for tensor in tensors.values():
-        tensor.add_(0.1 * torch.randn(tensor.shape, generator=generator))
-    path = tmp_path_factory.mktemp("narrow") / "model.pth"
-    save_tensors(tensors, path)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +56,10 @@ def make(tiny_model: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFac
 
 def read(run: RunDir) -> list[events.Event]:
     return [e for line in run.events.read_bytes().splitlines() if (e := events.parse_event(line))]
+
+
+def log_lines(run: RunDir) -> list[str]:
+    return run.train_log.read_text().splitlines()
 
 
 def fold(run: RunDir) -> RunModel:
@@ -109,10 +100,8 @@ def same(run: RunDir, alone: RunDir) -> None:
     assert (one.tokens, one.epoch_marks) == (other.tokens, other.epoch_marks)
     epochs = [e.loss for e in read(run) if isinstance(e, events.Epoch)]
     assert epochs[-1] == [e.loss for e in read(alone) if isinstance(e, events.Epoch)][-1]
-    lines = [run.train_log.read_text().splitlines() for run in (run, alone)]
-    assert [[line.split()[:4] for line in log] for log in lines][0] == [
-        line.split()[:4] for line in lines[1]
-    ]
+    lines, expected = ([line.split()[:4] for line in log_lines(r)] for r in (run, alone))
+    assert lines == expected
     end, wanted = one.closing, other.closing
     assert isinstance(end, events.Finished) and isinstance(wanted, events.Finished)
     assert (end.status, end.step, end.loss_before) == (wanted.status, wanted.step, wanted.loss_before)
@@ -129,11 +118,14 @@ def alone(make: Making) -> RunDir:
     return run
 
 
-@pytest.mark.parametrize("step", range(1, STEPS + 1))
-@pytest.mark.parametrize("minutes", [0, 1e-9], ids=["saved-by-epoch", "saved-each-step"])
+@pytest.mark.parametrize(
+    ("minutes", "step"),
+    [*((1e-9, step) for step in range(1, STEPS + 1)), *((0, step) for step in (3, 5, 6, 10))],
+)
 def test_a_run_killed_at_any_step_goes_on_exactly(
-    step: int, minutes: float, make: Making, alone: RunDir
+    minutes: float, step: int, make: Making, alone: RunDir
 ) -> None:
+    """Saved after each step, and at the end of epochs only."""
     run = make(save_minutes=minutes)
     killed(run, at_step(step))
     assert run_training(run) == 0
@@ -190,18 +182,34 @@ def test_a_stopped_run_goes_on_from_its_last_step(step: int, make: Making, alone
     assert summarise("run", run).step == STEPS
 
 
-def test_full_tuning_goes_on_exactly(make: Making, narrow_model: Path) -> None:
+def test_full_tuning_goes_on_exactly(make: Making) -> None:
     flags = {
-        "load_model": narrow_model, "train_type": "none", "lr_init": 1e-3, "lr_final": 1e-4,
-        "weight_decay": 0.1, "keep_checkpoints": 1, "eval_docs": 0,
+        "train_type": "none", "lr_init": 1e-3, "lr_final": 1e-4, "weight_decay": 0.1, "keep_checkpoints": 1,
+        "eval_docs": 0, "epoch_steps": 2,
     }  # fmt: skip
     whole, run = make(**flags), make(**flags)
     assert run_training(whole) == 0
-    killed(run, at_step(7))
+    killed(run, at_step(3))
     assert run_training(run) == 0
     assert sha256(run.checkpoint(1)) == sha256(whole.checkpoint(1))
     for folder in (run, whole):  # the older one is pruned
         assert [p.name for p in folder.path.glob("rwkv-*.pth")] == ["rwkv-1.pth"]
+
+
+def test_what_a_step_draws_at_random_goes_on_too(make: Making, monkeypatch: pytest.MonkeyPatch) -> None:
+    def noisy(model: Any, tokens: Any, targets: Any, chunk_ctx: int, backward: Any) -> torch.Tensor:
+        factor = torch.rand(())
+        return factor * backward_in_chunks(
+            model, tokens, targets, chunk_ctx, lambda loss: backward(loss * factor)
+        )
+
+    monkeypatch.setattr(module, "backward_in_chunks", noisy)
+    whole, run = make(), make(save_minutes=1e-9)
+    assert run_training(whole) == 0
+    killed(run, at_step(3))
+    killed(run, at_step(6))
+    assert run_training(run) == 0
+    same(run, whole)
 
 
 @pytest.mark.parametrize("harm", ["flipped", "cut", "gone"])
@@ -240,7 +248,7 @@ def test_a_checkpoint_has_its_checksum(alone: RunDir) -> None:
     ]
 
 
-def test_a_run_whose_method_was_changed_is_refused(make: Making, narrow_model: Path) -> None:
+def test_a_run_whose_method_was_changed_is_refused(make: Making) -> None:
     run = make()
     killed(run, at_step(7))
     settings = run.read_settings().model_copy(update={"train_type": "none", "lr_init": 1e-4, "lr_final": 0})
