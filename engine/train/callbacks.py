@@ -161,7 +161,6 @@ class Saver(pl.Callback):
     def restore(self, module: TuneModule, callbacks: Sequence[pl.Callback]) -> None:
         """Makes what exists before the trainer as it was at the point; `on_train_start` does the rest."""
         document = self.point.document
-        resume.cut_logs(self.run, document.get("logs", {}))
         if not document:
             return
         module.step, module.grad_norm = self.point.step, document["grad_norm"]

@@ -73,9 +73,12 @@ def write_point(run: RunDir, step: int, document: dict[str, Any]) -> None:
 
 
 def newest_point(run: RunDir, emit: events.Emit) -> Point:
-    """The newest point that is undamaged, else the run's beginning. Later ones are removed, and told."""
-    damaged = []
-    found = Point()
+    """The newest point that is undamaged, else the run's beginning. Later ones are removed, and told.
+
+    Only the process that trains the run may ask: it also removes what an earlier one left half-written.
+    """
+    _tidy(run)
+    damaged, found = [], Point()
     for step in run.resume_steps():
         document = _read(run, step)
         if document is not None:
@@ -102,6 +105,15 @@ def _read(run: RunDir, step: int) -> dict[str, Any] | None:
         return None
     document: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return document
+
+
+def _tidy(run: RunDir) -> None:
+    """Removes files that were being written when the run ended; those of a large model are large."""
+    complete = {run.resume_file(step).name for step in run.resume_steps()}
+    for pattern in (".rwkv-*.part", ".resume-*.part", "resume-*.pt"):
+        for path in run.path.glob(pattern):
+            if path.name not in complete:
+                path.unlink()
 
 
 def _forget(run: RunDir, step: int) -> None:

@@ -13,7 +13,7 @@ from engine.contract import events
 from engine.contract.errors import UserError
 from engine.contract.process import Process
 from engine.contract.rundir import RunDir
-from engine.train.resume import Point, Remaining, newest_point
+from engine.train.resume import Point, Remaining, cut_logs, newest_point
 from engine.train.stop import Stopped, StopRequest
 from engine.train.writer import EventWriter
 
@@ -38,6 +38,7 @@ def run_training(run: RunDir) -> int:
         if emit.continued:
             point = newest_point(run, emit)
             began -= point.seconds
+            cut_logs(run, point.document.get("logs", {}))
             emit(events.Resumed(step=point.step))
         return _train(run, emit, stop, began, point)
     except Stopped:
@@ -81,6 +82,7 @@ def _train(run: RunDir, emit: events.Emit, stop: StopRequest, began: float, poin
     else:
         probe.before()
     emit(events.Started(name=run.name(), pid=Process.current().pid, plan=plan))
+
     from engine.train.callbacks import Saver
 
     saver = Saver(run, emit, stop, point, began, probe.state_dict())

@@ -100,7 +100,7 @@ def same(run: RunDir, alone: RunDir) -> None:
     assert (one.tokens, one.epoch_marks) == (other.tokens, other.epoch_marks)
     epochs = [e.loss for e in read(run) if isinstance(e, events.Epoch)]
     assert epochs[-1] == [e.loss for e in read(alone) if isinstance(e, events.Epoch)][-1]
-    lines, expected = ([line.split()[:4] for line in log_lines(r)] for r in (run, alone))
+    lines, expected = ([(*line.split()[:4], line.split()[-1]) for line in log_lines(r)] for r in (run, alone))
     assert lines == expected
     end, wanted = one.closing, other.closing
     assert isinstance(end, events.Finished) and isinstance(wanted, events.Finished)
@@ -239,6 +239,26 @@ def test_when_all_points_are_damaged_it_begins_anew_and_says_so(make: Making, al
     assert run_training(run) == 0
     same(run, alone)
     assert any("the beginning" in e.text for e in read(run) if isinstance(e, events.Warned))
+
+
+def test_a_file_half_written_is_removed(make: Making, alone: RunDir) -> None:
+    run = make()
+    killed(run, at_step(7))
+    left = [run.path / ".rwkv-1.pth.77.part", run.path / ".resume-10.pt.77.part", run.resume_file(7)]
+    for path in left:
+        path.write_bytes(b"half")
+    assert run_training(run) == 0
+    same(run, alone)
+    assert not any(path.exists() for path in left)
+    assert not any(isinstance(e, events.Warned) for e in read(run))  # it never counted as saved
+
+
+def test_a_new_run_leaves_a_log_that_was_there(make: Making) -> None:
+    run = make(epoch_steps=1, epoch_count=1)
+    run.train_log.write_text("mine\n")
+    assert run_training(run) == 0
+    lines = log_lines(run)
+    assert lines[0] == "mine" and len(lines) == 2
 
 
 def test_a_checkpoint_has_its_checksum(alone: RunDir) -> None:
