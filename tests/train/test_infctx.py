@@ -110,7 +110,7 @@ def kilobytes(name):
         return next(int(line.split()[1]) for line in file if line.startswith(name))
 
 length, chunk, steps = map(int, sys.argv[1:])
-model = RWKV7(init_model("x070", n_layer=4, n_embd=128, vocab_size=256, seed=1), wkv7_chunked).train()
+model = RWKV7(init_model("x070", n_layer=2, n_embd=128, vocab_size=256, seed=1), wkv7_chunked).train()
 tokens = torch.randint(0, 256, (1, length + 1))
 before = kilobytes("VmRSS")
 for _ in range(steps):
@@ -128,7 +128,7 @@ def test_memory_stays_flat() -> None:
         done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
         return int(json.loads(done.stdout))
 
-    once, eight, whole = added(512, 512, 2), added(8 * 512, 512, 2), added(8 * 512, 8 * 512, 1)
+    once, eight, whole = added(256, 256, 2), added(8 * 256, 256, 2), added(8 * 256, 8 * 256, 1)
     print(
         f"a step's peak: {once} kB at one chunk, {eight} kB at eight, {whole} kB in one piece of that length"
     )
