@@ -78,6 +78,7 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
     parser.set_defaults(command="app:open_app")
     commands = parser.add_subparsers(metavar="COMMAND", parser_class=_Parser)
     _add_train(commands, wanted="train" in given[:1])
+    _add_resume(commands)
     _add_data(commands)
     _add_model(commands, given[2:])
     _add_preset(commands)
@@ -112,6 +113,20 @@ def _add_train(commands: argparse._SubParsersAction[_Parser], wanted: bool) -> N
         from engine.contract.flags import add_flags
 
         add_flags(command)
+
+
+def _add_resume(commands: argparse._SubParsersAction[_Parser]) -> None:
+    command = commands.add_parser(
+        "resume",
+        help="go on with a run that was stopped or broke off",
+        description="Goes on exactly where a run was last saved. Exit status: as for train.",
+    )
+    command.add_argument(
+        "run", metavar="RUN", nargs="?", default="",
+        help="its name, the beginning of its name, or its folder; without it the newest run",
+    )  # fmt: skip
+    command.add_argument("--json", action="store_true", help="print the run's events, one JSON object a line")
+    command.set_defaults(command="resume:resume")
 
 
 def _add_data(commands: argparse._SubParsersAction[_Parser]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
 from math import isnan
 
@@ -39,6 +39,12 @@ class Series:
             low, high = _span(self.ys[-BLOCK:])
             self._lows.append(low)
             self._highs.append(high)
+
+    def cut_after(self, x: float) -> None:
+        """Drops the points beyond `x`."""
+        if self.xs and self.xs[-1] > x:
+            self._cut(bisect_right(self.xs, x))
+            self.revision += 1
 
     def _cut(self, length: int) -> None:
         del self.xs[length:], self.ys[length:]

@@ -19,12 +19,16 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 
     Raises UserError when it cannot be written; a file of that name is then as it was.
     """
+    save_document({name: owned(t.detach().cpu()) for name, t in tensors.items()}, path)
+
+
+def save_document(document: object, path: Path) -> None:
+    """As `save_tensors`, for nested dictionaries and lists of tensors and plain values."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    own = {name: _own(t.detach().cpu()) for name, t in tensors.items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
-            torch.save(own, file)
+            torch.save(document, file)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
@@ -40,7 +44,7 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
             partial.unlink()
 
 
-def _own(tensor: Tensor) -> Tensor:
+def owned(tensor: Tensor) -> Tensor:
     """A view is copied: torch.save would write the whole storage it looks at."""
     whole = tensor.untyped_storage().nbytes() == tensor.nbytes and tensor.is_contiguous()
     return tensor if whole else tensor.clone(memory_format=torch.contiguous_format)

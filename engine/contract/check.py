@@ -82,6 +82,8 @@ def contradictions(s: TrainSettings) -> list[Problem]:
         found.append(Problem("lr_init", "0 would train nothing; state tuning wants 1"))
     if s.dataload == "only" and s.micro_bsz > 1:
         found.append(Problem("micro_bsz", "dataload only takes one document a step; set it to 1"))
+    if s.train_type != "infctx" and s.chunk_ctx != train_params()["chunk_ctx"].default:
+        found.append(Problem("chunk_ctx", "is read by train_type infctx only; set that or leave it out"))
     return found + _foreign(s)
 
 

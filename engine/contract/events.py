@@ -69,6 +69,13 @@ class Started(Base):
     plan: Plan
 
 
+class Resumed(Base):
+    """The run goes on after `step`; what was told of later steps is void. 0: from its beginning."""
+
+    type: Literal["resumed"] = "resumed"
+    step: int
+
+
 class Progress(Base):
     """Something other than training takes time: `done` of `total` `unit`s (total 0: unknown)."""
 
@@ -105,12 +112,13 @@ class Epoch(Base):
 
 
 class Checkpoint(Base):
-    """A file was written, whole."""
+    """A file was written, whole; `sha256` is its checksum in hexadecimal digits."""
 
     type: Literal["checkpoint"] = "checkpoint"
     path: str
     epoch: int
     step: int
+    sha256: str = ""
 
 
 class Evaluated(Base):
@@ -176,7 +184,7 @@ class Converted(Base):
 
 
 Event = (
-    Started | Progress | Step | Epoch | Checkpoint | Evaluated | Sample | Log | Warned | Failed
+    Started | Resumed | Progress | Step | Epoch | Checkpoint | Evaluated | Sample | Log | Warned | Failed
     | Finished | Converted
 )  # fmt: skip
 Emit = Callable[[Event], None]

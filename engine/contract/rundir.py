@@ -3,12 +3,15 @@
 settings.yaml    what was asked for              events.ndjson   what happened
 run.json         name, pid, process start time   engine.log      what the process printed
 train_log.txt    the incumbent's line an epoch   rwkv-N.pth      what was trained
+resume-STEP.pt   all that is needed to go on exactly after STEP; resume-STEP.sha256 completes it and is
+                 its checksum, as `sha256sum -c` reads it; the two newest are kept
 """
 
 from __future__ import annotations
 
 import json
 import re
+import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -52,6 +55,17 @@ class RunDir:
     def checkpoint(self, epoch: int) -> Path:
         return self.path / f"rwkv-{epoch}.pth"
 
+    def resume_file(self, step: int) -> Path:
+        return self.path / f"resume-{step}.pt"
+
+    def resume_digest(self, step: int) -> Path:
+        return self.path / f"resume-{step}.sha256"
+
+    def resume_steps(self) -> list[int]:
+        """The steps after which the run can go on, newest first; only complete files count."""
+        names = (p.stem.removeprefix("resume-") for p in self.path.glob("resume-*.sha256"))
+        return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
+
     def claim(self, name: str) -> None:
         """Takes the folder for a new run. Raises UserError when it holds one already."""
         try:
@@ -61,7 +75,8 @@ class RunDir:
         except FileExistsError:
             raise UserError(
                 f"proj_dir: {self.path} already holds the run {self.name()!r}.",
-                "Nothing was changed; choose another --proj_dir.",
+                "Nothing was changed; choose another --proj_dir. A run that has not finished goes on with "
+                f"`rwkv-tune resume {shlex.quote(str(self.path))}`.",
             ) from None
         except OSError as error:
             raise UserError(

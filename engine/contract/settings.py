@@ -236,6 +236,13 @@ class TrainSettings(BaseModel):
         group="method",
         advice="auto tunes the state unless peft says otherwise.",
     )
+    chunk_ctx: int = param(
+        512,
+        "Tokens that infctx trains at once, carrying the state on to the next ones.",
+        group="method",
+        ge=1,
+        advice="Memory grows with it and not with ctx_len; as large as fits.",
+    )
     peft: Literal["none", "state", "lora", "pissa", "miss"] = param(
         "none",
         "The adapter that is trained.",
@@ -308,6 +315,20 @@ class TrainSettings(BaseModel):
         group="log",
         ge=0,
         advice="0 for a new run.",
+    )
+    save_minutes: float = param(
+        10.0,
+        "Also save every N minutes, into the file of the running epoch; 0 saves at epochs only.",
+        group="log",
+        ge=0,
+        advice="What a run that is killed can lose; `rwkv-tune resume` goes on from there.",
+    )
+    keep_checkpoints: int = param(
+        0,
+        "Keep only the newest N trained files; 0 keeps all.",
+        group="log",
+        ge=0,
+        advice="0 lets you compare epochs; 1 or 2 saves disk when tuning a whole model.",
     )
 
     @property

@@ -16,7 +16,7 @@ SUPPORTED: dict[str, tuple[object, ...]] = {
     "my_testing": ("auto", "x052", "x060", "x070"),
     "pre_ffn": (False,),
     "head_qk": (0,),
-    "train_type": ("auto", "none", "state"),
+    "train_type": ("auto", "none", "state", "infctx"),
     "peft": ("none", "state"),
     "lora_config": ({},),
     "quant": ("none",),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ from engine.contract import events
 from engine.contract.errors import UserError
 from engine.contract.rundir import RunDir
 from engine.data.dataset import IGNORED
+from engine.train import resume
 from engine.train.module import TuneModule
 from engine.train.optim import set_rate
+from engine.train.resume import Point
 from engine.train.stop import StopRequest
 
 SMOOTHING = 0.95  # weight of the past in the smoothed loss
@@ -41,81 +44,78 @@ class Average:
 
 
 class Reporter(pl.Callback):
-    """Sets the rate before each step, tells each step and epoch, saves, and stops when asked."""
+    """Sets the rate before each step, tells each step and epoch, and ends the run when asked."""
 
     def __init__(self, run: RunDir, emit: events.Emit, stop: StopRequest) -> None:
         self.run = run
         self.emit = emit
         self.stop = stop
         self.smooth = Average()
+        self.epoch_loss = 0.0
+        self.epoch_losses = 0
         self.tokens = 0
-        self.saved: list[Path] = []
-        self.saved_step = 0
         self.bad_steps = 0
         self.rate = 0.0
-        self.epoch_losses: list[float] = []
         self.step_began = self.epoch_began = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "smooth": (self.smooth.total, self.smooth.weight), "tokens": self.tokens,
+            "epoch": (self.epoch_loss, self.epoch_losses, time.monotonic() - self.epoch_began),
+            "bad_steps": self.bad_steps,
+        }  # fmt: skip
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.smooth.total, self.smooth.weight = state_dict["smooth"]
+        self.epoch_loss, self.epoch_losses, seconds = state_dict["epoch"]
+        self.epoch_began = time.monotonic() - seconds
+        self.tokens, self.bad_steps = state_dict["tokens"], state_dict["bad_steps"]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.stop.install()  # Lightning has just put its own handlers in place
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.epoch_losses = []
-        self.epoch_began = time.monotonic()
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, TuneModule)
         self.step_began = time.monotonic()
-        self.rate = set_rate(trainer.optimizers[0], self._step(trainer, pl_module), pl_module.settings)
+        self.rate = set_rate(trainer.optimizers[0], pl_module.step, pl_module.settings)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, TuneModule)
-        loss = float(outputs["loss"].detach()) * pl_module.settings.accumulate_grad_batches
-        step = self._step(trainer, pl_module) + 1
+        loss, step = float(outputs["loss"]), pl_module.step
         self._note_loss(loss, step)
         seconds = time.monotonic() - self.step_began
         targets: Tensor = batch[1]
         tokens = int((targets != IGNORED).sum())
         self.tokens += tokens
         self.emit(events.Step(
-            step=step, epoch=self._epoch(trainer, pl_module), loss=loss, loss_smooth=self.smooth.value,
+            step=step, epoch=pl_module.epoch, loss=loss, loss_smooth=self.smooth.value,
             lr=self.rate, kt_s=tokens / seconds / 1000, step_s=seconds,
             grad_norm=pl_module.grad_norm, tokens=self.tokens,
         ))  # fmt: skip
         if self.stop.requested:
             self.emit(events.Log(text=f"asked to stop: step {step} is finished, saving"))
-            self._save(self._epoch(trainer, pl_module), step, pl_module)
             trainer.should_stop = True
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, TuneModule)
-        if self.stop.requested:
-            return
-        epoch, settings = self._epoch(trainer, pl_module), pl_module.settings
-        loss = sum(self.epoch_losses) / len(self.epoch_losses) if self.epoch_losses else math.nan
+        if not pl_module.epoch_is_over:
+            return  # stopped within the epoch
+        epoch, number = pl_module.epoch, self.epoch_losses
+        loss = self.epoch_loss / number if number else math.nan
         self._log_epoch(epoch, loss, trainer.current_epoch)
         seconds = time.monotonic() - self.epoch_began
         self.emit(events.Epoch(epoch=epoch, loss=loss, lr=self.rate, seconds=seconds))
-        last = trainer.current_epoch + 1 == settings.epoch_count
-        if last or (settings.epoch_save and trainer.current_epoch % settings.epoch_save == 0):
-            self._save(epoch, self._step(trainer, pl_module) + 1, pl_module)
-
-    def _step(self, trainer: pl.Trainer, module: TuneModule) -> int:
-        """Steps before this one, counted from the run's begin."""
-        return trainer.current_epoch * module.settings.epoch_steps + trainer.fit_loop.batch_idx
-
-    def _epoch(self, trainer: pl.Trainer, module: TuneModule) -> int:
-        return module.settings.epoch_begin + trainer.current_epoch
+        self.epoch_loss, self.epoch_losses, self.epoch_began = 0.0, 0, time.monotonic()
 
     def _note_loss(self, loss: float, step: int) -> None:
         if math.isfinite(loss):
             self.bad_steps = 0
             self.smooth.add(loss)
-            self.epoch_losses.append(loss)
+            self.epoch_loss, self.epoch_losses = self.epoch_loss + loss, self.epoch_losses + 1
             return
         self.bad_steps += 1
         if self.bad_steps >= BAD_STEPS:
@@ -131,9 +131,102 @@ class Reporter(pl.Callback):
         with self.run.train_log.open("a", encoding="utf-8") as file:
             file.write(line)
 
-    def _save(self, epoch: int, step: int, module: TuneModule) -> None:
+
+class Saver(pl.Callback):
+    """Saves what was trained, and with it what `resume` needs; puts that back when a run goes on.
+
+    It comes last of all callbacks: a resumed run finds them as they were after the step.
+    """
+
+    def __init__(
+        self, run: RunDir, emit: events.Emit, stop: StopRequest, point: Point, began: float,
+        probe: dict[str, Any],
+    ) -> None:  # fmt: skip
+        self.run = run
+        self.emit = emit
+        self.stop = stop
+        self.point = point
+        self.began = began
+        self.probe = probe
+        self.saved: list[Path] = []
+        self.saved_step = point.step
+        self.last = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"saved": [path.name for path in self.saved]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.saved = [self.run.path / name for name in state_dict["saved"]]
+
+    def restore(self, module: TuneModule, callbacks: Sequence[pl.Callback]) -> None:
+        """Makes what exists before the trainer as it was at the point; `on_train_start` does the rest."""
+        document = self.point.document
+        if not document:
+            return
+        module.step, module.grad_norm = self.point.step, document["grad_norm"]
+        resume.restore_parameters(module.model, document)
+        for callback in callbacks:
+            if callback.state_key in document["callbacks"]:
+                callback.load_state_dict(document["callbacks"][callback.state_key])
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, TuneModule)
+        document = self.point.document
+        if document:
+            trainer.optimizers[0].load_state_dict(document.pop("optimizer"))
+            resume.restore_gradients(pl_module.model, document)
+            resume.restore_rng(document["rng"])
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, TuneModule)
+        if not pl_module.epoch_is_over and (trainer.should_stop or self._minutes_are_over(pl_module)):
+            self._save(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, TuneModule)
+        if not pl_module.epoch_is_over:
+            return  # stopped within the epoch, and saved
+        s, epoch = pl_module.settings, pl_module.epoch
+        if self.stop.requested:
+            trainer.should_stop = True
+        last = pl_module.step == s.total_steps or trainer.should_stop
+        planned = s.epoch_save and (epoch - s.epoch_begin) % s.epoch_save == 0
+        begun = self.run.checkpoint(epoch) in self.saved  # within the epoch; now it is whole
+        if last or planned or begun or self._minutes_are_over(pl_module):
+            self._save(trainer, pl_module)
+
+    def _minutes_are_over(self, module: TuneModule) -> bool:
+        minutes = module.settings.save_minutes
+        return bool(minutes) and time.monotonic() - self.last >= 60 * minutes
+
+    def _save(self, trainer: pl.Trainer, module: TuneModule) -> None:
+        epoch, step = module.epoch, module.step
         path = self.run.checkpoint(epoch)
         save_tensors(module.tuning.tensors(module.model), path)
+        self.emit(events.Checkpoint(path=str(path), epoch=epoch, step=step, sha256=resume.sha256(path)))
         self.saved_step = step
         self.saved = [*[p for p in self.saved if p != path], path]
-        self.emit(events.Checkpoint(path=str(path), epoch=epoch, step=step))
+        if keep := module.settings.keep_checkpoints:
+            for old in self.saved[:-keep]:
+                old.unlink(missing_ok=True)
+            self.saved = self.saved[-keep:]
+        try:
+            resume.write_point(self.run, step, self._document(trainer, module))
+        except UserError as error:  # the trained file is there: no reason to end the run
+            self.emit(events.Warned(text=f"{error.message} A resumed run goes on from an earlier step."))
+        self.last = time.monotonic()
+
+    def _document(self, trainer: pl.Trainer, module: TuneModule) -> dict[str, Any]:
+        callbacks = {c.state_key: state for c in trainer.callbacks if (state := c.state_dict())}  # type: ignore[attr-defined]
+        return {
+            **resume.model_state(module.model),
+            "optimizer": trainer.optimizers[0].state_dict(),
+            "rng": resume.rng_state(),
+            "callbacks": callbacks,
+            "logs": resume.log_sizes(self.run),
+            "grad_norm": module.grad_norm,
+            "probe": self.probe,
+            "seconds": time.monotonic() - self.began,
+        }

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from engine.data.dataset import IGNORED
-from engine.models.base import RWKV
+from engine.models.base import RWKV, Carry
 
 L2WRAP = 1e-4
 # Logits held at a time. On a CPU 16 MiB of them stay near the cores; a GPU wants larger products.
@@ -27,10 +27,17 @@ def training_loss(model: RWKV, tokens: Tensor, targets: Tensor) -> Tensor:
     logit, at each learned position's argmax. It keeps logits from growing without bound.
     A batch without a learned target gives 0.
     """
+    return chunk_loss(model, tokens, targets, int((targets != IGNORED).sum()), None)[0]
+
+
+def chunk_loss(
+    model: RWKV, tokens: Tensor, targets: Tensor, count: int, carry: Carry | None
+) -> tuple[Tensor, Carry]:
+    """A chunk's part of the mean over `count` learned targets, and the carry after it."""
     learned = targets != IGNORED
-    hidden = model.hidden(tokens)[0][learned]
-    total: Tensor = LinearCrossEntropy.apply(hidden, model.head.weight, targets[learned])  # type: ignore[no-untyped-call]
-    return total / max(hidden.shape[0], 1)
+    hidden, carry = model.hidden(tokens, carry)
+    total: Tensor = LinearCrossEntropy.apply(hidden[learned], model.head.weight, targets[learned])  # type: ignore[no-untyped-call]
+    return total / max(count, 1), carry
 
 
 @torch.no_grad()

@@ -10,30 +10,58 @@ from torch import Tensor, nn
 
 from engine.contract.settings import TrainSettings
 from engine.models.base import RWKV
-from engine.train.loss import training_loss
+from engine.train.infctx import backward_in_chunks
 from engine.train.optim import make_optimizer
 from engine.tuning import Tuning
 
 
 class TuneModule(pl.LightningModule):
-    """Trains what `tuning` made trainable; `grad_norm` is that of the last optimizer step."""
+    """Trains what `tuning` made trainable.
+
+    `step` counts the run's steps so far: with epoch_steps it says all about where the run is, also
+    when it goes on after a pause. `grad_norm` is that of the last optimizer step.
+    """
 
     def __init__(self, model: RWKV, tuning: Tuning, settings: TrainSettings) -> None:
         super().__init__()
+        self.automatic_optimization = False  # infctx has several backward passes in a step
         self.model = model
         self.tuning = tuning
         self.settings = settings
+        self.step = 0
         self.grad_norm: float | None = None
 
+    @property
+    def epoch(self) -> int:
+        """The epoch of the last step taken, as file names and logs count it."""
+        return self.settings.epoch_begin + max(self.step - 1, 0) // self.settings.epoch_steps
+
+    @property
+    def epoch_is_over(self) -> bool:
+        return self.step % self.settings.epoch_steps == 0
+
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """One batch; the parameters move when accumulate_grad_batches are done or the epoch is."""
+        s = self.settings
         tokens, targets = batch
-        return training_loss(self.model, tokens, targets)
+        chunk_ctx = s.chunk_ctx if s.train_type == "infctx" else tokens.shape[1]
+        loss = backward_in_chunks(self.model, tokens, targets, chunk_ctx, self._backward)
+        self.step += 1
+        if self.epoch_is_over or self.step % s.epoch_steps % s.accumulate_grad_batches == 0:
+            optimizer: Any = self.optimizers()
+            self.grad_norm = self._clip(optimizer)
+            optimizer.step()
+            optimizer.zero_grad()
+        return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return make_optimizer(self.model, self.tuning, self.settings)
 
-    def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
-        """Clips to grad_clip (0: never) and keeps the norm before clipping for the log."""
+    def _backward(self, loss: Tensor) -> None:
+        self.manual_backward(loss / self.settings.accumulate_grad_batches)
+
+    def _clip(self, optimizer: Any) -> float:
+        """Clips to grad_clip (0: never) and gives the norm before."""
         limit = self.settings.grad_clip or float("inf")
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        self.grad_norm = float(nn.utils.clip_grad_norm_(parameters, limit))
+        return float(nn.utils.clip_grad_norm_(parameters, limit))

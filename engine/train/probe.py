@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from engine.chat.generate import generate
 from engine.contract import events
@@ -24,6 +24,13 @@ class Probe:
         self.loss_before: float | None = None
         self.loss_after: float | None = None
         self.base_answer = ""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `before` found, for a run that goes on later."""
+        return {"loss_before": self.loss_before, "base_answer": self.base_answer}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.loss_before, self.base_answer = state["loss_before"], state["base_answer"]
 
     def before(self) -> None:
         """Of the base model."""

@@ -13,26 +13,36 @@ from engine.contract import events
 from engine.contract.errors import UserError
 from engine.contract.process import Process
 from engine.contract.rundir import RunDir
+from engine.train.resume import Point, Remaining, cut_logs, newest_point
 from engine.train.stop import Stopped, StopRequest
 from engine.train.writer import EventWriter
 
 if TYPE_CHECKING:  # Lightning takes seconds to import: a refused run should not wait for it
-    from engine.train.callbacks import Reporter
+    from engine.train.callbacks import Saver
     from engine.train.prepare import Loaded
 
 FINISHED, FAILED, STOPPED = 0, 1, 130
 
 
 def run_training(run: RunDir) -> int:
-    """Trains the run in its folder and returns the exit status; every outcome is an event, too."""
+    """Trains the run in its folder and returns the exit status; every outcome is an event, too.
+
+    A run that an earlier process has begun goes on where the newest of its resume files says. Raises
+    UserError when that process is still alive.
+    """
     stop = StopRequest()
     stop.install()
     emit = EventWriter(run.events)
-    began = time.monotonic()
+    began, point = time.monotonic(), Point()
     try:
-        return _train(run, emit, stop, began)
+        if emit.continued:
+            point = newest_point(run, emit)
+            began -= point.seconds
+            cut_logs(run, point.document.get("logs", {}))
+            emit(events.Resumed(step=point.step))
+        return _train(run, emit, stop, began, point)
     except Stopped:
-        emit(events.Finished(status="stopped", step=0, seconds=time.monotonic() - began))
+        emit(events.Finished(status="stopped", step=point.step, seconds=time.monotonic() - began))
         return STOPPED
     except UserError as error:
         emit(events.Failed(reason=error.message, remedy=error.remedy))
@@ -59,7 +69,7 @@ def _first_line(error: BaseException) -> str:
     return lines[0].rstrip(".") if lines else "no message"
 
 
-def _train(run: RunDir, emit: events.Emit, stop: StopRequest, began: float) -> int:
+def _train(run: RunDir, emit: events.Emit, stop: StopRequest, began: float, point: Point) -> int:
     from engine.train.prepare import load, make_plan
     from engine.train.probe import Probe
 
@@ -67,22 +77,29 @@ def _train(run: RunDir, emit: events.Emit, stop: StopRequest, began: float) -> i
     loaded = load(settings, emit, stop)
     plan = make_plan(loaded)
     probe = Probe(loaded, emit, stop)
-    probe.before()
+    if point.document:
+        probe.load_state_dict(point.document["probe"])
+    else:
+        probe.before()
     emit(events.Started(name=run.name(), pid=Process.current().pid, plan=plan))
-    reporter = _fit(run, loaded, emit, stop)
+
+    from engine.train.callbacks import Saver
+
+    saver = Saver(run, emit, stop, point, began, probe.state_dict())
+    _fit(run, loaded, emit, stop, saver)
     # A stop asked for during the last step still ends a run that was complete.
-    stopped = stop.requested and reporter.saved_step < settings.total_steps
+    stopped = stop.requested and saver.saved_step < settings.total_steps
     if not stopped:
-        probe.after(reporter.saved_step)
+        probe.after(saver.saved_step)
     emit(events.Finished(
-        status="stopped" if stopped else "finished", step=reporter.saved_step,
+        status="stopped" if stopped else "finished", step=saver.saved_step,
         seconds=time.monotonic() - began, loss_before=probe.loss_before, loss_after=probe.loss_after,
-        files=tuple(str(p) for p in reporter.saved),
+        files=tuple(str(p) for p in saver.saved),
     ))  # fmt: skip
     return STOPPED if stopped else FINISHED
 
 
-def _fit(run: RunDir, loaded: Loaded, emit: events.Emit, stop: StopRequest) -> Reporter:
+def _fit(run: RunDir, loaded: Loaded, emit: events.Emit, stop: StopRequest, saver: Saver) -> None:
     import pytorch_lightning as pl
     from torch.utils.data import DataLoader
 
@@ -93,16 +110,23 @@ def _fit(run: RunDir, loaded: Loaded, emit: events.Emit, stop: StopRequest) -> R
     s = loaded.settings
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     dataset = PadDataset(loaded.data, s.ctx_len, s.loss_mask)
-    sampler = EpochSampler(len(loaded.data), s.micro_bsz, s.epoch_steps, s.random_seed)
-    loader = DataLoader(dataset, batch_size=s.micro_bsz, sampler=sampler, collate_fn=collate)
-    reporter = Reporter(run, emit, stop)
+    order = EpochSampler(len(loaded.data), s.micro_bsz, s.epoch_steps, s.random_seed)
+    epoch, steps = divmod(saver.point.step, s.epoch_steps)
+    loader = DataLoader(
+        dataset, batch_size=s.micro_bsz, sampler=Remaining(order, epoch, steps * s.micro_bsz),
+        collate_fn=collate, generator=torch.Generator(),  # its own: torch's may belong to the model
+    )  # fmt: skip
+    module = TuneModule(loaded.model, loaded.tuning, s)
+    callbacks: list[pl.Callback] = [Reporter(run, emit, stop), saver]  # the saver stays the last one
+    saver.restore(module, callbacks)
+    if module.step >= s.total_steps:
+        return
     trainer = pl.Trainer(
         accelerator="gpu" if loaded.device == "cuda" else "cpu",
         devices=s.devices,
         precision="32-true",  # the weights' own type decides: see load()
         max_epochs=s.epoch_count,
-        accumulate_grad_batches=s.accumulate_grad_batches,
-        callbacks=[reporter],
+        callbacks=callbacks,
         default_root_dir=str(run.path),
         logger=False,
         enable_checkpointing=False,
@@ -110,7 +134,9 @@ def _fit(run: RunDir, loaded: Loaded, emit: events.Emit, stop: StopRequest) -> R
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
+    progress = trainer.fit_loop.epoch_progress.current  # where Lightning's current_epoch comes from
+    for count in ("ready", "started", "processed", "completed"):
+        setattr(progress, count, epoch)
     stop.check()
     loaded.model.train()
-    trainer.fit(TuneModule(loaded.model, loaded.tuning, s), loader)
-    return reporter
+    trainer.fit(module, loader)

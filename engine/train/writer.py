@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 from pathlib import Path
 
+from engine.contract.errors import UserError
 from engine.contract.events import Event, dump_event
 
 
 class EventWriter:
-    """Each event is one write to a file opened for appending, so that readers see whole lines."""
+    """Each event is one write to a file opened for appending, so that readers see whole lines.
+
+    Who has the file open is the run: a second writer is refused with a UserError. `continued` says
+    that an earlier process of this run has told something.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("ab", buffering=0)
+        self._file = path.open("a+b", buffering=0)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.close()
+            raise UserError(f"The run in {path.parent} is alive.", "Stop it before you resume it.") from None
+        except OSError:
+            pass  # a file system without locks: the launcher has looked for the process
+        self.continued = self._file.seek(0, os.SEEK_END) > 0
+        if self.continued:
+            self._file.seek(-1, os.SEEK_END)
+            if self._file.read(1) != b"\n":
+                self._file.write(b"\n")  # closes a line that a sudden end has torn
 
     def __call__(self, event: Event) -> None:
         self._file.write(dump_event(event).encode())

@@ -43,8 +43,11 @@ def renderer(json: bool) -> Show:
     return BarShow() if sys.stdout.isatty() else LineShow()
 
 
-def follow(name: str, run: RunDir, show: Show) -> int:
-    """Shows a run until it ends; Ctrl-C and SIGTERM stop it. Returns the exit status of the command."""
+def follow(name: str, run: RunDir, show: Show, since: int = 0) -> int:
+    """Shows a run until it ends; Ctrl-C and SIGTERM stop it. Returns the exit status of the command.
+
+    `since` leaves out the first bytes of its events.
+    """
     owner = run.owner()
     asked = False
 
@@ -56,7 +59,7 @@ def follow(name: str, run: RunDir, show: Show) -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
-    tail, last = RunTail(run), None
+    tail, last = RunTail(run, since), None
     show.open()
     try:
         alive = True
@@ -91,6 +94,8 @@ def describe(event: events.Event) -> str | None:
                     f"{p.documents:,} documents, {p.tokens:,} tokens, {p.cut_documents:,} documents cut at "
                     f"ctx_len {p.ctx_len} ({p.cut_tokens:,} tokens); {p.steps:,} steps x {p.micro_bsz} = "
                     f"{p.passes:.2f} passes")  # fmt: skip
+        case events.Resumed():
+            return f"going on after step {event.step:,}" if event.step else "starting from the beginning"
         case events.Evaluated():
             return f"loss {event.when} tuning {event.loss:.4f} ({event.documents} documents)"
         case events.Epoch():
@@ -154,6 +159,7 @@ class BarShow(Show):
             TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=self.console,
         )  # fmt: skip
         self.tasks: dict[str, TaskID] = {}
+        self.begun = 0
 
     def open(self) -> None:
         self.bar.start()
@@ -162,8 +168,10 @@ class BarShow(Show):
         self.bar.stop()
 
     def event(self, event: events.Event) -> None:
-        if isinstance(event, events.Started):
-            self._move("training", 0, event.plan.steps)
+        if isinstance(event, events.Resumed):
+            self.begun = event.step
+        elif isinstance(event, events.Started):
+            self._move("training", self.begun, event.plan.steps)
         elif isinstance(event, events.Progress):
             self._move(event.phase, event.done, event.total)
         elif isinstance(event, events.Step):

@@ -11,10 +11,12 @@ from textual.widgets import Footer, Label, OptionList, Static
 from textual.widgets.option_list import Option
 from textual.worker import get_current_worker
 
+from engine.contract.errors import UserError
 from engine.contract.presets import Preset, PresetStore
 from engine.contract.rundir import RunDir
 from rwkv_tui.app import TuneApp
 from rwkv_tui.plain import duration, plain
+from rwkv_tui.services.launch import resume
 from rwkv_tui.services.runs import RunSummary, summarise_runs
 from rwkv_tui.widgets.picker import Picker
 
@@ -35,6 +37,7 @@ class HomeScreen(Screen[None]):
     BINDINGS = [
         Binding("enter", "open", "Open"),
         Binding("n", "new", "New run"),
+        Binding("r", "resume", "Resume a run that was stopped or broke off", show=False),
         Binding("p", "presets", "Presets"),
         Binding("q", "app.quit", "Quit"),
     ]
@@ -103,13 +106,26 @@ class HomeScreen(Screen[None]):
         text = self._columns(f"  {plain(run.name)}", run.status, steps, loss, when)
         return Content.assemble((sign, style), text[1:])
 
+    def _chosen(self) -> RunSummary | None:
+        """The run under the cursor."""
+        place = self.query_one("#runs", OptionList).highlighted
+        return self._runs[place] if place is not None and place < len(self._runs) else None
+
     @on(OptionList.OptionSelected)
     def action_open(self) -> None:
         """Goes into the run under the cursor."""
-        place = self.query_one("#runs", OptionList).highlighted
-        if place is not None and place < len(self._runs):
-            run = self._runs[place]
+        if run := self._chosen():
             self.app.open_run(run.name, RunDir(run.proj_dir))
+
+    def action_resume(self) -> None:
+        """Goes on with the run under the cursor, and into it."""
+        if run := self._chosen():
+            try:
+                resume(run.name, RunDir(run.proj_dir))
+            except UserError as error:
+                self.notify(str(error), severity="error", markup=False)
+            else:
+                self.action_open()
 
     def action_new(self) -> None:
         self.app.open_wizard()

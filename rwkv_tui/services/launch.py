@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
 import threading
 from pathlib import Path
@@ -16,6 +17,7 @@ from engine.contract.process import Process
 from engine.contract.rundir import RunDir, RunList
 from engine.contract.settings import TrainSettings
 from rwkv_tui.services.engine import engine_command, engine_environment
+from rwkv_tui.services.runs import is_alive, summarise
 
 
 def launch(settings: TrainSettings, paths: UserPaths) -> tuple[str, RunDir]:
@@ -49,6 +51,29 @@ def launch(settings: TrainSettings, paths: UserPaths) -> tuple[str, RunDir]:
             f"Cannot start the run in {run.path} ({error.strerror or error}).", "Check disk and permissions."
         ) from error
     return name, run
+
+
+def resume(name: str, run: RunDir) -> int:
+    """Starts a process that goes on with a run, and gives the bytes of events told before it.
+
+    Raises UserError when the run is alive or has finished, or when its settings or files are gone.
+    """
+    run.read_settings()
+    try:
+        with run.settings.open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # of two that resume the same run the second finds it alive
+            alive, status = is_alive(run), summarise(name, run).status
+            if alive is not False:
+                raise UserError(f"The run {name} is {status}.", "There is nothing to resume.")
+            if status == "finished":
+                raise UserError(f"The run {name} has finished.", f"Its files are in {run.path}.")
+            told = run.events.stat().st_size if run.events.exists() else 0
+            run.record_process(name, Process.of(_start(run)))
+            return told
+    except OSError as error:
+        raise UserError(
+            f"Cannot resume the run in {run.path} ({error.strerror or error}).", "Check disk and permissions."
+        ) from error
 
 
 def _start(run: RunDir) -> int:

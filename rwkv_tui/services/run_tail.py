@@ -16,15 +16,15 @@ STEP_MARK = b'"type":"step"'
 
 
 class RunTail:
-    """An incremental reader of events.ndjson.
+    """An incremental reader of events.ndjson, from its first `since` bytes on.
 
     `restarts` counts how often the file was found shorter than what had been read of it: then it
     is read from its start again, and what was folded from it before is to be thrown away.
     """
 
-    def __init__(self, run: RunDir) -> None:
+    def __init__(self, run: RunDir, since: int = 0) -> None:
         self._path = run.events
-        self._offset = 0
+        self._offset = since
         self._partial = b""
         self.restarts = 0
         self.behind = False
@@ -114,6 +114,8 @@ class RunModel:
         """Takes in one event."""
         if self.first_t is None:
             self.first_t = event.t
+        elif isinstance(event, ev.Resumed) and self.last_t is not None:
+            self.first_t += event.t - self.last_t  # nobody trained in between
         self.last_t = event.t
         handler: Any = _HANDLERS.get(type(event))
         if handler:
@@ -130,6 +132,19 @@ class RunModel:
         self._say(
             event.t, f"training starts: {plan.steps} steps on {plan.device}, {plan.precision}, op {plan.op}"
         )
+
+    def _resumed(self, event: ev.Resumed) -> None:
+        """Forgets what was told of later steps: they are taken again."""
+        step = event.step
+        self.step, self.activity, self.closing, self.after = step, None, None, None
+        self.phases.clear()
+        self._recent.clear()
+        for series in (self.loss, self.loss_smooth, self.lr, self.kt_s, self.grad_norm):
+            series.cut_after(step)
+        self.epoch_marks = [mark for mark in self.epoch_marks if mark <= step]
+        self.checkpoints = [c for c in self.checkpoints if c.step <= step]
+        self.samples = [s for s in self.samples if s.step <= step]
+        self._say(event.t, f"resumed after step {step}" if step else "started again from the beginning")
 
     def _stepped(self, event: ev.Step) -> None:
         self.step, self.epoch, self.tokens, self.step_s = event.step, event.epoch, event.tokens, event.step_s
@@ -190,6 +205,7 @@ class RunModel:
 
 _HANDLERS: dict[type, Any] = {
     ev.Started: RunModel._started,
+    ev.Resumed: RunModel._resumed,
     ev.Step: RunModel._stepped,
     ev.Progress: RunModel._progressed,
     ev.Epoch: RunModel._epoch_over,

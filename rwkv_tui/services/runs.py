@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from engine.contract.errors import UserError
-from engine.contract.events import Event, Failed, Finished, Started, Step, parse_event
+from engine.contract.events import Event, Failed, Finished, Resumed, Started, Step, parse_event
 from engine.contract.process import Process
 from engine.contract.rundir import RunDir, RunList, Status
 
@@ -42,17 +42,46 @@ def summarise_runs(folder: Path) -> list[RunSummary]:
     return [summarise(name, run) for name, run in RunList(folder).all()]
 
 
+def find_run(folder: Path, wanted: str) -> tuple[str, RunDir]:
+    """The run of a name, of the only name that begins so, or of a folder; "" is the newest.
+
+    Raises UserError when there is none, or several.
+    """
+    runs = RunList(folder).all()
+    if not wanted:
+        if runs:
+            return runs[0]
+        raise UserError("There are no runs yet.", "Start one with `rwkv-tune train`.")
+    path = Path(wanted).expanduser().absolute()
+    begin_so = [(name, run) for name, run in runs if name.startswith(wanted)]
+    for name, run in runs:
+        if name == wanted or run.path == path:
+            return name, run
+    if len(begin_so) == 1:
+        return begin_so[0]
+    run = RunDir(path)
+    if run.process.is_file():
+        return run.name(), run
+    names = ", ".join(name for name, _ in begin_so or runs[:8]) or "none"
+    if begin_so:
+        raise UserError(f"Several runs begin with {wanted}: {names}.", "Give one of these names.")
+    raise UserError(f"There is no run {wanted}.", f"Your newest runs: {names}.")
+
+
 def summarise(name: str, run: RunDir) -> RunSummary:
     """How one run stands, from the first and the last part of its events."""
     alive = is_alive(run)  # before reading: a run that ends in between has then told so
     head, tail = _head_and_tail(run.events)
     started = next((e for e in (*head, *tail) if isinstance(e, Started)), None)
-    step, closing = None, None
+    step, closing, resumed_at = None, None, 0
     for event in (*head, *tail):
         if isinstance(event, Step):
             step = event
         elif isinstance(event, (Finished, Failed)):
             closing = event
+        elif isinstance(event, Resumed):
+            closing, resumed_at = None, event.step
+            step = step if step and step.step <= event.step else None
         elif isinstance(event, Started):
             closing = None
     plan = started.plan if started else None
@@ -64,7 +93,7 @@ def summarise(name: str, run: RunDir) -> RunSummary:
         status=status_of(run, alive=alive, began=started is not None, closing=closing),
         method=plan.method if plan else "",
         version=plan.version if plan else "",
-        step=max(step.step if step else 0, ended_at),
+        step=max(step.step if step else 0, ended_at, resumed_at),
         steps=plan.steps if plan else 0,
         loss=step.loss_smooth if step else None,
         started=head[0].t if head else None,

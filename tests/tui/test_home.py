@@ -102,3 +102,13 @@ async def test_quitting_needs_one_key(make_app: MakeApp, place: Path) -> None:
     async with app.run_test() as pilot:
         await pilot.press("q")
         await until(pilot, lambda: not app.is_running)
+
+
+async def test_a_run_that_cannot_be_resumed_says_why(make_app: MakeApp, place: Path) -> None:
+    app = make_app()
+    add_run(app.paths, place / "runs" / "emoji", 137, 2.5)  # it has no settings.yaml
+    async with app.run_test() as pilot:
+        await until(pilot, lambda: rows(app))
+        await pilot.press("r")
+        await until(pilot, lambda: any("settings.yaml" in note.message for note in app._notifications))
+        assert is_at(app, HomeScreen)

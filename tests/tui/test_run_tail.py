@@ -103,6 +103,29 @@ def test_the_last_word_decides_and_a_resumed_run_takes_it_back() -> None:
     assert list(again.loss.xs) == list(range(1, 46))
 
 
+def test_a_resumed_run_forgets_what_came_after_its_point() -> None:
+    told = [*stories.opening(), *stories.stepping(Path("p"), 1, 430), FAILED]
+    resumed = ev.Resumed(t=stories.T0 + 1000, step=200)
+    model = fold([*told, resumed])
+    assert (model.step, model.closing, model.seconds_left) == (200, None, None)
+    assert model.loss.xs[-1] == model.lr.xs[-1] == 200
+    assert (model.epoch_marks, [c.step for c in model.checkpoints]) == ([200], [200])
+    assert model.elapsed == pytest.approx(99)  # the pause is not the run's
+    assert model.log[-1].text == "resumed after step 200"
+    again = fold([*told, resumed, *stories.stepping(Path("p"), 201, 430)])
+    assert list(again.loss.xs) == list(range(1, 431))
+    assert again.epoch_marks == [200, 400]
+
+
+def test_a_tail_can_begin_later(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    stories.tell(run, STORY)
+    tail = RunTail(run, run.events.stat().st_size)
+    assert tail.poll() == []
+    stories.tell(run, [FAILED])
+    assert tail.poll() == [FAILED]
+
+
 def test_missing_values_stay_missing() -> None:
     told = stories.opening() + stories.stepping(Path("p"), 1, 3)
     step = told[-1]
