@@ -104,6 +104,12 @@ class Reporter(pl.Callback):
         if last or (settings.epoch_save and trainer.current_epoch % settings.epoch_save == 0):
             self._save(epoch, self._step(trainer, pl_module) + 1, pl_module)
 
+    def keep(self, trainer: pl.Trainer, module: TuneModule) -> None:
+        """Saves the epoch that has just ended, unless it is saved."""
+        step = self._step(trainer, module) + 1
+        if self.saved_step != step:
+            self._save(self._epoch(trainer, module), step, module)
+
     def _step(self, trainer: pl.Trainer, module: TuneModule) -> int:
         """Steps before this one, counted from the run's begin."""
         return trainer.current_epoch * module.settings.epoch_steps + trainer.fit_loop.batch_idx

@@ -13,8 +13,8 @@ from engine.contract import events
 from engine.contract.errors import UserError
 from engine.contract.process import Process
 from engine.contract.rundir import RunDir
+from engine.train.logs import RunLog
 from engine.train.stop import Stopped, StopRequest
-from engine.train.writer import EventWriter
 
 if TYPE_CHECKING:  # Lightning takes seconds to import: a refused run should not wait for it
     from engine.train.callbacks import Reporter
@@ -27,7 +27,7 @@ def run_training(run: RunDir) -> int:
     """Trains the run in its folder and returns the exit status; every outcome is an event, too."""
     stop = StopRequest()
     stop.install()
-    emit = EventWriter(run.events)
+    emit = RunLog(run)
     began = time.monotonic()
     try:
         return _train(run, emit, stop, began)
@@ -59,11 +59,12 @@ def _first_line(error: BaseException) -> str:
     return lines[0].rstrip(".") if lines else "no message"
 
 
-def _train(run: RunDir, emit: events.Emit, stop: StopRequest, began: float) -> int:
+def _train(run: RunDir, emit: RunLog, stop: StopRequest, began: float) -> int:
     from engine.train.prepare import load, make_plan
     from engine.train.probe import Probe
 
     settings = run.read_settings()
+    emit.begin(settings)
     loaded = load(settings, emit, stop)
     plan = make_plan(loaded)
     probe = Probe(loaded, emit, stop)
@@ -86,14 +87,15 @@ def _fit(run: RunDir, loaded: Loaded, emit: events.Emit, stop: StopRequest) -> R
     import pytorch_lightning as pl
     from torch.utils.data import DataLoader
 
-    from engine.data.dataset import EpochSampler, PadDataset, collate
+    from engine.data.dataset import EpochSampler, collate
     from engine.train.callbacks import Reporter
     from engine.train.module import TuneModule
+    from engine.train.validation import Validation
 
     s = loaded.settings
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    dataset = PadDataset(loaded.data, s.ctx_len, s.loss_mask)
-    sampler = EpochSampler(len(loaded.data), s.micro_bsz, s.epoch_steps, s.random_seed)
+    dataset = loaded.examples
+    sampler = EpochSampler(len(dataset), s.micro_bsz, s.epoch_steps, s.random_seed)
     loader = DataLoader(dataset, batch_size=s.micro_bsz, sampler=sampler, collate_fn=collate)
     reporter = Reporter(run, emit, stop)
     trainer = pl.Trainer(
@@ -102,7 +104,7 @@ def _fit(run: RunDir, loaded: Loaded, emit: events.Emit, stop: StopRequest) -> R
         precision="32-true",  # the weights' own type decides: see load()
         max_epochs=s.epoch_count,
         accumulate_grad_batches=s.accumulate_grad_batches,
-        callbacks=[reporter],
+        callbacks=[reporter, Validation(loaded, reporter, emit, stop)],
         default_root_dir=str(run.path),
         logger=False,
         enable_checkpointing=False,

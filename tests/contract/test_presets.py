@@ -84,6 +84,6 @@ def test_a_broken_preset_says_which_key_and_line(text: str, says: str) -> None:
     "load_model": st.text(min_size=1, max_size=9).map(lambda t: Path("/" + t.replace("\0", ""))),
 }))  # fmt: skip
 def test_what_is_written_reads_back_as_itself(values: dict[str, object]) -> None:
-    settings = TrainSettings(**values)  # type: ignore[arg-type]
+    settings = TrainSettings(**values)
     text = render_yaml(settings, "Any.", train_params())
     assert TrainSettings(**parse_yaml(text, "x")) == settings
