@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +33,21 @@ class RunLog:
     def __call__(self, event: events.Event) -> None:
         self._events(event)
         self._losses(event)
-        if self._wandb:
-            self._wandb(event)
+        self._follow(lambda log: log(event))
 
     def close(self) -> None:
+        self._follow(lambda log: log.close())
         self._events.close()
         self._losses.close()
+
+    def _follow(self, act: Callable[[WandbLog], None]) -> None:
+        """Whatever goes wrong in a log elsewhere, it must not end the run."""
         if self._wandb:
-            self._wandb.close()
+            try:
+                act(self._wandb)
+            except Exception as error:
+                self._wandb = None
+                self._events(events.Warned(text=f"wandb: no longer logged to ({error}); the run goes on"))
 
 
 class LossData:
@@ -98,6 +106,8 @@ class WandbLog:
                 f"wandb: cannot start ({reason}).",
                 "Log in with `wandb login`, set WANDB_MODE=offline to only write it, or leave wandb empty.",
             ) from None
+        self._run.define_metric("*", step_metric="step")  # ours, so that any order of events is kept
+        self._step = 0
         self._failed = True
 
     def __call__(self, event: events.Event) -> None:
@@ -106,16 +116,20 @@ class WandbLog:
                 self._run.config.update({"plan": plan.model_dump()})  # type: ignore[no-untyped-call]
             case events.Step():
                 names = ("loss", "loss_smooth", "lr", "kt_s", "grad_norm", "tokens", "epoch")
-                self._run.log({name: getattr(event, name) for name in names}, step=event.step)
+                self._step = event.step
+                self._log({name: getattr(event, name) for name in names})
             case events.Validated():
-                self._run.log({"val_loss": event.loss}, step=event.step)
+                self._log({"val_loss": event.loss})
             case events.Epoch():
-                self._run.log({"epoch_loss": event.loss})
+                self._log({"epoch_loss": event.loss})
             case events.Evaluated():
                 self._run.summary[f"loss_{event.when}"] = event.loss
             case events.Finished():
                 self._failed = False
                 self._run.summary["status"] = event.status
+
+    def _log(self, values: dict[str, Any]) -> None:
+        self._run.log({"step": self._step, **{name: v for name, v in values.items() if v is not None}})
 
     def close(self) -> None:
         self._run.finish(exit_code=int(self._failed))
