@@ -128,6 +128,10 @@ def risks(s: TrainSettings) -> list[Problem]:
         )
     if s.method == "state" and s.lr_init < 1e-3:
         found.append(Problem("lr_init", f"{s.lr_init:g} hardly moves a state; 1 is advised"))
+    if s.weight_decay and s.optimizer == "adam":
+        found.append(
+            Problem("optimizer", "adam adds weight_decay to the gradient, which weakens it; adamw is advised")
+        )
     if s.mask_id and s.loss_mask != "se":
         found.append(Problem("mask_id", f"has no effect with loss_mask {s.loss_mask}; only se reads it"))
     if s.data_file is not None and s.data_type == "dummy":

@@ -48,9 +48,14 @@ def spell(value: Any) -> str:
     return json.dumps(value) if isinstance(value, dict) and value else "" if value == {} else str(value)
 
 
+def flag_words(name: str, text: str) -> list[str]:
+    """A flag and its value; in one word when the value would itself be taken for a flag."""
+    return [f"--{name}={text}"] if text.startswith("-") else [f"--{name}", text]
+
+
 def command(settings: TrainSettings) -> str:
     """The `rwkv-tune train` command that does the same."""
     words = ["rwkv-tune", "train"]
     for name, value in changed(settings).items():
-        words += [f"--{name}", spell(value)]
+        words += flag_words(name, spell(value))
     return shlex.join(words)

@@ -261,6 +261,13 @@ class TrainSettings(BaseModel):
         group="method",
         methods=("lora",),
     )
+    optimizer: Literal["adam", "adamw"] = param(
+        "adam",
+        "How gradients move the parameters; they differ in weight_decay only: adam adds it to the gradient, "
+        "adamw to the step.",
+        group="method",
+        advice="adam without weight_decay, adamw with it.",
+    )
     quant: Literal["none", "int8", "nf4"] = param(
         "none",
         "Keeps the frozen weights in 8 or 4 bits.",

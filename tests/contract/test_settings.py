@@ -139,6 +139,10 @@ def test_the_support_table_names_real_parameters_and_values() -> None:
 def test_risky_settings_are_told_and_allowed() -> None:
     said = {p.field for p in risks(TrainSettings(epoch_steps=5, epoch_count=1, lr_init=1e-5, lr_final=1e-6))}
     assert said == {"warmup_steps", "lr_init"}
+    decay = TrainSettings(train_type="none", precision="fp32", lr_init=1e-5, lr_final=1e-5, weight_decay=0.1)
+    assert [p.field for p in risks(decay)] == ["optimizer"]
+    assert risks(decay.model_copy(update={"optimizer": "adamw"})) == []
+    assert [p.field for p in risks(TrainSettings(mask_id={"mask0": 1, "mask1": 2}))] == ["mask_id"]
 
 
 def flags() -> st.SearchStrategy[dict[str, Any]]:

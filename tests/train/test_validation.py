@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import signal
@@ -121,8 +122,8 @@ def test_what_is_learned_follows_loss_mask(files: dict[str, Path], tiny_model: P
         ("none", {}), ("pad", {}), ("qa", {}), ("se", {"mask_id": {"mask0": end, "mask1": str(start)}}),
     ):  # fmt: skip
         told = train(
-            tmp_path / mask, load_model=tiny_model, data_type="jsonl", data_file=files["jsonl"], loss_mask=mask,
-            ctx_len=64, **more,
+            tmp_path / mask, load_model=tiny_model, data_type="jsonl", data_file=files["jsonl"],
+            loss_mask=mask, ctx_len=64, **more,
         )  # fmt: skip
         plan(told)
         learned[mask] = of(events.Step, told)[-1].tokens
@@ -138,7 +139,7 @@ def test_only_takes_one_whole_document(files: dict[str, Path], tiny_model: Path,
     sizes = [len(Tokenizer().encode(json.loads(line)["text"])) for line in files["jsonl"].open()]
     assert plan(told).windows == 0
     steps = [0, *(e.tokens for e in of(events.Step, told))]
-    assert sorted(b - a for a, b in zip(steps, steps[1:], strict=False)) == sorted(sizes)
+    assert sorted(b - a for a, b in itertools.pairwise(steps)) == sorted(sizes)
 
 
 def test_a_held_out_loss_each_epoch(files: dict[str, Path], tiny_model: Path, tmp_path: Path) -> None:
@@ -160,8 +161,8 @@ def test_early_stop_ends_as_finished_and_keeps_the_best(
     """A rate far too high makes the held-out loss rise."""
     run = RunDir(tmp_path / "run")
     told = train(
-        run.path, load_model=tiny_model, data_type="jsonl", data_file=files["jsonl"], val_split=1, early_stop=2,
-        epoch_count=30, epoch_steps=4, epoch_save=0, lr_init=3, lr_final=3,
+        run.path, load_model=tiny_model, data_type="jsonl", data_file=files["jsonl"], val_split=1,
+        early_stop=2, epoch_count=30, epoch_steps=4, epoch_save=0, lr_init=3, lr_final=3,
     )  # fmt: skip
     end, measured = told[-1], of(events.Validated, told)
     assert isinstance(end, events.Finished) and end.status == "finished"
