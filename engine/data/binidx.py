@@ -61,7 +61,7 @@ class BinIdx:
             )
         if not self.tokens:
             raise UserError(f"The data {prefix} holds no tokens.", _REMEDY)
-        self.stream: NDArray[Any] = np.memmap(bin_path, self.dtype, "r")
+        self.stream: NDArray[Any] = np.asarray(np.memmap(bin_path, self.dtype, "r"))  # a plain view is quick
         """All tokens, end to end."""
 
     def _read_header(self, path: Path) -> int:

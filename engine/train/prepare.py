@@ -104,9 +104,15 @@ def _read_data(
         stop.check()
         emit(events.Progress(phase=f"{phase} the data", done=done, total=total, unit="B"))
 
+    def splitting(done: int, total: int) -> None:
+        stop.check()
+        emit(events.Progress(phase="holding out documents", done=done, total=total, unit="documents"))
+
     data = open_data(settings, vocab_size, progress)
     check_vocabulary(data, vocab_size)
-    return split(data, settings.val_split, settings.random_seed) if settings.val_split else (data, None)
+    if not settings.val_split:
+        return data, None
+    return split(data, settings.val_split, settings.random_seed, splitting)
 
 
 def make_plan(loaded: Loaded) -> events.Plan:

@@ -9,6 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from engine.contract import events
+from engine.contract.errors import UserError
 from engine.data.dataset import cut
 from engine.train.callbacks import Reporter
 from engine.train.evaluate import measure
@@ -69,6 +70,12 @@ class Validation(pl.Callback):
             )
         finally:
             loaded.model.train()
+        if not report.tokens:
+            raise UserError(
+                f"val_split: the {report.documents} held-out documents have nothing to learn under loss_mask "
+                f"{loaded.settings.loss_mask} within ctx_len {loaded.settings.ctx_len}.",
+                "Hold out more, raise ctx_len, or set val_split to 0.",
+            )
         better = report.loss < self.best_loss
         if better:
             self.best_loss, self.best_epoch, self.since_best = report.loss, epoch, 0

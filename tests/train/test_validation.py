@@ -177,6 +177,14 @@ def test_early_stop_ends_as_finished_and_keeps_the_best(
     assert len(run.train_log.read_text().splitlines()) == len(measured)
 
 
+def test_nothing_to_measure_is_said(files: dict[str, Path], tiny_model: Path, tmp_path: Path) -> None:
+    told = train(
+        tmp_path / "run", load_model=tiny_model, data_type="jsonl", data_file=files["jsonl"], val_split=1,
+        loss_mask="qa", ctx_len=2,
+    )  # fmt: skip
+    assert isinstance(told[-1], events.Failed) and "nothing to learn under loss_mask qa" in told[-1].reason
+
+
 def test_too_few_documents_to_hold_out(files: dict[str, Path], tiny_model: Path, tmp_path: Path) -> None:
     told = train(
         tmp_path / "run", load_model=tiny_model, data_type="jsonl", data_file=files["jsonl"], val_split=4
