@@ -50,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     job.add_argument("path", type=Path)
     job.add_argument("--ctx_len", type=int, default=512)
     job.add_argument("--loss_mask", default="qa")
+    job.add_argument("--mask_id", default="")
     job.set_defaults(job=_summary)
 
     job = jobs.add_parser("init", help="write a model with random weights; prints its description")
@@ -106,9 +107,11 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 
 
 def _summary(args: argparse.Namespace) -> int:
+    from engine.contract.settings import TrainSettings
     from engine.data.summary import summarise
 
-    print(summarise(args.path, args.ctx_len, args.loss_mask).model_dump_json())
+    ids = TrainSettings.model_validate({"mask_id": args.mask_id}).mask_ids
+    print(summarise(args.path, args.ctx_len, args.loss_mask, mask_ids=ids).model_dump_json())
     return 0
 
 

@@ -122,7 +122,9 @@ class Draft:
         if self.data is None or not self.data.documents or not self.data.complete:
             return None
         s = self.approximate()
-        return s.total_steps * s.micro_bsz * s.devices / self.data.documents
+        windows = -(-max(1, self.data.tokens - 1) // s.ctx_len)
+        examples = windows if s.dataload == "get" else self.data.documents
+        return s.total_steps * s.micro_bsz * s.devices / examples
 
 
 def _stem(text: str, suffix: str = "") -> str:

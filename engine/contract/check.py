@@ -6,6 +6,7 @@ Everything that accepts settings (flags, presets, the form, the engine itself) c
 from __future__ import annotations
 
 import difflib
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +85,27 @@ def contradictions(s: TrainSettings) -> list[Problem]:
         found.append(Problem("micro_bsz", "dataload only takes one document a step; set it to 1"))
     if s.train_type != "infctx" and s.chunk_ctx != train_params()["chunk_ctx"].default:
         found.append(Problem("chunk_ctx", "is read by train_type infctx only; set that or leave it out"))
-    return found + _foreign(s)
+    return found + _data(s) + _foreign(s)
+
+
+def _data(s: TrainSettings) -> list[Problem]:
+    """What cannot be meant together about the data."""
+    found = []
+    text = s.data_type in ("utf-8", "utf-16le")
+    if text and s.dataload != "get":
+        found.append(Problem("dataload", f"{s.dataload} takes documents and a text file is one long one; "
+                                         "set it to get, which takes windows"))  # fmt: skip
+    if s.loss_mask in ("qa", "se") and (text or s.data_type == "dummy"):
+        found.append(
+            Problem("loss_mask", f"{s.loss_mask} needs documents, which {s.data_type} has not; use pad")
+        )
+    if s.loss_mask == "se" and s.mask_ids is None:
+        found.append(Problem("mask_id", 'loss_mask se needs two ids, like {"mask0":"130","mask1":"131"}'))
+    if s.val_split > 1 and s.val_split != int(s.val_split):
+        found.append(Problem("val_split", f"{s.val_split:g} is neither a share below 1 nor a whole number"))
+    if s.early_stop and not s.val_split:
+        found.append(Problem("early_stop", "goes by documents held out; set val_split, e.g. to 0.05"))
+    return found
 
 
 def _foreign(s: TrainSettings) -> list[Problem]:
@@ -109,6 +130,14 @@ def risks(s: TrainSettings) -> list[Problem]:
         )
     if s.method == "state" and s.lr_init < 1e-3:
         found.append(Problem("lr_init", f"{s.lr_init:g} hardly moves a state; 1 is advised"))
+    if s.weight_decay and s.optimizer == "adam":
+        found.append(
+            Problem("optimizer", "adam adds weight_decay to the gradient, which weakens it; adamw is advised")
+        )
+    if s.mask_id and s.loss_mask != "se":
+        found.append(Problem("mask_id", f"has no effect with loss_mask {s.loss_mask}; only se reads it"))
+    if s.data_file is not None and s.data_type == "dummy":
+        found.append(Problem("data_file", "is not read: data_type dummy makes its own random tokens"))
     return found
 
 
@@ -116,21 +145,39 @@ def missing_files(s: TrainSettings) -> list[Problem]:
     """Files the run needs and does not find, and a proj_dir that cannot be used."""
     found = []
     for name, param in train_params().items():
-        if param.required and getattr(s, name) is None:
+        needed = param.required and not (name == "data_file" and s.data_type == "dummy")
+        if needed and getattr(s, name) is None:
             found.append(Problem(name, f"is not set; it names {_lower_first(param.help)}"))
     if s.load_model is not None and not _is_file(s.load_model):
         found.append(Problem("load_model", f"no file {s.load_model}; give the path of a .pth model"))
     if s.data_file is not None:
-        for half in (".bin", ".idx"):
-            if not _is_file(data_half(s.data_file, half)):
-                found.append(
-                    Problem("data_file", f"no file {data_half(s.data_file, half)}; "
-                            "make the pair with `rwkv-tune data convert`")
-                )  # fmt: skip
-                break
+        found += _missing_data(s.data_file, s.data_type)
+    if s.wandb and not _installed("wandb"):
+        found.append(Problem("wandb", "its package is not installed; `pip install 'rwkv-tune[wandb]'` "
+                                      "does it, or leave the project name empty"))  # fmt: skip
     if s.proj_dir is not None and _is_file(s.proj_dir):
         found.append(Problem("proj_dir", f"{s.proj_dir} is a file; name a folder"))
     return found
+
+
+def _missing_data(path: Path, data_type: str) -> list[Problem]:
+    if data_type == "dummy":
+        return []
+    if data_type != "binidx":
+        return [] if _is_file(path) else [Problem("data_file", f"no file {path}; data_type {data_type} names "
+                                                               "a file with its suffix")]  # fmt: skip
+    missing = [data_half(path, half) for half in (".bin", ".idx") if not _is_file(data_half(path, half))]
+    if missing and _is_file(path) and path.suffix == ".jsonl":
+        return [Problem("data_file", f"{path} is no .bin/.idx pair; set data_type to jsonl, or make the pair "
+                                     "with `rwkv-tune data convert`")]  # fmt: skip
+    remedy = "make the pair with `rwkv-tune data convert`"
+    return [Problem("data_file", f"no file {half}; {remedy}") for half in missing[:1]]
+
+
+def _installed(package: str) -> bool:
+    """A folder that only happens to have the name does not count."""
+    spec = importlib.util.find_spec(package)
+    return spec is not None and spec.origin is not None
 
 
 def data_half(prefix: Path, suffix: str) -> Path:

@@ -28,7 +28,11 @@ class Base(BaseModel):
 
 
 class Plan(BaseModel):
-    """What a run is going to do, as found in its files; lengths in tokens."""
+    """What a run is going to do, as found in its files; lengths in tokens.
+
+    `documents` are those trained on, `held_out` those it is measured by. `windows` is 0 where documents
+    are the examples; else it counts the stretches of ctx_len they are cut into.
+    """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -44,6 +48,8 @@ class Plan(BaseModel):
     tokens: int
     cut_documents: int
     cut_tokens: int
+    windows: int = 0
+    held_out: int = 0
     ctx_len: int
     micro_bsz: int
     epoch_begin: int
@@ -108,6 +114,19 @@ class Epoch(Base):
     epoch: int
     loss: float | None
     lr: float
+    seconds: float
+
+
+class Validated(Base):
+    """The loss on the documents held out, after an epoch; `best_epoch` has had the lowest so far."""
+
+    type: Literal["validated"] = "validated"
+    epoch: int
+    step: int
+    loss: float | None
+    best_loss: float | None
+    best_epoch: int
+    documents: int
     seconds: float
 
 
@@ -184,8 +203,8 @@ class Converted(Base):
 
 
 Event = (
-    Started | Resumed | Progress | Step | Epoch | Checkpoint | Evaluated | Sample | Log | Warned | Failed
-    | Finished | Converted
+    Started | Resumed | Progress | Step | Epoch | Validated | Checkpoint | Evaluated | Sample | Log
+    | Warned | Failed | Finished | Converted
 )  # fmt: skip
 Emit = Callable[[Event], None]
 

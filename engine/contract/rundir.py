@@ -3,6 +3,7 @@
 settings.yaml    what was asked for              events.ndjson   what happened
 run.json         name, pid, process start time   engine.log      what the process printed
 train_log.txt    the incumbent's line an epoch   rwkv-N.pth      what was trained
+loss_data.jsonl  the incumbent's line a step
 resume-STEP.pt   all that is needed to go on exactly after STEP; resume-STEP.sha256 completes it and is
                  its checksum, as `sha256sum -c` reads it; the two newest are kept
 """
@@ -51,6 +52,10 @@ class RunDir:
     @property
     def train_log(self) -> Path:
         return self.path / "train_log.txt"
+
+    @property
+    def loss_data(self) -> Path:
+        return self.path / "loss_data.jsonl"
 
     def checkpoint(self, epoch: int) -> Path:
         return self.path / f"rwkv-{epoch}.pth"

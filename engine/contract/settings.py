@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 
 from engine.contract.params import Param, param, params_of
 
@@ -30,14 +30,6 @@ def _clean_path(value: object) -> object:
         return Path(str(value))
 
 
-def _data_prefix(value: object) -> object:
-    """A binidx data set is named without its suffix; accept the name of either half."""
-    path = _clean_path(value)
-    if isinstance(path, Path) and path.suffix in (".bin", ".idx"):
-        return path.with_suffix("")
-    return path
-
-
 def _json_object(value: object) -> object:
     if isinstance(value, str):
         return json.loads(value) if value.strip() else {}
@@ -45,7 +37,6 @@ def _json_object(value: object) -> object:
 
 
 FilePath = Annotated[Path | None, BeforeValidator(_clean_path)]
-DataPrefix = Annotated[Path | None, BeforeValidator(_data_prefix)]
 JsonObject = Annotated[dict[str, Any], BeforeValidator(_json_object)]
 
 
@@ -68,9 +59,10 @@ class TrainSettings(BaseModel):
         required=True,
         advice="One folder per run; a folder that already holds a run is never overwritten.",
     )
-    data_file: DataPrefix = param(
+    data_file: FilePath = param(
         None,
-        "The training data: the common name of a .bin/.idx pair, without suffix.",
+        "The training data: the common name of a .bin/.idx pair, without suffix, or the file of "
+        "another data_type.",
         group="files",
         required=True,
         advice="`rwkv-tune data convert` makes the pair from a .jsonl file.",
@@ -182,7 +174,28 @@ class TrainSettings(BaseModel):
         "pad",
         "Which tokens are learned: none and pad take all of a document, qa only what follows 'Assistant:'.",
         group="data",
-        advice="qa teaches answers without teaching questions.",
+        advice="qa teaches answers without teaching questions; se does so between the two ids of mask_id.",
+    )
+    mask_id: JsonObject = param(
+        {},
+        "The token ids of loss_mask se: learning ends at id mask0 and begins after id mask1, "
+        'e.g. {"mask0":"130","mask1":"131"}.',
+        group="data",
+        advice="The id that ends is learned too, or the model would never stop.",
+    )
+    val_split: float = param(
+        0.0,
+        "Documents held out to measure each epoch by: a share below 1, or their number; 0 holds out none.",
+        group="data",
+        ge=0,
+        advice="0.05 is usual. Copies of a document never fall on both sides.",
+    )
+    early_stop: int = param(
+        0,
+        "Ends the run after N epochs without a better loss on what val_split holds out; 0 never does.",
+        group="data",
+        ge=0,
+        advice="2 or 3. The best epoch so far is always saved then.",
     )
     vocab_size: int = param(
         0,
@@ -254,6 +267,13 @@ class TrainSettings(BaseModel):
         'The adapter\'s own settings as JSON, e.g. {"lora_r":32,"lora_alpha":64}.',
         group="method",
         methods=("lora",),
+    )
+    optimizer: Literal["adam", "adamw"] = param(
+        "adam",
+        "How gradients move the parameters; they differ in weight_decay only: adam adds it to the gradient, "
+        "adamw to the step.",
+        group="method",
+        advice="adam without weight_decay, adamw with it.",
     )
     quant: Literal["none", "int8", "nf4"] = param(
         "none",
@@ -330,6 +350,26 @@ class TrainSettings(BaseModel):
         ge=0,
         advice="0 lets you compare epochs; 1 or 2 saves disk when tuning a whole model.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_pair(cls, values: Any) -> Any:
+        """A binidx data set is named without its suffix; accept the name of either half."""
+        if not isinstance(values, dict) or values.get("data_type", "binidx") != "binidx":
+            return values
+        path = _clean_path(values.get("data_file"))
+        if isinstance(path, Path) and path.suffix in (".bin", ".idx"):
+            return {**values, "data_file": path.with_suffix("")}
+        return values
+
+    @property
+    def mask_ids(self) -> tuple[int, int] | None:
+        """(start, end) of loss_mask se, when mask_id says both as ids that differ."""
+        try:
+            start, end = int(self.mask_id["mask1"]), int(self.mask_id["mask0"])
+        except (KeyError, TypeError, ValueError):
+            return None
+        return (start, end) if start != end and min(start, end) >= 0 else None
 
     @property
     def method(self) -> Method:

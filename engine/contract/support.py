@@ -10,9 +10,7 @@ from engine.contract.errors import Problem
 from engine.contract.settings import TrainSettings
 
 SUPPORTED: dict[str, tuple[object, ...]] = {
-    "data_type": ("binidx",),
-    "dataload": ("pad",),
-    "loss_mask": ("none", "pad", "qa"),
+    "data_type": ("binidx", "jsonl", "utf-8", "utf-16le", "numpy", "uint16", "dummy"),
     "my_testing": ("auto", "x052", "x060", "x070"),
     "pre_ffn": (False,),
     "head_qk": (0,),
@@ -24,7 +22,6 @@ SUPPORTED: dict[str, tuple[object, ...]] = {
     "precision": ("bf16", "tf32", "fp32"),
     "strategy": ("auto",),
     "op": ("auto", "reference", "chunked"),
-    "wandb": ("",),
 }
 
 REASONS = {

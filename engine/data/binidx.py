@@ -42,7 +42,7 @@ class BinIdx:
     """
 
     def __init__(self, prefix: Path) -> None:
-        self.prefix = prefix
+        self.prefix = self.source = prefix
         bin_path, idx_path = data_half(prefix, ".bin"), data_half(prefix, ".idx")
         for path in (idx_path, bin_path):
             if not path.is_file():
@@ -61,7 +61,7 @@ class BinIdx:
             )
         if not self.tokens:
             raise UserError(f"The data {prefix} holds no tokens.", _REMEDY)
-        self.stream: NDArray[Any] = np.memmap(bin_path, self.dtype, "r")
+        self.stream: NDArray[Any] = np.asarray(np.memmap(bin_path, self.dtype, "r"))  # a plain view is quick
         """All tokens, end to end."""
 
     def _read_header(self, path: Path) -> int:
@@ -239,7 +239,7 @@ def _runs(pid: int) -> bool:
     return True
 
 
-def cut_numbers(sizes: NDArray[np.int32], ctx_len: int) -> tuple[int, int]:
+def cut_numbers(sizes: NDArray[Any], ctx_len: int) -> tuple[int, int]:
     """How many documents ctx_len cuts and how many tokens they lose: all after the first ctx_len + 1."""
     lost = sizes.astype(np.int64) - (ctx_len + 1)
     lost = lost[lost > 0]

@@ -26,6 +26,7 @@ Progress = Callable[[str, int, int], None]
 
 _BUFFER = 1 << 20
 _EVERY = 0.1
+_SKIP = "Mend them, or leave them out with --skip-bad."
 
 
 def convert(
@@ -54,14 +55,14 @@ def convert(
             f"repeat {repeat} and ctx_len {ctx_len} must both be at least 1.", "Nothing was written."
         )
     began = time.monotonic()
-    tell = _Ticker(progress or (lambda *_: None))
+    tell = Ticker(progress or (lambda *_: None))
     with open_source(source) as file, _writing(prefix):
         _check_target(prefix, force)
         prefix.parent.mkdir(parents=True, exist_ok=True)
         with BinIdxWriter(prefix) as writer, tempfile.TemporaryFile(dir=prefix.parent) as scratch:
-            starts, bad = _tokenise(file, scratch, skip_bad, tell)
+            starts, bad = tokenise(file, scratch, skip_bad, tell)
             if bad.count and not skip_bad:
-                raise _refusal(source, bad)
+                raise refusal(f"{source} cannot be converted as it is", bad, _SKIP)
             if len(starts) == 1:
                 raise UserError(
                     f"{source} holds no documents"
@@ -81,7 +82,7 @@ def convert(
     )
 
 
-class _Ticker:
+class Ticker:
     """Calls `progress` at most every `_EVERY` seconds and at the end of a phase."""
 
     def __init__(self, progress: Progress) -> None:
@@ -95,8 +96,8 @@ class _Ticker:
             self._next = now + _EVERY
 
 
-def _tokenise(
-    file: IO[bytes], scratch: IO[bytes], skip_bad: bool, tell: _Ticker
+def tokenise(
+    file: IO[bytes], scratch: IO[bytes], skip_bad: bool, tell: Ticker
 ) -> tuple[NDArray[np.int64], BadLines]:
     """Puts the tokens of all documents into `scratch`; gives where each begins in bytes, the end last.
 
@@ -119,7 +120,7 @@ def _tokenise(
 
 
 def _write(
-    writer: BinIdxWriter, scratch: int, starts: NDArray[np.int64], tell: _Ticker, *, repeat: int, seed: int
+    writer: BinIdxWriter, scratch: int, starts: NDArray[np.int64], tell: Ticker, *, repeat: int, seed: int
 ) -> None:
     """Copies the documents into the target. Plain reads, not a map: mapped pages would count as memory."""
     rng = np.random.Generator(np.random.PCG64(seed))
@@ -160,13 +161,14 @@ def _check_target(prefix: Path, force: bool) -> None:
             )
 
 
-def _refusal(source: Path, bad: BadLines) -> UserError:
+def refusal(what: str, bad: BadLines, remedy: str) -> UserError:
+    """Says what cannot be done because of bad lines, and names the first of them."""
     listed = "".join(f"  line {b.line}: {b.reason}\n" for b in bad.first)
     more = f"  and {bad.count - len(bad.first)} more\n" if bad.count > len(bad.first) else ""
     lines = "1 bad line" if bad.count == 1 else f"{bad.count} bad lines"
     return UserError(
-        f"{source} cannot be converted as it is:\n{listed}{more}{lines}; nothing was written.",
-        "Mend them, or leave them out with --skip-bad.",
+        f"{what}:\n{listed}{more}{lines}; nothing was written.",
+        remedy,
     )
 
 

@@ -1,4 +1,4 @@
-"""What training reads: documents cut to ctx_len, batches padded to their longest, an endless data order."""
+"""What training reads: documents or windows of ctx_len, padded batches, an endless data order."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset, Sampler
 
 from engine.contract.errors import UserError
-from engine.data.binidx import BinIdx, cut_numbers
+from engine.contract.settings import TrainSettings
+from engine.data.binidx import cut_numbers
+from engine.data.documents import Documents, Stored
 from engine.data.masks import MARKER_TOKENS, trained_mask
 
 IGNORED = -100
@@ -24,14 +26,23 @@ _CHUNK = 1 << 24
 Pair = tuple[Tensor, Tensor]
 
 
+def cut(data: Documents, settings: TrainSettings) -> PadDataset | WindowDataset:
+    """The training examples of the data: windows for get, else documents; only is pad with one a step."""
+    kind = WindowDataset if settings.dataload == "get" else PadDataset
+    return kind(data, settings.ctx_len, settings.loss_mask, settings.mask_ids)
+
+
 class PadDataset(Dataset[Pair]):
     """Item i is document i: (inputs, targets), int64 [t] each with t <= ctx_len, targets one ahead.
 
     A document of a single token has nothing to predict and gives t = 0.
     """
 
-    def __init__(self, data: BinIdx, ctx_len: int, loss_mask: str) -> None:
-        self.data, self.ctx_len, self.loss_mask = data, ctx_len, loss_mask
+    def __init__(
+        self, data: Documents, ctx_len: int, loss_mask: str, mask_ids: tuple[int, int] | None = None
+    ) -> None:
+        self.data, self.ctx_len, self.loss_mask, self.mask_ids = data, ctx_len, loss_mask, mask_ids
+        self.sizes = data.sizes
 
     def __len__(self) -> int:
         return len(self.data)
@@ -39,9 +50,48 @@ class PadDataset(Dataset[Pair]):
     def __getitem__(self, index: int) -> Pair:
         length = self.ctx_len + 1
         seen = self.data.item(index)[: length + MARKER_TOKENS].astype(np.int64)
-        tokens, learned = seen[:length], trained_mask(seen, self.loss_mask)[:length]
+        tokens, learned = seen[:length], trained_mask(seen, self.loss_mask, self.mask_ids)[:length]
         targets = np.where(learned, tokens, IGNORED)
         return torch.from_numpy(tokens[:-1]), torch.from_numpy(targets[1:])
+
+
+class WindowDataset(Dataset[Pair]):
+    """Item i is window i of the documents laid end to end: (inputs, targets), int64 [t], t <= ctx_len.
+
+    Window i has the tokens from i * ctx_len to (i + 1) * ctx_len, both included, so that every token
+    but the first is a target exactly once; only the last window may be shorter. What is learned of a
+    document is decided from its own beginning, wherever the window cuts it.
+    """
+
+    def __init__(
+        self, data: Documents, ctx_len: int, loss_mask: str, mask_ids: tuple[int, int] | None = None
+    ) -> None:
+        self.data, self.ctx_len, self.loss_mask, self.mask_ids = data, ctx_len, loss_mask, mask_ids
+        self._starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(data.sizes, dtype=np.int64)])
+        begins = np.arange(0, max(data.tokens - 1, 1), ctx_len)
+        self.sizes: NDArray[np.int64] = np.minimum(begins + ctx_len + 1, data.tokens) - begins
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __getitem__(self, index: int) -> Pair:
+        begin = index * self.ctx_len
+        end = begin + int(self.sizes[index])
+        first = int(np.searchsorted(self._starts, begin, "right")) - 1
+        last = int(np.searchsorted(self._starts, end, "left"))
+        tokens, targets = zip(*(self._part(i, begin, end) for i in range(first, last)), strict=True)
+        inputs, wanted = np.concatenate(tokens), np.concatenate(targets)
+        return torch.from_numpy(inputs[:-1]), torch.from_numpy(wanted[1:])
+
+    def _part(self, index: int, begin: int, end: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """What document `index` has between two places of the stream, as tokens and as targets."""
+        document, start = self.data.item(index), int(self._starts[index])
+        here = slice(max(begin - start, 0), end - start)
+        tokens = document[here].astype(np.int64)
+        if self.loss_mask in ("none", "pad"):
+            return tokens, tokens
+        learned = trained_mask(document[: here.stop + MARKER_TOKENS], self.loss_mask, self.mask_ids)[here]
+        return tokens, np.where(learned, tokens, IGNORED)
 
 
 def collate(pairs: Sequence[Pair]) -> Pair:
@@ -95,15 +145,16 @@ class DataNumbers:
     cut_tokens: int
 
 
-def plan_numbers(data: BinIdx, ctx_len: int) -> DataNumbers:
-    """Counts documents and tokens and what ctx_len cuts off; reads the index only."""
-    return DataNumbers(len(data), data.tokens, *cut_numbers(data.sizes, ctx_len))
+def plan_numbers(data: Documents, ctx_len: int, dataload: str = "pad") -> DataNumbers:
+    """Counts documents and tokens and what ctx_len cuts off (windows lose nothing); reads sizes only."""
+    lost = (0, 0) if dataload == "get" else cut_numbers(data.sizes, ctx_len)
+    return DataNumbers(len(data), data.tokens, *lost)
 
 
-def check_vocabulary(data: BinIdx, vocab_size: int) -> None:
+def check_vocabulary(data: Stored, vocab_size: int) -> None:
     """Raises UserError naming the first document with an id that the model has no row for.
 
-    One sequential read of the .bin, none at all when its dtype cannot hold such an id.
+    One sequential read of the tokens, none at all when its dtype cannot hold such an id.
     """
     limits = np.iinfo(data.dtype)
     if limits.max < vocab_size and limits.min == 0:
@@ -114,7 +165,7 @@ def check_vocabulary(data: BinIdx, vocab_size: int) -> None:
             continue
         place = int(np.argmax((chunk < 0) | (chunk >= vocab_size)))
         raise UserError(
-            f"data_file: item {data.item_at(start + place)} of {data.prefix} has the token id "
+            f"data_file: item {data.item_at(start + place)} of {data.source} has the token id "
             f"{chunk[place]}, but the model's vocabulary has {vocab_size} entries (0 to {vocab_size - 1}).",
             "Convert the data with the tokenizer of this model.",
         )

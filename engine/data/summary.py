@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from array import array
+from collections.abc import Callable
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -20,6 +22,7 @@ from engine.data.masks import trained_mask
 from engine.data.tokenizer import END_OF_DOCUMENT, StreamDecoder, Tokenizer
 
 Kind = Literal["trained", "masked", "cut"]
+Mask = Callable[[NDArray[Any]], NDArray[np.bool_]]
 
 FIRST_PART = 8 << 20
 """Bytes of a jsonl file that a summary reads; about a second of work."""
@@ -38,7 +41,12 @@ _LOOKS = {
 
 
 def summarise(
-    path: Path, ctx_len: int, loss_mask: str = "qa", samples: int = 3, limit_bytes: int = FIRST_PART
+    path: Path,
+    ctx_len: int,
+    loss_mask: str = "qa",
+    samples: int = 3,
+    limit_bytes: int = FIRST_PART,
+    mask_ids: tuple[int, int] | None = None,
 ) -> DataSummary:
     """Recognises a jsonl file or a binidx pair (PREFIX, PREFIX.bin or PREFIX.idx) by its content.
 
@@ -46,9 +54,12 @@ def summarise(
     Raises UserError when it is neither, saying what it looks like, or when the pair is damaged.
     """
     prefix = _pair(path)
+    learned = functools.partial(trained_mask, loss_mask=loss_mask, ids=mask_ids)
+    if loss_mask == "se" and mask_ids is None:  # nobody has said yet what is learned
+        learned = functools.partial(trained_mask, loss_mask="none")
     if prefix is not None:
-        return _of_pair(path, prefix, ctx_len, loss_mask, samples)
-    return _of_jsonl(path, ctx_len, loss_mask, samples, limit_bytes)
+        return _of_pair(path, prefix, ctx_len, learned, samples)
+    return _of_jsonl(path, ctx_len, learned, samples, limit_bytes)
 
 
 def _pair(path: Path) -> Path | None:
@@ -67,7 +78,7 @@ def _pair(path: Path) -> Path | None:
     return None
 
 
-def _of_pair(path: Path, prefix: Path, ctx_len: int, loss_mask: str, samples: int) -> DataSummary:
+def _of_pair(path: Path, prefix: Path, ctx_len: int, learned: Mask, samples: int) -> DataSummary:
     data = BinIdx(prefix)
     shown = [data.item(i) for i in range(min(samples, len(data)))]
     return DataSummary(
@@ -75,12 +86,12 @@ def _of_pair(path: Path, prefix: Path, ctx_len: int, loss_mask: str, samples: in
         kind="binidx",
         file_bytes=sum(data_half(prefix, suffix).stat().st_size for suffix in (".bin", ".idx")),
         complete=True,
-        samples=tuple(_sample(i, tokens, ctx_len, loss_mask) for i, tokens in enumerate(shown, 1)),
+        samples=tuple(_sample(i, tokens, ctx_len, learned) for i, tokens in enumerate(shown, 1)),
         **_lengths(data.sizes, data.tokens, ctx_len),
     )
 
 
-def _of_jsonl(path: Path, ctx_len: int, loss_mask: str, samples: int, limit_bytes: int) -> DataSummary:
+def _of_jsonl(path: Path, ctx_len: int, learned: Mask, samples: int, limit_bytes: int) -> DataSummary:
     tokenizer, sizes, bad = Tokenizer(), array("i"), BadLines()
     shown: list[DocumentSample] = []
     with open_source(path) as file:
@@ -93,7 +104,7 @@ def _of_jsonl(path: Path, ctx_len: int, loss_mask: str, samples: int, limit_byte
                 ids = [*tokenizer.encode(document), END_OF_DOCUMENT]
                 sizes.append(len(ids))
                 if len(shown) < samples:
-                    shown.append(_sample(len(sizes), np.array(ids), ctx_len, loss_mask))
+                    shown.append(_sample(len(sizes), np.array(ids), ctx_len, learned))
             if read >= limit_bytes:
                 break
         complete = not file.read(1)
@@ -148,13 +159,11 @@ def _histogram(sizes: NDArray[np.int32], limit: int) -> tuple[tuple[int, int], .
     return tuple(zip(bounds, counts, strict=True))[filled[0] : filled[-1] + 1]
 
 
-def _sample(number: int, tokens: NDArray[Any], ctx_len: int, loss_mask: str) -> DocumentSample:
+def _sample(number: int, tokens: NDArray[Any], ctx_len: int, learned: Mask) -> DocumentSample:
     """The document in stretches of one kind. A character whose bytes two kinds share goes to the second."""
     limit = ctx_len + 1
     shown = tokens[: limit + _CUT_SHOWN]
-    kinds: list[Kind] = [
-        "trained" if learned else "masked" for learned in trained_mask(shown, loss_mask)[:limit]
-    ]
+    kinds: list[Kind] = ["trained" if trained else "masked" for trained in learned(shown)[:limit]]
     kinds += ["cut"] * (len(shown) - len(kinds))
     decoder, segments = StreamDecoder(), []
     for kind, group in groupby(zip(shown.tolist(), kinds, strict=True), key=itemgetter(1)):

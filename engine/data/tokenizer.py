@@ -14,6 +14,9 @@ from collections.abc import Iterable, Sequence
 from importlib import resources
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from engine.contract.errors import UserError
 
 VOCAB_SIZE = 65536
@@ -62,6 +65,11 @@ def _literal(source: str) -> bytes:
     return value if isinstance(value, bytes) else str(value).encode()
 
 
+@functools.cache
+def _lengths() -> NDArray[np.uint8]:
+    return np.array([len(piece) for piece in _table()], np.uint8)
+
+
 class Tokenizer:
     """Free to construct; the vocabulary is loaded once, when it is first needed.
 
@@ -82,6 +90,10 @@ class Tokenizer:
     def token_bytes(self, token: int) -> bytes:
         """The bytes of one id."""
         return _table()[token] if 0 <= token < VOCAB_SIZE else _UNKNOWN
+
+    def lengths(self) -> NDArray[np.uint8]:
+        """How many bytes each id [V] has."""
+        return _lengths()
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes of all ids, joined; not necessarily valid UTF-8."""

@@ -151,6 +151,11 @@ class Saver(pl.Callback):
         self.saved: list[Path] = []
         self.saved_step = point.step
         self.last = time.monotonic()
+        self.wanted = False
+
+    def want(self) -> None:
+        """Asks that the epoch which is just ending be saved."""
+        self.wanted = True
 
     def state_dict(self) -> dict[str, Any]:
         return {"saved": [path.name for path in self.saved]}
@@ -194,7 +199,7 @@ class Saver(pl.Callback):
         last = pl_module.step == s.total_steps or trainer.should_stop
         planned = s.epoch_save and (epoch - s.epoch_begin) % s.epoch_save == 0
         begun = self.run.checkpoint(epoch) in self.saved  # within the epoch; now it is whole
-        if last or planned or begun or self._minutes_are_over(pl_module):
+        if last or planned or begun or self.wanted or self._minutes_are_over(pl_module):
             self._save(trainer, pl_module)
 
     def _minutes_are_over(self, module: TuneModule) -> bool:
@@ -216,7 +221,7 @@ class Saver(pl.Callback):
             resume.write_point(self.run, step, self._document(trainer, module))
         except UserError as error:  # the trained file is there: no reason to end the run
             self.emit(events.Warned(text=f"{error.message} A resumed run goes on from an earlier step."))
-        self.last = time.monotonic()
+        self.last, self.wanted = time.monotonic(), False
 
     def _document(self, trainer: pl.Trainer, module: TuneModule) -> dict[str, Any]:
         callbacks = {c.state_key: state for c in trainer.callbacks if (state := c.state_dict())}  # type: ignore[attr-defined]

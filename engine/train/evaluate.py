@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 
 from engine.contract.reports import EvalReport
-from engine.data.binidx import BinIdx
-from engine.data.dataset import PadDataset, collate
+from engine.data.dataset import PadDataset, WindowDataset, collate
+from engine.data.documents import Documents
 from engine.models.base import RWKV
 from engine.train.loss import summed_loss
 
@@ -16,7 +16,7 @@ BATCH_TOKENS = 2048  # padded tokens a batch: bounds the logits at 2048 x V
 
 def evaluate(
     model: RWKV,
-    data: BinIdx,
+    data: Documents,
     ctx_len: int,
     *,
     loss_mask: str = "none",
@@ -24,17 +24,30 @@ def evaluate(
     device: str = "cpu",
     progress: Callable[[int, int], None] | None = None,
 ) -> EvalReport:
-    """The loss (nats) over all target tokens of the documents (default: all), each cut at ctx_len + 1.
-
-    `progress` is told (documents done, documents in all) after each batch.
-    """
+    """The loss (nats) over all target tokens of the documents (default: all), each cut at ctx_len + 1."""
     dataset = PadDataset(data, ctx_len, loss_mask)
-    chosen = range(len(dataset)) if documents is None else documents
+    return measure(model, dataset, chosen=documents, device=device, progress=progress)
+
+
+def measure(
+    model: RWKV7,
+    dataset: PadDataset | WindowDataset,
+    *,
+    chosen: Sequence[int] | None = None,
+    device: str = "cpu",
+    progress: Callable[[int, int], None] | None = None,
+) -> EvalReport:
+    """The loss (nats) over all target tokens of the examples `chosen` (default: all).
+
+    `progress` is told (examples done, examples in all) after each batch.
+    """
+    sizes, ctx_len = dataset.sizes, dataset.ctx_len
+    chosen = range(len(dataset)) if chosen is None else chosen
     # Neighbours in length share a batch, so that little of it is padding.
-    order = sorted(chosen, key=lambda i: int(data.sizes[i]))
+    order = sorted(chosen, key=lambda i: int(sizes[i]))
     total, count, done = 0.0, 0, 0
     while done < len(order):
-        longest = min(int(data.sizes[order[min(done + 63, len(order) - 1)]]), ctx_len)
+        longest = min(int(sizes[order[min(done + 63, len(order) - 1)]]), ctx_len)
         batch = order[done : done + max(1, min(64, BATCH_TOKENS // max(longest, 1)))]
         tokens, targets = collate([dataset[i] for i in batch])
         loss, learned = summed_loss(model, tokens.to(device), targets.to(device))

@@ -11,9 +11,10 @@ from engine.tuning import Tuning
 
 
 def make_optimizer(model: RWKV, tuning: Tuning, settings: TrainSettings) -> torch.optim.Optimizer:
-    """Adam with decoupled weight decay, which is plain Adam where the decay is 0."""
+    """Adam; in its AdamW form weight decay acts on the parameters directly, not through the gradient."""
+    kinds: dict[str, type[torch.optim.Adam]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
     groups = tuning.param_groups(model, settings.weight_decay)
-    return torch.optim.AdamW(
+    return kinds[settings.optimizer](
         groups, lr=settings.lr_init, betas=(settings.beta1, settings.beta2), eps=settings.adam_eps, fused=True
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -11,8 +12,9 @@ from engine.contract import events
 from engine.contract.errors import Problem, SettingsError, UserError
 from engine.contract.reports import ModelInfo
 from engine.contract.settings import TrainSettings
-from engine.data.binidx import BinIdx
-from engine.data.dataset import check_vocabulary, plan_numbers
+from engine.data.dataset import PadDataset, WindowDataset, check_vocabulary, cut, plan_numbers
+from engine.data.documents import Documents, split
+from engine.data.sources import open_data
 from engine.models import load_model
 from engine.models.base import RWKV
 from engine.ops.registry import select_for
@@ -25,14 +27,20 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "tf32": torch.float32, 
 
 @dataclass
 class Loaded:
-    """What a run works with."""
+    """What a run works with. `held_out` are the documents of val_split, which `data` does not have."""
 
     settings: TrainSettings
     info: ModelInfo
     device: str
-    data: BinIdx
+    data: Documents
     model: RWKV
     tuning: Tuning
+    held_out: Documents | None = None
+
+    @cached_property
+    def examples(self) -> PadDataset | WindowDataset:
+        """What the batches are made of."""
+        return cut(self.data, self.settings)
 
 
 def choose_device(accelerator: str) -> str:
@@ -69,12 +77,11 @@ def check_model(settings: TrainSettings, info: ModelInfo) -> None:
 
 def load(settings: TrainSettings, emit: events.Emit, stop: StopRequest) -> Loaded:
     """Opens and checks everything a run needs; cheap checks come before the long loading."""
-    assert settings.load_model is not None and settings.data_file is not None
+    assert settings.load_model is not None
     device = choose_device(settings.accelerator)
     info = inspect_model(settings.load_model)
     check_model(settings, info)
-    data = BinIdx(settings.data_file)
-    check_vocabulary(data, info.vocab_size)
+    data, held_out = _read_data(settings, info.vocab_size, emit, stop)
     stop.check()
     emit(events.Progress(phase="loading the model", done=0, total=info.file_bytes, unit="B"))
     torch.manual_seed(settings.random_seed)
@@ -85,22 +92,44 @@ def load(settings: TrainSettings, emit: events.Emit, stop: StopRequest) -> Loade
     tuning.attach(model)
     emit(events.Progress(phase="loading the model", done=info.file_bytes, total=info.file_bytes, unit="B"))
     stop.check()
-    return Loaded(settings, info, device, data, model, tuning)
+    return Loaded(settings, info, device, data, model, tuning, held_out)
+
+
+def _read_data(
+    settings: TrainSettings, vocab_size: int, emit: events.Emit, stop: StopRequest
+) -> tuple[Documents, Documents | None]:
+    """The documents to train on, and those held out."""
+
+    def progress(phase: str, done: int, total: int) -> None:
+        stop.check()
+        emit(events.Progress(phase=f"{phase} the data", done=done, total=total, unit="B"))
+
+    def splitting(done: int, total: int) -> None:
+        stop.check()
+        emit(events.Progress(phase="holding out documents", done=done, total=total, unit="documents"))
+
+    data = open_data(settings, vocab_size, progress)
+    check_vocabulary(data, vocab_size)
+    if not settings.val_split:
+        return data, None
+    return split(data, settings.val_split, settings.random_seed, splitting)
 
 
 def make_plan(loaded: Loaded) -> events.Plan:
     """What the run will do, in numbers."""
     s, info, device = loaded.settings, loaded.info, loaded.device
-    numbers = plan_numbers(loaded.data, s.ctx_len)
+    numbers = plan_numbers(loaded.data, s.ctx_len, s.dataload)
+    examples = len(loaded.examples)
     selected = select_for(info.version, s.op, device)
     return events.Plan(
         version=info.version, n_layer=info.n_layer, n_embd=info.n_embd, head_size=info.head_size,
         vocab_size=info.vocab_size, parameters=info.parameters,
         trainable=sum(p.numel() for p in trainable(loaded.model)), method=s.method,
         documents=numbers.documents, tokens=numbers.tokens, cut_documents=numbers.cut_documents,
-        cut_tokens=numbers.cut_tokens, ctx_len=s.ctx_len, micro_bsz=s.micro_bsz,
+        cut_tokens=numbers.cut_tokens, windows=examples if s.dataload == "get" else 0,
+        held_out=len(loaded.held_out) if loaded.held_out else 0, ctx_len=s.ctx_len, micro_bsz=s.micro_bsz,
         epoch_begin=s.epoch_begin, epoch_count=s.epoch_count, epoch_steps=s.epoch_steps,
-        passes=s.total_steps * s.micro_bsz / numbers.documents, device=_device_name(device),
+        passes=s.total_steps * s.micro_bsz / examples, device=_device_name(device),
         precision=s.precision, op=selected.name, op_reasons=selected.reasons,
     )  # fmt: skip
 

@@ -7,11 +7,12 @@ from typing import Any, Literal
 from engine.chat.generate import generate
 from engine.contract import events
 from engine.data.tokenizer import Tokenizer
-from engine.train.evaluate import evaluate, spread
+from engine.train.evaluate import measure, spread
 from engine.train.prepare import Loaded
 from engine.train.stop import Stopped, StopRequest
 
 MARK = "Assistant:"
+PROMPT_TOKENS = 1024  # of the first document, which may be a whole book
 
 
 class Probe:
@@ -49,8 +50,8 @@ class Probe:
             self.emit(events.Log(text="asked to stop while measuring: the trained files are complete"))
 
     def _loss(self, when: Literal["before", "after"]) -> float | None:
-        s, data = self.loaded.settings, self.loaded.data
-        chosen = spread(len(data), s.eval_docs)
+        examples = self.loaded.examples
+        chosen = spread(len(examples), self.loaded.settings.eval_docs)
         if not chosen:
             return None
         self.loaded.model.eval()
@@ -59,10 +60,9 @@ class Probe:
             self.stop.check()
             self.emit(events.Progress(phase=f"loss {when} tuning", done=done, total=total, unit="documents"))
 
-        report = evaluate(
-            self.loaded.model, data, s.ctx_len, loss_mask=s.loss_mask, documents=chosen,
-            device=self.loaded.device, progress=progress,
-        )  # fmt: skip
+        report = measure(
+            self.loaded.model, examples, chosen=chosen, device=self.loaded.device, progress=progress
+        )
         self.emit(events.Evaluated(
             when=when, loss=report.loss, tokens=report.tokens, documents=report.documents
         ))  # fmt: skip
@@ -72,7 +72,7 @@ class Probe:
         s = self.loaded.settings
         if s.sample_prompt:
             return s.sample_prompt
-        first = Tokenizer().decode(self.loaded.data.item(0).tolist())
+        first = Tokenizer().decode(self.loaded.data.item(0)[:PROMPT_TOKENS].tolist())
         head, mark, _ = first.partition(MARK)
         return head.removeprefix("User:").strip() if mark else first[:40]
 

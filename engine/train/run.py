@@ -13,9 +13,9 @@ from engine.contract import events
 from engine.contract.errors import UserError
 from engine.contract.process import Process
 from engine.contract.rundir import RunDir
+from engine.train.logs import RunLog
 from engine.train.resume import Point, Remaining, cut_logs, newest_point
 from engine.train.stop import Stopped, StopRequest
-from engine.train.writer import EventWriter
 
 if TYPE_CHECKING:  # Lightning takes seconds to import: a refused run should not wait for it
     from engine.train.callbacks import Saver
@@ -32,7 +32,7 @@ def run_training(run: RunDir) -> int:
     """
     stop = StopRequest()
     stop.install()
-    emit = EventWriter(run.events)
+    emit = RunLog(run)
     began, point = time.monotonic(), Point()
     try:
         if emit.continued:
@@ -69,11 +69,12 @@ def _first_line(error: BaseException) -> str:
     return lines[0].rstrip(".") if lines else "no message"
 
 
-def _train(run: RunDir, emit: events.Emit, stop: StopRequest, began: float, point: Point) -> int:
+def _train(run: RunDir, emit: RunLog, stop: StopRequest, began: float, point: Point) -> int:
     from engine.train.prepare import load, make_plan
     from engine.train.probe import Probe
 
     settings = run.read_settings()
+    emit.begin(settings)
     loaded = load(settings, emit, stop)
     plan = make_plan(loaded)
     probe = Probe(loaded, emit, stop)
@@ -103,21 +104,23 @@ def _fit(run: RunDir, loaded: Loaded, emit: events.Emit, stop: StopRequest, save
     import pytorch_lightning as pl
     from torch.utils.data import DataLoader
 
-    from engine.data.dataset import EpochSampler, PadDataset, collate
+    from engine.data.dataset import EpochSampler, collate
     from engine.train.callbacks import Reporter
     from engine.train.module import TuneModule
+    from engine.train.validation import Validation
 
     s = loaded.settings
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    dataset = PadDataset(loaded.data, s.ctx_len, s.loss_mask)
-    order = EpochSampler(len(loaded.data), s.micro_bsz, s.epoch_steps, s.random_seed)
+    dataset = loaded.examples
+    order = EpochSampler(len(dataset), s.micro_bsz, s.epoch_steps, s.random_seed)
     epoch, steps = divmod(saver.point.step, s.epoch_steps)
     loader = DataLoader(
         dataset, batch_size=s.micro_bsz, sampler=Remaining(order, epoch, steps * s.micro_bsz),
         collate_fn=collate, generator=torch.Generator(),  # its own: torch's may belong to the model
     )  # fmt: skip
     module = TuneModule(loaded.model, loaded.tuning, s)
-    callbacks: list[pl.Callback] = [Reporter(run, emit, stop), saver]  # the saver stays the last one
+    validation = Validation(loaded, saver, emit, stop)
+    callbacks: list[pl.Callback] = [Reporter(run, emit, stop), validation, saver]  # the saver stays last
     saver.restore(module, callbacks)
     if module.step >= s.total_steps:
         return

@@ -91,9 +91,9 @@ def describe(event: events.Event) -> str | None:
         case events.Started(plan=p):
             return (f"{p.version} {p.n_layer}x{p.n_embd}, {p.method}: {p.trainable:,} trainable of "
                     f"{p.parameters:,} parameters on {p.device}, {p.precision}, op {p.op}\n"
-                    f"{p.documents:,} documents, {p.tokens:,} tokens, {p.cut_documents:,} documents cut at "
-                    f"ctx_len {p.ctx_len} ({p.cut_tokens:,} tokens); {p.steps:,} steps x {p.micro_bsz} = "
-                    f"{p.passes:.2f} passes")  # fmt: skip
+                    f"{p.documents:,} documents, {p.tokens:,} tokens, {_cut(p)}; "
+                    f"{p.steps:,} steps x {p.micro_bsz} = {p.passes:.2f} passes"
+                    + (f"; {p.held_out:,} documents held out" if p.held_out else ""))  # fmt: skip
         case events.Resumed():
             return f"going on after step {event.step:,}" if event.step else "starting from the beginning"
         case events.Evaluated():
@@ -101,6 +101,9 @@ def describe(event: events.Event) -> str | None:
         case events.Epoch():
             loss = "n/a" if event.loss is None else f"{event.loss:.4f}"
             return f"epoch {event.epoch}: loss {loss}, lr {event.lr:g}, {event.seconds:.1f} s"
+        case events.Validated():
+            return (f"validation loss {number(event.loss)} after epoch {event.epoch}; best "
+                    f"{number(event.best_loss)} in epoch {event.best_epoch}")  # fmt: skip
         case events.Checkpoint():
             return f"saved {event.path}"
         case events.Sample():
@@ -112,6 +115,12 @@ def describe(event: events.Event) -> str | None:
         case events.Finished():
             return f"{event.status} after {event.step:,} steps, {event.seconds:.0f} s"
     return None
+
+
+def _cut(plan: events.Plan) -> str:
+    if plan.windows:
+        return f"{plan.windows:,} windows of ctx_len {plan.ctx_len}"
+    return f"{plan.cut_documents:,} documents cut at ctx_len {plan.ctx_len} ({plan.cut_tokens:,} tokens)"
 
 
 class JsonShow(Show):

@@ -82,6 +82,7 @@ class RunModel:
     step_s: float = 0.0
     epoch_marks: list[int] = field(default_factory=list)
     checkpoints: list[ev.Checkpoint] = field(default_factory=list)
+    validations: list[ev.Validated] = field(default_factory=list)
     samples: list[ev.Sample] = field(default_factory=list)
     log: deque[LogLine] = field(default_factory=lambda: deque(maxlen=2000))
     log_count: int = 0
@@ -170,6 +171,12 @@ class RunModel:
             event.t, f"epoch {event.epoch} is over: {loss}, lr {short(event.lr)}, {duration(event.seconds)}"
         )
 
+    def _validated(self, event: ev.Validated) -> None:
+        self.validations.append(event)
+        loss = "none" if event.loss is None else f"{event.loss:.4f}"
+        best = "the best so far" if event.best_epoch == event.epoch else f"best was epoch {event.best_epoch}"
+        self._say(event.t, f"validation loss {loss} after epoch {event.epoch}, {best}", "good")
+
     def _saved(self, event: ev.Checkpoint) -> None:
         self.checkpoints.append(event)
         self._say(event.t, f"saved {Path(event.path).name} at step {event.step}", "good")
@@ -209,6 +216,7 @@ _HANDLERS: dict[type, Any] = {
     ev.Step: RunModel._stepped,
     ev.Progress: RunModel._progressed,
     ev.Epoch: RunModel._epoch_over,
+    ev.Validated: RunModel._validated,
     ev.Checkpoint: RunModel._saved,
     ev.Evaluated: RunModel._evaluated,
     ev.Sample: RunModel._sampled,

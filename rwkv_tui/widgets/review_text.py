@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from engine.contract.flags import changed, spell
+from engine.contract.flags import changed, flag_words, spell
 from engine.contract.settings import TrainSettings
 from rwkv_tui.draft import Draft
 from rwkv_tui.services.files import short
@@ -34,7 +34,8 @@ def _train(s: TrainSettings, draft: Draft, cwd: Path) -> str:
 
 
 def _data(s: TrainSettings, draft: Draft, cwd: Path) -> str:
-    learned = "only answers are learned" if s.loss_mask == "qa" else "all of a document is learned"
+    parts = {"qa": "only answers are learned", "se": "only what mask_id encloses is learned"}
+    learned = parts.get(s.loss_mask, "all of a document is learned")
     cut = draft.data.cut_documents if draft.data and draft.data.ctx_len == s.ctx_len else 0
     limit = f"{s.ctx_len:,} tokens"
     how = f"; {cut:,} documents are cut to {limit}" if cut else f", at most {limit} each"
@@ -70,5 +71,5 @@ def _files(s: TrainSettings, cwd: Path) -> str:
 
 def command_lines(s: TrainSettings) -> str:
     """The `rwkv-tune train` command that does the same, a flag a line, as a shell takes it."""
-    flags = [f"--{name} {shlex.quote(spell(value))}" for name, value in changed(s).items()]
+    flags = [shlex.join(flag_words(name, spell(value))) for name, value in changed(s).items()]
     return " \\\n  ".join(["rwkv-tune train", *flags])

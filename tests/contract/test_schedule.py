@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import pytest
@@ -51,6 +52,33 @@ def test_the_curves_known_points() -> None:
     same = settings(lr_init=0.1, lr_final=0.1, warmup_steps=10)
     assert learning_rate(0, 100, same) == pytest.approx(0.001)
     assert learning_rate(50, 100, same) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 1000])
+@pytest.mark.parametrize(
+    ("schedule", "steepest", "end"),
+    [("cos_decay", math.pi / 2, 0.01), ("linear", 1.0, 0.01), ("wsd", 5.0, 0.01), ("constant", 0.0, 1.0)],
+)
+def test_the_ends_of_each_schedule(schedule: str, steepest: float, end: float, steps: int) -> None:
+    """It starts at lr_init; its last step is at most one step's change from where it would end."""
+    s = settings(lr_schedule=schedule, lr_init=1.0, lr_final=0.01, warmup_steps=0)
+    assert learning_rate(0, steps, s) == 1.0
+    assert 0 <= learning_rate(steps - 1, steps, s) - end <= 0.99 * steepest / steps + 1e-12
+    assert learning_rate(steps, steps, s) == pytest.approx(end)
+    warm = settings(lr_schedule=schedule, lr_init=1.0, lr_final=0.01, warmup_steps=1)
+    assert learning_rate(0, steps, warm) == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("schedule", ["cos_decay", "linear", "wsd", "constant"])
+def test_equal_ends_are_constant_and_still_warm_up(schedule: str) -> None:
+    s = settings(lr_schedule=schedule, lr_init=0.1, lr_final=0.1, warmup_steps=4)
+    rates = [learning_rate(step, 20, s) for step in range(20)]
+    assert rates == pytest.approx([0.001, 0.02575, 0.0505, 0.07525] + [0.1] * 16)
+
+
+def test_wsd_is_stable_until_its_last_fifth() -> None:
+    s = settings(lr_schedule="wsd", lr_init=1.0, lr_final=0.2, warmup_steps=0)
+    assert [learning_rate(n, 10, s) for n in (5, 8, 9)] == pytest.approx([1.0, 1.0, 0.6])
 
 
 def test_a_later_first_epoch_continues_the_curve() -> None:

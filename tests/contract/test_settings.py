@@ -67,6 +67,16 @@ def test_the_defaults_are_supported() -> None:
         ({"peft": "state", "train_type": "none"}, "train_type", "contradicts"),
         ({"weight_decay": 0.1}, "weight_decay", "no effect"),
         ({"data_type": "wds_img"}, "data_type", "images"),
+        ({"data_type": "utf-8"}, "dataload", "get"),
+        ({"data_type": "utf-16le", "dataload": "get", "loss_mask": "qa"}, "loss_mask", "needs documents"),
+        ({"data_type": "dummy", "loss_mask": "qa"}, "loss_mask", "needs documents"),
+        ({"dataload": "only", "micro_bsz": 2}, "micro_bsz", "set it to 1"),
+        ({"loss_mask": "se"}, "mask_id", "two ids"),
+        ({"loss_mask": "se", "mask_id": '{"mask0":"5","mask1":"5"}'}, "mask_id", "two ids"),
+        ({"loss_mask": "se", "mask_id": '{"mask0":"x","mask1":"5"}'}, "mask_id", "two ids"),
+        ({"val_split": 1.5}, "val_split", "whole number"),
+        ({"val_split": -1}, "val_split", ">= 0"),
+        ({"early_stop": 2}, "early_stop", "val_split"),
         ({"op": "cuda"}, "op", "not available"),
         ({"precision": "bf16", "train_type": "none"}, "precision", "fp32"),
     ],
@@ -92,6 +102,33 @@ def test_either_half_names_the_data(suffix: str) -> None:
     assert settings.data_file == Path("a/b.c")
 
 
+@pytest.mark.parametrize("data_type", ["jsonl", "utf-8", "numpy", "uint16"])
+def test_other_types_keep_their_suffix(data_type: str, tmp_path: Path) -> None:
+    values = {"data_file": str(tmp_path / "b.bin"), "data_type": data_type, "dataload": "get"}
+    assert require_settings(values, files=False).data_file == tmp_path / "b.bin"
+    assert str(tmp_path / "b.bin") in check_values(values).by_field()["data_file"]
+    (tmp_path / "b.bin").touch()
+    assert "data_file" not in check_values(values).by_field()
+
+
+def test_dummy_data_needs_no_file(tmp_path: Path) -> None:
+    assert "data_file" not in check_values({"data_type": "dummy"}).by_field()
+    assert {p.field for p in risks(TrainSettings(data_type="dummy", data_file=tmp_path))} == {"data_file"}
+
+
+def test_a_jsonl_file_where_a_pair_is_wanted(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").touch()
+    said = check_values({"data_file": tmp_path / "a.jsonl"}).by_field()["data_file"]
+    assert "data_type to jsonl" in said and "data convert" in said
+
+
+def test_mask_id_is_the_tutorials_spelling() -> None:
+    values = {"loss_mask": "se", "mask_id": '{"mask0":"130","mask1":"131"}'}
+    settings = require_settings(values, files=False)
+    assert settings.mask_ids == (131, 130)
+    assert TrainSettings(mask_id={"mask0": 130, "mask1": 131}).mask_ids == (131, 130)
+
+
 def test_the_support_table_names_real_parameters_and_values() -> None:
     for name, allowed in SUPPORTED.items():
         param = train_params()[name]
@@ -102,6 +139,10 @@ def test_the_support_table_names_real_parameters_and_values() -> None:
 def test_risky_settings_are_told_and_allowed() -> None:
     said = {p.field for p in risks(TrainSettings(epoch_steps=5, epoch_count=1, lr_init=1e-5, lr_final=1e-6))}
     assert said == {"warmup_steps", "lr_init"}
+    decay = TrainSettings(train_type="none", precision="fp32", lr_init=1e-5, lr_final=1e-5, weight_decay=0.1)
+    assert [p.field for p in risks(decay)] == ["optimizer"]
+    assert risks(decay.model_copy(update={"optimizer": "adamw"})) == []
+    assert [p.field for p in risks(TrainSettings(mask_id={"mask0": 1, "mask1": 2}))] == ["mask_id"]
 
 
 def flags() -> st.SearchStrategy[dict[str, Any]]:

@@ -14,15 +14,20 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from engine.contract.errors import UserError
+from engine.contract.settings import TrainSettings
 from engine.data.binidx import BinIdx, BinIdxWriter
 from engine.data.dataset import (
     IGNORED,
     EpochSampler,
     PadDataset,
+    WindowDataset,
     check_vocabulary,
     collate,
+    cut,
     plan_numbers,
 )
+from engine.data.documents import Subset, TokenArray
+from engine.data.masks import trained_mask
 from engine.data.tokenizer import Tokenizer
 
 
@@ -84,6 +89,64 @@ def test_through_a_loader_with_workers(tmp_path: Path) -> None:
     assert sorted(int(row[0]) for x, _ in batches for row in x) == list(range(1, 11))
 
 
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=8).filter(any), st.integers(1, 9))
+def test_windows_make_every_token_a_target_once(sizes: list[int], ctx_len: int) -> None:
+    """Whatever the documents' sizes, 0 among them: the windows' targets are the stream from token 1 on."""
+    stream = np.arange(1, sum(sizes) + 1)
+    data = TokenArray(Path("x"), stream, np.concatenate([[0], np.cumsum(sizes)]))
+    windows = WindowDataset(data, ctx_len, "pad")
+    assert [len(x) for x, _ in (windows[i] for i in range(len(windows) - 1))] == [ctx_len] * (
+        len(windows) - 1
+    )
+    pairs = [(x.tolist(), y.tolist()) for x, y in (windows[i] for i in range(len(windows)))]
+    assert [t for _, y in pairs for t in y] == stream[1:].tolist()
+    assert [t for x, _ in pairs for t in x] == stream[:-1].tolist()
+    assert [len(x) + 1 for x, _ in pairs] == windows.sizes.tolist()
+
+
+@given(st.integers(1, 30), st.sampled_from([("qa", None), ("se", (33, 0))]))
+def test_a_window_learns_what_its_documents_teach(
+    ctx_len: int, mask: tuple[str, tuple[int, int] | None]
+) -> None:
+    """Also where it begins or ends inside a document, or inside a marker."""
+    texts = ["User: a\n\nAssistant: b c d e f g", "no marker here", "User: q\n\nAssistant: r\n\nUser: s"]
+    items = [[*Tokenizer().encode(text), 0] for text in texts]
+    stream = np.array([token for item in items for token in item], np.uint16)
+    data = TokenArray(Path("x"), stream, np.cumsum([0, *map(len, items)]))
+    windows = WindowDataset(data, ctx_len, *mask)
+    learned = np.concatenate([trained_mask(np.array(item), *mask) for item in items])
+    expected = np.where(learned, stream.astype(np.int64), IGNORED)[1:]
+    assert [t for i in range(len(windows)) for t in windows[i][1].tolist()] == expected.tolist()
+
+
+def test_windows_over_some_of_the_documents() -> None:
+    data = TokenArray(Path("x"), np.arange(10), np.array([0, 3, 5, 10]))
+    windows = WindowDataset(Subset(data, np.array([0, 2])), 4, "none")
+    assert [[t.tolist() for t in windows[i]] for i in range(len(windows))] == [
+        [[0, 1, 2, 5], [1, 2, 5, 6]],
+        [[6, 7, 8], [7, 8, 9]],
+    ]
+
+
+def test_a_single_token_makes_one_empty_window() -> None:
+    windows = WindowDataset(TokenArray(Path("x"), np.array([5]), np.array([0, 1])), 4, "none")
+    assert len(windows) == 1 and collate([windows[0]])[1].tolist() == [[IGNORED]]
+
+
+def test_dataload_and_loss_mask_decide_the_examples(tmp_path: Path) -> None:
+    data = pair(tmp_path / "d", [[1, 2, 3, 4, 5, 0], [6, 0]])
+
+    def targets(**values: object) -> list[list[int]]:
+        examples = cut(data, TrainSettings.model_validate({"ctx_len": 3, **values}))
+        return [examples[i][1].tolist() for i in range(len(examples))]
+
+    assert targets() == targets(dataload="only") == [[2, 3, 4], [0]]
+    assert targets(dataload="get") == [[2, 3, 4], [5, 0, 6], [0]]
+    between = {"loss_mask": "se", "mask_id": {"mask1": "2", "mask0": 4}}
+    assert targets(**between) == [[IGNORED, 3, 4], [IGNORED]]
+    assert targets(dataload="get", **between) == [[IGNORED, 3, 4], [IGNORED] * 3, [IGNORED]]
+
+
 def order(sampler: EpochSampler, epochs: int) -> list[int]:
     found = []
     for epoch in range(epochs):
@@ -118,6 +181,9 @@ def test_the_order_follows_from_seed_and_epoch_alone() -> None:
 def test_the_numbers_of_a_plan(tmp_path: Path) -> None:
     numbers = plan_numbers(pair(tmp_path / "d", [[1] * 5, [1] * 6, [1] * 20]), 4)
     assert (numbers.documents, numbers.tokens, numbers.cut_documents, numbers.cut_tokens) == (3, 31, 2, 16)
+
+    windows = plan_numbers(pair(tmp_path / "e", [[1] * 20]), 4, "get")
+    assert (windows.tokens, windows.cut_documents, windows.cut_tokens) == (20, 0, 0)
 
 
 def test_ids_beyond_the_vocabulary_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

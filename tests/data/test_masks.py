@@ -57,9 +57,25 @@ def test_none_and_pad_learn_everything(text: str) -> None:
     assert learned(text, "none") == learned(text, "pad") == (text, True)
 
 
+@pytest.mark.parametrize(
+    "tokens, targets",
+    [
+        ([1, 8, 2, 3, 9, 4], [2, 3, 9]),
+        ([8, 9, 8, 1], [9, 1]),
+        ([1, 9, 2, 8], []),
+        ([8, 1, 8, 2, 9, 9], [1, 2, 9]),
+        ([1, 2, 3], []),
+    ],
+)
+def test_se_learns_between_two_ids_and_what_ends(tokens: list[int], targets: list[int]) -> None:
+    ids = np.array(tokens)
+    assert ids[trained_mask(ids, "se", (8, 9))].tolist() == targets
+
+
 def test_no_tokens() -> None:
     for loss_mask in ("none", "pad", "qa"):
         assert trained_mask(np.array([], np.uint16), loss_mask).shape == (0,)
+    assert trained_mask(np.array([], np.uint16), "se", (1, 2)).shape == (0,)
 
 
 def test_an_unknown_mask_is_an_error() -> None:

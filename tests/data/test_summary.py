@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from engine.contract.errors import UserError
 from engine.contract.reports import DataSummary
-from engine.data.binidx import BinIdx
+from engine.data.binidx import BinIdx, BinIdxWriter
 from engine.data.convert import convert
 from engine.data.summary import _histogram, summarise
 from engine.data.tokenizer import Tokenizer
@@ -145,3 +145,15 @@ def test_the_histogram_counts_every_document_once(sizes: list[int], limit: int) 
         below = bounds[i - 1] if i else 0
         assert count == sum(below < size <= bound for size in sizes)
     assert sum(count for _, count in histogram) == len(sizes)
+
+
+def test_se_shows_what_stands_between_its_ids(tmp_path: Path) -> None:
+    with BinIdxWriter(tmp_path / "d") as writer:
+        writer.add(np.array([66, 67, 68, 69, 70, 0], "<u2").tobytes())  # ids 1 to 256 are the single bytes
+
+    def shown(ids: tuple[int, int] | None) -> list[tuple[str, str]]:
+        (sample,) = summarise(tmp_path / "d", 9, "se", mask_ids=ids).samples
+        return [(s.text, s.kind) for s in sample.segments]
+
+    assert shown((67, 69)) == [("AB", "masked"), ("CD", "trained"), ("E", "masked")]
+    assert shown(None) == [("ABCDE", "trained")]

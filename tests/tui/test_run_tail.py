@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from engine.contract import events as ev
 from engine.contract.rundir import RunDir
+from rwkv_tui.commands.follow import describe
 from rwkv_tui.services.run_tail import RunModel, RunTail
 from tests.fakes import stories
 
@@ -133,3 +134,28 @@ def test_missing_values_stay_missing() -> None:
     model = fold([*told, step.model_copy(update={"step": 4, "loss": None})])
     assert model.loss.last is None
     assert model.loss.extremes()[1] < 10
+
+
+def test_a_validation_is_told_with_the_best_epoch() -> None:
+    told: list[ev.Event] = [
+        ev.Validated(
+            t=stories.T0, epoch=epoch, step=10 * epoch, loss=loss, best_loss=1.5, best_epoch=1, documents=3,
+            seconds=1,
+        )
+        for epoch, loss in ((1, 1.5), (2, 1.75))
+    ]  # fmt: skip
+    model = fold(told)
+    assert model.validations == told
+    assert [line.text for line in model.log] == [
+        "validation loss 1.5000 after epoch 1, the best so far",
+        "validation loss 1.7500 after epoch 2, best was epoch 1",
+    ]
+    assert describe(told[1]) == "validation loss 1.7500 after epoch 2; best 1.5000 in epoch 1"
+
+
+def test_the_plan_says_windows_and_what_is_held_out() -> None:
+    plan = stories.plan().model_copy(update={"windows": 360, "held_out": 12})
+    said = describe(ev.Started(name="n", pid=1, plan=plan))
+    assert said and "360 windows of ctx_len 512" in said and "12 documents held out" in said
+    said = describe(ev.Started(name="n", pid=1, plan=stories.plan()))
+    assert said and "3 documents cut at ctx_len 512 (411 tokens)" in said and "held out" not in said

@@ -13,6 +13,7 @@ from textual.widgets import Input, Label, OptionList, Static
 from textual.widgets.option_list import Option
 
 from engine.contract.errors import UserError
+from engine.contract.flags import spell
 from engine.contract.reports import DataSummary
 from rwkv_tui.draft import Draft
 from rwkv_tui.plain import plain, size
@@ -41,7 +42,7 @@ class DataPane(Pane):
         super().__init__(draft, cwd, id)
         self._given = short(source, cwd) if source else draft.text("data_file")
         self._shown: DataSummary | None = None
-        self._read_as: tuple[str, int, str] | None = None  # path as typed, ctx_len, loss_mask
+        self._read_as: tuple[str, int, str, str] | None = None  # path as typed, ctx_len, loss_mask, mask_id
         self._files: list[Path] = []
         self._prefix = draft.text("data_file")  # the training data as this pane knows it
 
@@ -154,9 +155,9 @@ class DataPane(Pane):
 
     # What the file holds
 
-    def _reading(self) -> tuple[str, int, str]:
+    def _reading(self) -> tuple[str, int, str, str]:
         s = self.draft.approximate()
-        return self._path.value.strip(), s.ctx_len, s.loss_mask
+        return self._path.value.strip(), s.ctx_len, s.loss_mask, spell(s.mask_id)
 
     def read(self) -> None:
         """Looks at the file in a process of its own; the vocabulary alone would fill this one."""
@@ -169,9 +170,10 @@ class DataPane(Pane):
         self._summarise(self._path.path, *self._read_as)
 
     @work(exclusive=True, group="summary")
-    async def _summarise(self, path: Path, text: str, ctx_len: int, loss_mask: str) -> None:
+    async def _summarise(self, path: Path, text: str, ctx_len: int, loss_mask: str, mask_id: str) -> None:
+        how = ("--ctx_len", str(ctx_len), "--loss_mask", loss_mask, "--mask_id", mask_id)
         try:
-            answer = await document("summary", str(path), "--ctx_len", str(ctx_len), "--loss_mask", loss_mask)
+            answer = await document("summary", str(path), *how)
         except UserError as error:
             self._show(None)
             self._say(f"! {plain(str(error))}", "$text-error")

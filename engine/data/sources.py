@@ -1,0 +1,173 @@
+"""Opens training data of each type: jsonl and text are tokenised once, token files are mapped."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.contract.errors import UserError
+from engine.contract.settings import TrainSettings
+from engine.data.binidx import BinIdx
+from engine.data.convert import Progress, Ticker, refusal, tokenise
+from engine.data.documents import Stored, TokenArray
+from engine.data.jsonl import open_source
+from engine.data.tokenizer import END_OF_DOCUMENT, Tokenizer
+
+_BLOCK = 1 << 20
+_CONVERT = "Mend them, or make a pair without them: `rwkv-tune data convert --skip-bad`."
+_DUMMY_DOCUMENTS = 1024
+_DUMMY_TOKENS = 1 << 24
+
+
+def open_data(settings: TrainSettings, vocab_size: int, progress: Progress) -> Stored:
+    """The data of a run.
+
+    What is tokenised goes to an unnamed file in proj_dir (uint16, gone with the process), so memory
+    stays small; `progress(phase, done, total)` is told in bytes of the source and may raise.
+    Raises UserError for anything wrong with the file.
+    """
+    kind, path = settings.data_type, settings.data_file
+    if kind == "dummy":
+        return dummy(settings.ctx_len, vocab_size, settings.random_seed)
+    assert path is not None
+    if kind == "binidx":
+        return BinIdx(path)
+    if kind == "jsonl":
+        return read_jsonl(path, settings.proj_dir, progress)
+    if kind in ("utf-8", "utf-16le"):
+        return read_text(path, kind, settings.proj_dir, progress)
+    return read_tokens(path, kind)
+
+
+def read_jsonl(path: Path, folder: Path | None, progress: Progress) -> TokenArray:
+    """A document a line, each ended by token 0."""
+    with open_source(path) as file, _scratch(folder) as scratch:
+        starts, bad = tokenise(file, scratch, False, Ticker(progress))
+        if bad.count:
+            raise refusal(f"{path} cannot be trained on as it is", bad, _CONVERT)
+        if len(starts) == 1:
+            raise UserError(
+                f"data_file: {path} holds no documents.",
+                'Each line must be a JSON object like {"text": "..."}.',
+            )
+        return TokenArray(path, np.memmap(scratch, "<u2", "r"), starts // 2)
+
+
+def read_text(path: Path, encoding: str, folder: Path | None, progress: Progress) -> TokenArray:
+    """A text file as one document, ended by token 0: the ids of the whole text, found block by block."""
+    with open_source(path) as file, _scratch(folder) as scratch:
+        tell, total = Ticker(progress), os.fstat(file.fileno()).st_size
+        for ids in _encode(_characters(file, path, encoding)):
+            scratch.write(ids.tobytes())
+            tell("reading", file.tell(), total)
+        if not scratch.tell():
+            raise UserError(f"data_file: {path} holds no text.", "Give a file with some text in it.")
+        scratch.write(np.array([END_OF_DOCUMENT], "<u2").tobytes())
+        scratch.flush()
+        stream = np.memmap(scratch, "<u2", "r")
+    return TokenArray(path, stream, np.array([0, len(stream)]))
+
+
+def read_tokens(path: Path, kind: str) -> TokenArray:
+    """Token ids from a .npy array of integers [tokens] ("numpy") or raw little-endian "uint16".
+
+    Token 0 ends a document, as in every other format; ids without it are one document.
+    """
+    open_source(path).close()
+    stream = _array(path) if kind == "numpy" else _raw(path)
+    if not len(stream):
+        raise UserError(f"data_file: {path} holds no tokens.", "Give a file with token ids in it.")
+    ends = np.concatenate([
+        start + 1 + np.flatnonzero(stream[start : start + _BLOCK] == END_OF_DOCUMENT)
+        for start in range(0, len(stream), _BLOCK)
+    ])  # fmt: skip
+    last = [] if len(ends) and ends[-1] == len(stream) else [len(stream)]
+    return TokenArray(path, stream, np.concatenate([[0], ends, last]).astype(np.int64))
+
+
+def dummy(ctx_len: int, vocab_size: int, seed: int) -> TokenArray:
+    """Random documents that fill ctx_len exactly: for measuring speed, not for learning."""
+    length = ctx_len + 1
+    count = max(1, min(_DUMMY_DOCUMENTS, _DUMMY_TOKENS // length))
+    dtype = np.uint16 if vocab_size <= 1 << 16 else np.int32
+    generator = np.random.Generator(np.random.PCG64(seed))
+    stream = generator.integers(1, max(vocab_size, 2), count * length, dtype)
+    return TokenArray(Path("dummy"), stream, np.arange(count + 1) * length)
+
+
+def _scratch(folder: Path | None) -> IO[bytes]:
+    return tempfile.TemporaryFile(dir=folder if folder and folder.is_dir() else None)
+
+
+def _array(path: Path) -> NDArray[Any]:
+    try:
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise UserError(
+            f"data_file: {path} is no .npy file ({error}).",
+            "Write it with numpy.save, or name its data_type.",
+        ) from None
+    if not isinstance(array, np.ndarray) or array.ndim != 1 or array.dtype.kind not in "iu":
+        found = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else "an archive"
+        raise UserError(
+            f"data_file: {path} holds {found}, not a row of integers.", "Save token ids as an array [tokens]."
+        )
+    return array
+
+
+def _raw(path: Path) -> NDArray[Any]:
+    size = path.stat().st_size
+    if size % 2:
+        raise UserError(
+            f"data_file: {path} has {size} bytes, which is no whole number of uint16 ids.",
+            "Check that it is complete, or name its data_type.",
+        )
+    return np.memmap(path, "<u2", "r") if size else np.zeros(0, np.uint16)
+
+
+def _characters(file: IO[bytes], path: Path, encoding: str) -> Iterator[str]:
+    """The text in blocks, without a byte order mark."""
+    decoder = codecs.getincrementaldecoder(encoding)()
+    block, first = b"-", True
+    while block:
+        at = file.tell()
+        block = file.read(_BLOCK)
+        try:
+            text = decoder.decode(block, final=not block)
+        except UnicodeDecodeError as error:
+            other = "utf-16le" if encoding == "utf-8" else "utf-8"
+            raise UserError(
+                f"data_file: {path} is no {encoding} text: byte {at + error.start} or one shortly before it.",
+                f"Mend the file, or set data_type {other} if that is what it is.",
+            ) from None
+        if first and text:
+            text, first = text.removeprefix("\ufeff"), False
+        yield text
+
+
+def _encode(blocks: Iterator[str]) -> Iterator[NDArray[np.uint16]]:
+    """The ids of the joined blocks.
+
+    The longest match at a byte depends on the next `longest` bytes at most. So tokens that end at
+    least that far before the end of what is known, and at a whole character, are final; the rest is
+    matched again together with the next block.
+    """
+    tokenizer, lengths, rest = Tokenizer(), Tokenizer().lengths(), b""
+    longest = int(lengths.max())
+    for block in blocks:
+        known = rest + block.encode()
+        ids = np.array(tokenizer.encode(known.decode()), np.uint16)
+        ends = np.cumsum(lengths[ids], dtype=np.int64)
+        safe = ends[ends <= len(known) - longest]
+        begins_character = (np.frombuffer(known, np.uint8)[safe] & 0xC0) != 0x80
+        final = int(np.flatnonzero(begins_character)[-1]) + 1 if begins_character.any() else 0
+        yield ids[:final]
+        rest = known[int(ends[final - 1]) if final else 0 :]
+    yield np.array(tokenizer.encode(rest.decode()), np.uint16)

@@ -1,0 +1,100 @@
+"""The loss on documents that were held out, after each epoch, and stopping when it no longer falls."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+
+from engine.contract import events
+from engine.contract.errors import UserError
+from engine.data.dataset import cut
+from engine.train.callbacks import Saver
+from engine.train.evaluate import measure
+from engine.train.module import TuneModule
+from engine.train.prepare import Loaded
+from engine.train.stop import Stopped, StopRequest
+
+
+class Validation(pl.Callback):
+    """Comes between the Reporter, which has told the epoch by then, and the Saver. Does nothing without
+    held-out documents.
+
+    With early_stop, an epoch better than all before is saved whatever epoch_save says, and so is the
+    last one. Its `state_dict` is what a resumed run needs to go on counting.
+    """
+
+    def __init__(self, loaded: Loaded, saver: Saver, emit: events.Emit, stop: StopRequest) -> None:
+        self.loaded, self.saver, self.emit, self.stop = loaded, saver, emit, stop
+        self.best_loss = math.inf
+        self.best_epoch = loaded.settings.epoch_begin
+        self.since_best = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "best_loss": self.best_loss, "best_epoch": self.best_epoch, "since_best": self.since_best,
+        }  # fmt: skip
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best_loss, self.best_epoch = state_dict["best_loss"], state_dict["best_epoch"]
+        self.since_best = state_dict["since_best"]
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, TuneModule)
+        if self.loaded.held_out is None or self.stop.requested or not pl_module.epoch_is_over:
+            return
+        try:
+            better = self._measure(pl_module.epoch, pl_module.step)
+        except Stopped:  # the saver, which comes next, saves and ends the run
+            return
+        if self.loaded.settings.early_stop:
+            self._decide(better, trainer, pl_module)
+
+    def _measure(self, epoch: int, step: int) -> bool:
+        """Tells the loss; True when no epoch had a lower one."""
+        began, loaded = time.monotonic(), self.loaded
+        assert loaded.held_out is not None
+
+        def progress(done: int, total: int) -> None:
+            self.stop.check()
+            self.emit(events.Progress(phase="validation", done=done, total=total, unit="documents"))
+
+        loaded.model.eval()
+        try:
+            report = measure(
+                loaded.model, cut(loaded.held_out, loaded.settings), device=loaded.device, progress=progress
+            )
+        finally:
+            loaded.model.train()
+        if not report.tokens:
+            raise UserError(
+                f"val_split: the {report.documents} held-out documents have nothing to learn under loss_mask "
+                f"{loaded.settings.loss_mask} within ctx_len {loaded.settings.ctx_len}.",
+                "Hold out more, raise ctx_len, or set val_split to 0.",
+            )
+        better = report.loss < self.best_loss
+        if better:
+            self.best_loss, self.best_epoch, self.since_best = report.loss, epoch, 0
+        else:
+            self.since_best += 1
+        self.emit(events.Validated(
+            epoch=epoch, step=step, loss=report.loss, best_loss=self.best_loss, best_epoch=self.best_epoch,
+            documents=report.documents, seconds=time.monotonic() - began,
+        ))  # fmt: skip
+        return better
+
+    def _decide(self, better: bool, trainer: pl.Trainer, module: TuneModule) -> None:
+        """Saves what is worth it, and ends the run when nothing has become better for too long."""
+        over = self.since_best >= self.loaded.settings.early_stop
+        if better or over:
+            self.saver.want()
+        if over and module.step < self.loaded.settings.total_steps:
+            trainer.should_stop = True
+            epochs = "epoch" if self.since_best == 1 else f"{self.since_best} epochs"
+            self.emit(events.Log(text=(
+                f"early_stop: the validation loss has not become better in the last {epochs}; the best was "
+                f"epoch {self.best_epoch} with {self.best_loss:.4f} "
+                f"({self.saver.run.checkpoint(self.best_epoch).name})"
+            )))  # fmt: skip
