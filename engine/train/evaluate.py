@@ -30,7 +30,7 @@ def evaluate(
 
 
 def measure(
-    model: RWKV7,
+    model: RWKV,
     dataset: PadDataset | WindowDataset,
     *,
     chosen: Sequence[int] | None = None,

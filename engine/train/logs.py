@@ -17,7 +17,10 @@ from engine.train.writer import EventWriter
 
 
 class RunLog:
-    """Takes the events of one run; `continued` says that an earlier process has told some. `begin` opens what the settings ask for, `close` ends all."""
+    """Takes the events of one run; `continued` says that an earlier process has told some.
+
+    `begin` opens what the settings ask for, `close` ends all.
+    """
 
     def __init__(self, run: RunDir) -> None:
         self._run = run

@@ -20,7 +20,7 @@ from engine.contract.rundir import RunDir
 from engine.contract.settings import TrainSettings
 from engine.data.dataset import IGNORED
 from engine.models import load_model
-from engine.models.v7 import RWKV7
+from engine.models.base import RWKV
 from engine.train.infctx import backward_in_chunks
 from engine.train.loss import training_loss
 from engine.train.run import run_training
@@ -29,7 +29,7 @@ from engine.tuning.base import trainable
 
 
 @pytest.fixture
-def model(tiny_model: Path) -> RWKV7:
+def model(tiny_model: Path) -> RWKV:
     return load_model(tiny_model).train()
 
 
@@ -41,20 +41,20 @@ def batch(length: int = 24) -> tuple[Tensor, Tensor]:
     return tokens, targets
 
 
-def gradients(model: RWKV7) -> list[Tensor]:
+def gradients(model: RWKV) -> list[Tensor]:
     found = [p.grad.clone() for p in trainable(model) if p.grad is not None]
     model.zero_grad()
     return found
 
 
-def in_chunks(model: RWKV7, tokens: Tensor, targets: Tensor, chunk_ctx: int) -> tuple[Tensor, list[Tensor]]:
+def in_chunks(model: RWKV, tokens: Tensor, targets: Tensor, chunk_ctx: int) -> tuple[Tensor, list[Tensor]]:
     loss = backward_in_chunks(model, tokens, targets, chunk_ctx, lambda part: part.backward())  # type: ignore[no-untyped-call]
     return loss, gradients(model)
 
 
 @pytest.mark.parametrize("method", ["state", "full"])
 @pytest.mark.parametrize("chunk_ctx", [24, 1000])
-def test_one_chunk_is_the_ordinary_step_exactly(method: str, chunk_ctx: int, model: RWKV7) -> None:
+def test_one_chunk_is_the_ordinary_step_exactly(method: str, chunk_ctx: int, model: RWKV) -> None:
     tuning_for(method).attach(model)
     tokens, targets = batch()
     whole = training_loss(model, tokens, targets)
@@ -67,7 +67,7 @@ def test_one_chunk_is_the_ordinary_step_exactly(method: str, chunk_ctx: int, mod
 
 
 @pytest.mark.parametrize("chunk_ctx", [1, 5, 8, 23])
-def test_chunks_carry_the_state_on(chunk_ctx: int, model: RWKV7) -> None:
+def test_chunks_carry_the_state_on(chunk_ctx: int, model: RWKV) -> None:
     """The loss of all chunks is that of the whole sequence: every chunk saw what came before."""
     tuning_for("full").attach(model)
     tokens, targets = batch()
@@ -75,7 +75,7 @@ def test_chunks_carry_the_state_on(chunk_ctx: int, model: RWKV7) -> None:
     assert float(loss) == pytest.approx(float(training_loss(model, tokens, targets).detach()), abs=1e-5)
 
 
-def test_the_state_learns_from_the_first_chunk(model: RWKV7) -> None:
+def test_the_state_learns_from_the_first_chunk(model: RWKV) -> None:
     tuning_for("state").attach(model)
     tokens, targets = batch()
     _, found = in_chunks(model, tokens, targets, 8)
@@ -89,7 +89,7 @@ def test_the_state_learns_from_the_first_chunk(model: RWKV7) -> None:
 
 
 @pytest.mark.parametrize("masked", [(0, 8), (8, 16), (16, 24), (0, 24)])
-def test_a_chunk_without_a_target_is_harmless(masked: tuple[int, int], model: RWKV7) -> None:
+def test_a_chunk_without_a_target_is_harmless(masked: tuple[int, int], model: RWKV) -> None:
     tuning_for("full").attach(model)
     tokens, targets = batch()
     targets[:, masked[0] : masked[1]] = IGNORED
@@ -101,7 +101,7 @@ def test_a_chunk_without_a_target_is_harmless(masked: tuple[int, int], model: RW
 MEASURE = """
 import json, sys, torch
 from engine.models.init import init_model
-from engine.models.v7 import RWKV7
+from engine.models.base import RWKV
 from engine.ops.wkv7.chunked import wkv7_chunked
 from engine.train.infctx import backward_in_chunks
 
@@ -110,7 +110,7 @@ def kilobytes(name):
         return next(int(line.split()[1]) for line in file if line.startswith(name))
 
 length, chunk, steps = map(int, sys.argv[1:])
-model = RWKV7(init_model("x070", n_layer=2, n_embd=128, vocab_size=256, seed=1), wkv7_chunked).train()
+model = RWKV(init_model("x070", n_layer=2, n_embd=128, vocab_size=256, seed=1), wkv7_chunked).train()
 tokens = torch.randint(0, 256, (1, length + 1))
 before = kilobytes("VmRSS")
 for _ in range(steps):
