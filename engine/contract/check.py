@@ -13,9 +13,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from engine.contract.adapter import ADAPTERS, TRAIN_PARTS, adapter_options
 from engine.contract.errors import Problem, SettingsError
 from engine.contract.settings import TrainSettings, train_params
 from engine.contract.support import unsupported
+
+WHY_FOREIGN = {
+    ("quant", "full"): "full tuning changes every weight, and packed ones cannot be changed; ",
+    ("train_parts", "full"): "full tuning trains every part already; ",
+}
 
 
 @dataclass(frozen=True)
@@ -82,13 +88,22 @@ def contradictions(s: TrainSettings) -> list[Problem]:
         found.append(Problem("lr_init", "0 would train nothing; state tuning wants 1"))
     if s.dataload == "only" and s.micro_bsz > 1:
         found.append(Problem("micro_bsz", "dataload only takes one document a step; set it to 1"))
-    return found + _foreign(s)
+    return found + _adapter(s) + _foreign(s)
+
+
+def _adapter(s: TrainSettings) -> list[Problem]:
+    found = adapter_options(s)[1] if s.peft in ADAPTERS else []
+    strange = sorted(set(filter(None, s.train_parts.split(","))) - set(TRAIN_PARTS))
+    if strange:
+        found.append(Problem("train_parts", f"there is no part {strange[0]}; use {', '.join(TRAIN_PARTS)}"))
+    return found
 
 
 def _foreign(s: TrainSettings) -> list[Problem]:
     """Settings moved from their default that the chosen method would not read."""
     return [
-        Problem(p.name, f"has no effect when tuning {s.method}; leave it at {p.default}")
+        Problem(p.name, WHY_FOREIGN.get((p.name, s.method), f"has no effect when tuning {s.method}; ")
+                + f"leave it at {p.default or 'nothing'}")
         for p in train_params().values()
         if p.methods and s.method not in p.methods and getattr(s, p.name) != p.default
     ]

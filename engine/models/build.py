@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from engine.checkpoints.adapter import Adapter, inject, read_adapter, set_parts
 from engine.checkpoints.inspect import inspect_model
 from engine.checkpoints.save import load_state_file, load_tensors
+from engine.checkpoints.stream import read_stream
 from engine.contract.errors import UserError
 from engine.models.v7 import RWKV7
 from engine.ops.registry import select_wkv7
+from engine.quant import QuantLinear, is_linear_weight, put_linear
 
 
 def load_model(
@@ -21,12 +24,18 @@ def load_model(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     op: str = "auto",
+    *,
+    adapter: str | Path | Adapter | None = None,
+    quant: str = "none",
+    adjust: Callable[[str, Tensor], Tensor] | None = None,
 ) -> RWKV7:
     """The model of a .pth file, in eval mode; weights in `dtype`, states always in fp32.
 
     The file is memory-mapped: weights that are already in `dtype` take no memory of their own on the
-    CPU. `state` is a state file or its tensors (`blocks.i.att.time_state` [H, N, N]). Raises UserError
-    for a file that is no such model, a version this release does not run and a foreign state.
+    CPU. `state` is a state file or its tensors (`blocks.i.att.time_state` [H, N, N]), `adapter` an
+    adapter's folder or file. `quant` (int8, nf4) packs the layers' linears one by one as they are read;
+    `adjust` may change each of them, by its name, before that. Raises UserError for a file that is no such
+    model, a version this release does not run and a foreign state or adapter.
     """
     info = inspect_model(path)
     if info.version != "x070":
@@ -35,14 +44,35 @@ def load_model(
             "Use an x070 (RWKV-7) model.",
         )
     device = torch.device(device)
-    tensors = {
-        name: t.to(device, torch.float32 if name.endswith("time_state") else dtype)
-        for name, t in load_tensors(Path(path)).items()
-    }
+    linears: dict[str, QuantLinear] = {}
+    tensors: dict[str, Tensor] = {}
+    source = read_stream(Path(path)) if quant != "none" else load_tensors(Path(path)).items()
+    for name, t in source:
+        if not is_linear_weight(name):
+            tensors[name] = t.to(device, torch.float32 if name.endswith("time_state") else dtype,
+                                 copy=quant != "none")  # fmt: skip
+            continue
+        weight = t.to(device)
+        if adjust is not None:
+            weight = adjust(name, weight)
+        if quant != "none":
+            linears[name.removesuffix(".weight")] = QuantLinear(weight, quant, dtype)
+        tensors[name] = torch.empty_like(weight, device="meta") if quant != "none" else weight.to(dtype)
     model = RWKV7(tensors, select_wkv7(op, device.type).function).eval()
+    for name, linear in linears.items():
+        put_linear(model, name, linear)
+    if adapter is not None:
+        _set_adapter(model, adapter if isinstance(adapter, Adapter) else read_adapter(Path(adapter)))
     if state is not None:
         set_state(model, state if isinstance(state, Mapping) else load_state_file(Path(state)))
     return model
+
+
+def _set_adapter(model: RWKV7, adapter: Adapter) -> None:
+    model.requires_grad_(False)
+    inject(model, adapter)
+    set_parts(model, adapter.parts)
+    model.requires_grad_(True).eval()
 
 
 def set_state(model: RWKV7, tensors: Mapping[str, Tensor]) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 import pytorch_lightning as pl
 from torch import Tensor
 
-from engine.checkpoints.save import save_tensors
 from engine.contract import events
 from engine.contract.errors import UserError
 from engine.contract.rundir import RunDir
@@ -132,8 +131,7 @@ class Reporter(pl.Callback):
             file.write(line)
 
     def _save(self, epoch: int, step: int, module: TuneModule) -> None:
-        path = self.run.checkpoint(epoch)
-        save_tensors(module.tuning.tensors(module.model), path)
+        path = module.tuning.save(module.model, self.run.checkpoint(epoch))
         self.saved_step = step
         self.saved = [*[p for p in self.saved if p != path], path]
         self.emit(events.Checkpoint(path=str(path), epoch=epoch, step=step))
