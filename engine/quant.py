@@ -40,7 +40,7 @@ class QuantLinear(nn.Linear):
         self.out_features, self.in_features = weight.shape
         self.kind = kind
         self.dtype = dtype
-        self.bias = None
+        self.register_parameter("bias", None)
         packed, scales = _pack(weight.detach(), kind)
         self.register_buffer("packed", packed)
         self.register_buffer("scales", scales)
@@ -51,8 +51,9 @@ class QuantLinear(nn.Linear):
         import bitsandbytes.functional as bnb
 
         if self.kind == "int8":
-            return bnb.int8_vectorwise_dequant(self.packed, self.scales).to(self.dtype)
-        state = bnb.QuantState(
+            wide: Tensor = bnb.int8_vectorwise_dequant(self.packed, self.scales)
+            return wide.to(self.dtype)
+        state = bnb.QuantState(  # type: ignore[no-untyped-call]
             self.scales, shape=torch.Size((self.out_features, self.in_features)), dtype=self.dtype,
             blocksize=NF4_BLOCK, quant_type="nf4",
         )  # fmt: skip

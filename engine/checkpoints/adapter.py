@@ -62,8 +62,12 @@ def read_adapter(path: Path, alpha: float | None = None, init: Path | None = Non
     """
     if (path / CONFIG).is_file():
         return _read_folder(path)
+    if path.name == WEIGHTS:
+        return _read_folder(path.parent)
     if path.is_dir() or path.suffix != ".pth":
-        raise UserError(f"{path} is no adapter: it has no {CONFIG}.", "Name an adapter's folder or .pth file.")
+        raise UserError(
+            f"{path} is no adapter: it has no {CONFIG}.", "Name an adapter's folder or .pth file."
+        )
     if (path.with_suffix("") / CONFIG).is_file():
         return _read_folder(path.with_suffix(""))
     if init is None and (path.parent / PISSA_INIT).is_file():
@@ -120,7 +124,7 @@ def _miss_from_pth(path: Path, inner: dict[str, Tensor], parts: dict[str, Tensor
 
     if any(t.ndim != 2 for t in inner.values()):
         raise UserError(
-            f"{path} is of the mode bat, whose blocks lie along the inputs; those of peft lie along the outputs.",
+            f"{path} is of the mode bat, with blocks along the inputs; those of peft lie along the outputs.",
             "Merge it with the program that made it.",
         )
     rank = next(iter(inner.values())).shape[0]
@@ -215,8 +219,12 @@ def inject(model: nn.Module, adapter: Adapter) -> None:
         inject_new(config, model)
         result: Any = set_peft_model_state_dict(model, dict(adapter.tensors), NAME)
     except (RuntimeError, ValueError, KeyError) as error:
-        reason = next((line.strip() for line in str(error).splitlines() if "size mismatch" in line), str(error))
-        raise UserError(f"The adapter does not fit the model ({reason}).", "Use its own base model.") from error
+        reason = next(
+            (line.strip() for line in str(error).splitlines() if "size mismatch" in line), str(error)
+        )
+        raise UserError(
+            f"The adapter does not fit the model ({reason}).", "Use its own base model."
+        ) from error
     missing = [name for name in result.missing_keys if name.endswith(f".{NAME}") or f".{NAME}." in name]
     wrong = [*(f"has {name}" for name in result.unexpected_keys), *(f"lacks {name}" for name in missing)]
     if wrong:

@@ -68,7 +68,9 @@ def adapter_options(settings: TrainSettings) -> tuple[AdapterOptions, list[Probl
             if name not in PISSA_KEYS
         ]
     problems += [
-        Problem("peft_config", f"{name} is not available: {REFUSED[name]}") for name in given if name in REFUSED
+        Problem("peft_config", f"{name} is not available: {REFUSED[name]}")
+        for name in given
+        if name in REFUSED
     ]
     start = given.get("init_lora_weights", True)
     if start not in STARTS:

@@ -102,8 +102,11 @@ def _adapter(s: TrainSettings) -> list[Problem]:
 def _foreign(s: TrainSettings) -> list[Problem]:
     """Settings moved from their default that the chosen method would not read."""
     return [
-        Problem(p.name, WHY_FOREIGN.get((p.name, s.method), f"has no effect when tuning {s.method}; ")
-                + f"leave it at {p.default or 'nothing'}")
+        Problem(
+            p.name,
+            WHY_FOREIGN.get((p.name, s.method), f"has no effect when tuning {s.method}; ")
+            + f"leave it at {p.default or 'nothing'}",
+        )
         for p in train_params().values()
         if p.methods and s.method not in p.methods and getattr(s, p.name) != p.default
     ]

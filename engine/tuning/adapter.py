@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from engine.checkpoints.adapter import (
     NAME,
+    WEIGHTS,
     Adapter,
     inject,
     inject_new,
@@ -68,8 +69,9 @@ class AdapterTuning(Tuning):
 
         tensors = get_peft_model_state_dict(model, adapter_name=NAME, save_embedding_layers=False)
         parts = {name: value(model, name) for name, p in names(model).items() if p.requires_grad}
+        configs: Any = model.peft_config
         return Adapter(
-            model.peft_config[NAME],  # type: ignore[index, union-attr]
+            configs[NAME],
             {name: t.detach() for name, t in tensors.items()},
             {name: t for name, t in parts.items() if "lora_" not in name and ".miss_" not in name},
         )
@@ -81,7 +83,7 @@ class AdapterTuning(Tuning):
         write_adapter(adapter, folder)
         known = pth_tensors(adapter)
         if known is None:
-            return folder
+            return folder / WEIGHTS
         save_tensors(known, path)
         return path
 
@@ -119,4 +121,3 @@ class AdapterTuning(Tuning):
             if name in self.options.given:
                 setattr(config, name, self.options.given[name])
         return found
-

@@ -64,13 +64,15 @@ class PissaTuning(AdapterTuning):
         init = self.options.init or load.parent / PISSA_INIT
         if load.is_dir() or not init.is_file():
             raise UserError(
-                f"lora_load: {load} is no PiSSA to go on from: that is a .pth file with {PISSA_INIT} beside it.",
+                f"lora_load: {load} is no PiSSA to go on from: that is a .pth with {PISSA_INIT} beside it.",
                 "A folder holds the LoRA of twice the rank; go on with peft lora.",
             )
         tensors = load_tensors(init)
         down, up = (tensors.get(f"{linear}.init_lora_{end}") for end in "AB")
         if down is None or up is None or (up.shape[0], down.shape[1]) != weight.shape:
-            raise UserError(f"lora_load: {init} matches nothing at {linear}.", "Use the base it was made for.")
+            raise UserError(
+                f"lora_load: {init} matches nothing at {linear}.", "Use the base it was made for."
+            )
         return down.to(weight), up.to(weight) / self.scale
 
     def attach(self, model: RWKV7) -> None:
@@ -97,7 +99,9 @@ class PissaTuning(AdapterTuning):
         write_adapter(Adapter(doubled, unbased(found.tensors, start), found.parts), path.with_suffix(""))
         init = path.parent / PISSA_INIT
         if not init.exists():
-            renamed = {n.removesuffix(".weight").replace(".lora_", ".init_lora_"): t for n, t in start.items()}
+            renamed = {
+                n.removesuffix(".weight").replace(".lora_", ".init_lora_"): t for n, t in start.items()
+            }
             save_tensors(renamed, init)
         save_tensors(self.tensors(model), path)
         return path
