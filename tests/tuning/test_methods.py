@@ -25,8 +25,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "parts": {"peft": "lora", "peft_config": {"r": 4}, "train_parts": "emb,head,time,ln"},
     "bat": {"peft": "miss", "lora_config": {"disha_r": 8, "disha_mode": "bat"}},
 }
-# How far packing may move the loss (about 5 nats) and a logit (within about 5) of these models.
-PACKING = {"none": (1e-5, 1e-4), "int8": (0.02, 0.3), "nf4": (0.3, 3.0)}
+# How far packing may move the loss (about 5 nats), and the logits as a share of their norm.
+PACKING = {"none": (1e-5, 1e-5), "int8": (0.02, 0.05), "nf4": (0.3, 0.5)}
 
 
 def logits(path: Path, **how: Any) -> Tensor:
@@ -57,4 +57,5 @@ def test_train_reload_and_merge(
     merge(base, tmp_path / "merged.pth", **what)
     merged = logits(tmp_path / "merged.pth")
     assert torch.allclose(merged, tuned, atol=1e-4)
-    assert (logits(base, quant=quant, **what) - merged).abs().max() < PACKING[quant][1]
+    packed = logits(base, quant=quant, **what)
+    assert (packed - merged).norm() / merged.norm() < PACKING[quant][1]
