@@ -35,15 +35,35 @@ class QuantLinear(nn.Linear):
     packed: Tensor
     scales: Tensor
 
-    def __init__(self, weight: Tensor, kind: str, dtype: torch.dtype) -> None:
+    def __init__(self, shape: torch.Size, kind: str, dtype: torch.dtype, device: torch.device) -> None:
         nn.Module.__init__(self)  # nn.Linear's own would make a weight
-        self.out_features, self.in_features = weight.shape
+        self.out_features, self.in_features = shape
         self.kind = kind
         self.dtype = dtype
         self.register_parameter("bias", None)
-        packed, scales = _pack(weight.detach(), kind)
+        elements = shape.numel()
+        if kind == "int8":
+            packed = torch.zeros(shape, dtype=torch.int8, device=device)
+            scales = torch.zeros(self.out_features, device=device)
+        else:
+            packed = torch.zeros((elements + 1) // 2, 1, dtype=torch.uint8, device=device)
+            scales = torch.zeros(-(-elements // NF4_BLOCK), device=device)
         self.register_buffer("packed", packed)
         self.register_buffer("scales", scales)
+
+    def pack(self, weight: Tensor) -> None:
+        """Takes the weight's values. The memory for them was taken before: what packing needs for a moment
+        is then given back to the system, and does not stay between what is kept."""
+        import bitsandbytes.functional as bnb
+
+        weight = weight.detach().contiguous()
+        if self.kind == "int8":
+            packed, scales, _ = bnb.int8_vectorwise_quant(weight.half())  # its GPU kernel wants fp16
+        else:
+            packed, state = bnb.quantize_4bit(weight, quant_type="nf4", blocksize=NF4_BLOCK)
+            scales = state.absmax
+        self.packed.copy_(packed)
+        self.scales.copy_(scales)
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
@@ -76,16 +96,6 @@ class _Product(Function):
     @staticmethod
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, None]:
         return outputs[0] @ ctx.layer.weight, None
-
-
-def _pack(weight: Tensor, kind: str) -> tuple[Tensor, Tensor]:
-    import bitsandbytes.functional as bnb
-
-    if kind == "int8":
-        packed, scales, _ = bnb.int8_vectorwise_quant(weight.half().contiguous())  # its GPU kernel wants fp16
-        return packed, scales
-    packed, state = bnb.quantize_4bit(weight.contiguous(), quant_type="nf4", blocksize=NF4_BLOCK)
-    return packed, state.absmax
 
 
 def put_linear(model: nn.Module, name: str, linear: nn.Linear) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from engine.checkpoints.save import load_tensors, whole_file
 
-WINDOW = 64 << 20  # bytes
+WINDOW = 32 << 20  # bytes
 ALIGNMENT = 64  # of each tensor in the file, as torch.save keeps it
 
 

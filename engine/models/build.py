@@ -44,20 +44,15 @@ def load_model(
             "Use an x070 (RWKV-7) model.",
         )
     device = torch.device(device)
-    linears: dict[str, QuantLinear] = {}
-    tensors: dict[str, Tensor] = {}
-    source = read_stream(Path(path)) if quant != "none" else load_tensors(Path(path)).items()
-    for name, t in source:
-        if not is_linear_weight(name):
-            tensors[name] = t.to(device, torch.float32 if name.endswith("time_state") else dtype,
-                                 copy=quant != "none")  # fmt: skip
-            continue
-        weight = t.to(device)
-        if adjust is not None:
-            weight = adjust(name, weight)
-        if quant != "none":
-            linears[name.removesuffix(".weight")] = QuantLinear(weight, quant, dtype)
-        tensors[name] = torch.empty_like(weight, device="meta") if quant != "none" else weight.to(dtype)
+    adjust = adjust or (lambda name, weight: weight)
+    if quant == "none":
+        tensors = {
+            name: (adjust(name, t) if is_linear_weight(name) else t).to(device, _kept(name, dtype))
+            for name, t in load_tensors(Path(path)).items()
+        }
+        linears = {}
+    else:
+        tensors, linears = _load_packed(Path(path), device, dtype, quant, adjust)
     model = RWKV7(tensors, select_wkv7(op, device.type).function).eval()
     for name, linear in linears.items():
         put_linear(model, name, linear)
@@ -66,6 +61,32 @@ def load_model(
     if state is not None:
         set_state(model, state if isinstance(state, Mapping) else load_state_file(Path(state)))
     return model
+
+
+def _kept(name: str, dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if name.endswith("time_state") else dtype
+
+
+@torch.no_grad()
+def _load_packed(
+    path: Path, device: torch.device, dtype: torch.dtype, quant: str, adjust: Callable[[str, Tensor], Tensor]
+) -> tuple[dict[str, Tensor], dict[str, QuantLinear]]:
+    """The tensors, without values where a linear of the second dictionary takes their place."""
+    tensors: dict[str, Tensor] = {}
+    linears: dict[str, QuantLinear] = {}
+    for name, t in load_tensors(path).items():  # only shapes: nothing is read yet
+        packed = is_linear_weight(name)
+        tensors[name] = torch.empty(
+            t.shape, dtype=_kept(name, dtype), device="meta" if packed else device
+        )  # fmt: skip
+        if packed:
+            linears[name.removesuffix(".weight")] = QuantLinear(t.shape, quant, dtype, device)
+    for name, t in read_stream(path):
+        if is_linear_weight(name):
+            linears[name.removesuffix(".weight")].pack(adjust(name, t.to(device)))
+        else:
+            tensors[name].copy_(t)
+    return tensors, linears
 
 
 def _set_adapter(model: RWKV7, adapter: Adapter) -> None:
