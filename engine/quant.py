@@ -73,11 +73,12 @@ class QuantLinear(nn.Linear):
         if self.kind == "int8":
             wide: Tensor = bnb.int8_vectorwise_dequant(self.packed, self.scales)
             return wide.to(self.dtype)
+        # As one row: bitsandbytes' CPU kernel begins a new block with each row, its packing does not.
+        shape = torch.Size((self.out_features * self.in_features,))
         state = bnb.QuantState(  # type: ignore[no-untyped-call]
-            self.scales, shape=torch.Size((self.out_features, self.in_features)), dtype=self.dtype,
-            blocksize=NF4_BLOCK, quant_type="nf4",
-        )  # fmt: skip
-        return bnb.dequantize_4bit(self.packed, state)
+            self.scales, shape=shape, dtype=self.dtype, blocksize=NF4_BLOCK, quant_type="nf4"
+        )
+        return bnb.dequantize_4bit(self.packed, state).view(self.out_features, self.in_features)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""

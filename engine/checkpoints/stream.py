@@ -20,13 +20,14 @@ from torch import Tensor
 
 from engine.checkpoints.save import load_tensors, whole_file
 
-WINDOW = 32 << 20  # bytes
+WINDOW = 16 << 20  # bytes
 ALIGNMENT = 64  # of each tensor in the file, as torch.save keeps it
 
 
-def read_stream(path: Path, window: int = WINDOW) -> Iterator[tuple[str, Tensor]]:
+def read_stream(path: Path, window: int = 0) -> Iterator[tuple[str, Tensor]]:
     """Name and tensor, in the file's order. A tensor kept after the next is asked for should be a copy:
-    it would hold all that was read along with it."""
+    it would hold all that was read along with it. `window`: bytes of a mapping, 0 for a 256th of the file."""
+    window = window or max(WINDOW, path.stat().st_size // 256)
     tensors = load_tensors(path)
     names, seen = list(tensors), 0
     for name in names:

@@ -48,7 +48,7 @@ def keep_wide(model: nn.Module, chosen: Iterable[str]) -> None:
         if parameter.dtype in (torch.bfloat16, torch.float16):
             narrow = parameter.dtype
             setattr(module, leaf, nn.Parameter(parameter.detach().float()))
-            parametrize.register_parametrization(module, leaf, _Narrow(narrow))
+            parametrize.register_parametrization(module, leaf, _Narrow(narrow), unsafe=True)
             parameter = module.parametrizations[leaf].original  # type: ignore[union-attr, index]
         parameter.requires_grad_(True)
 

@@ -76,14 +76,15 @@ class PissaTuning(AdapterTuning):
         return down.to(weight), up.to(weight) / self.scale
 
     def attach(self, model: RWKV7) -> None:
-        tensors = self.start
+        tensors, parts = self.start, {}
         if self.options.load is not None:
-            tensors = {f"{name}.weight": t for name, t in read_pth(self.options.load)[0].items()}
+            inner, parts = read_pth(self.options.load)
+            tensors = {f"{name}.weight": t for name, t in inner.items()}
             tensors = {n: t / self.scale if ".lora_B." in n else t for n, t in tensors.items()}
         rank = next(t.shape[0] for name, t in self.start.items() if ".lora_A." in name)
         config: Any = lora_config(rank, self.scale * rank, targets_of(self.start))
         config.lora_dropout = self.options.options.get("lora_dropout", 0.0)
-        self.attach_adapter(model, Adapter(config, tensors))
+        self.attach_adapter(model, Adapter(config, tensors, parts))
 
     def adapter(self, model: RWKV7) -> Adapter:
         """Of the incumbent's layout: what multiplies the changed base, without a scale."""

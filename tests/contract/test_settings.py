@@ -68,7 +68,6 @@ def test_the_defaults_are_supported() -> None:
         ({"weight_decay": 0.1}, "weight_decay", "no effect"),
         ({"data_type": "wds_img"}, "data_type", "images"),
         ({"op": "cuda"}, "op", "not available"),
-        ({"precision": "bf16", "train_type": "none"}, "precision", "fp32"),
     ],
 )
 def test_what_cannot_run_is_refused_by_name(values: dict[str, Any], field: str, says: str) -> None:
