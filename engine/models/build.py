@@ -50,7 +50,7 @@ def load_model(
             name: (adjust(name, t) if is_linear_weight(name) else t).to(device, _kept(name, dtype))
             for name, t in load_tensors(Path(path)).items()
         }
-        linears = {}
+        linears: dict[str, QuantLinear] = {}
     else:
         tensors, linears = _load_packed(Path(path), device, dtype, quant, adjust)
     model = RWKV7(tensors, select_wkv7(op, device.type).function).eval()

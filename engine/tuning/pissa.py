@@ -76,7 +76,8 @@ class PissaTuning(AdapterTuning):
         return down.to(weight), up.to(weight) / self.scale
 
     def attach(self, model: RWKV7) -> None:
-        tensors, parts = self.start, {}
+        tensors = self.start
+        parts: dict[str, Tensor] = {}
         if self.options.load is not None:
             inner, parts = read_pth(self.options.load)
             tensors = {f"{name}.weight": t for name, t in inner.items()}

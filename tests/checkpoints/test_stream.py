@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,7 @@ def test_windows_change_nothing(window: int, tmp_path: Path) -> None:
 
 
 def test_a_source_that_fails_leaves_no_file(tmp_path: Path) -> None:
-    def broken():  # type: ignore[no-untyped-def]
+    def broken() -> Iterator[tuple[str, torch.Tensor]]:
         yield "a", torch.zeros(3)
         raise ValueError("broken")
 

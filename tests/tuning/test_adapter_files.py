@@ -21,7 +21,8 @@ LORA: dict[str, Any] = {"peft": "lora", "peft_config": {"r": 4, "lora_alpha": 8}
 
 def logits(path: Path, **how: Any) -> torch.Tensor:
     with torch.no_grad():
-        return load_model(path, **how)(TOKENS)
+        found: torch.Tensor = load_model(path, **how)(TOKENS)
+    return found
 
 
 def test_peft_itself_reads_the_folder(base: Path, train: Train) -> None:
@@ -29,7 +30,7 @@ def test_peft_itself_reads_the_folder(base: Path, train: Train) -> None:
 
     folder = train(**LORA).folder
     assert {p.name for p in folder.iterdir()} >= {"adapter_config.json", "adapter_model.safetensors"}
-    wrapped = PeftModel.from_pretrained(load_model(base), str(folder))
+    wrapped: Any = PeftModel.from_pretrained(load_model(base), str(folder))
     with torch.no_grad():
         assert torch.allclose(wrapped.base_model.model(TOKENS), logits(base, adapter=folder), atol=1e-6)
 

@@ -31,7 +31,8 @@ PACKING = {"none": (1e-5, 1e-5), "int8": (0.02, 0.05), "nf4": (0.3, 0.5)}
 
 def logits(path: Path, **how: Any) -> Tensor:
     with torch.no_grad():
-        return load_model(path, **how)(TOKENS).float()
+        found: Tensor = load_model(path, **how)(TOKENS)
+    return found
 
 
 def loss(path: Path, data: Path, **how: Any) -> float:

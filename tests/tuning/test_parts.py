@@ -34,10 +34,7 @@ def test_train_parts_are_trained_and_saved(
     model = load_model(base, dtype=torch.bfloat16)
     for name in saved:
         assert not torch.equal(found[name], dict(model.named_parameters())[name])
-    assert (
-        found.items() <= torch.load(done.pth, weights_only=True).items()
-        or found.keys() <= torch.load(done.pth, weights_only=True).keys()
-    )
+    assert found.keys() <= torch.load(done.pth, weights_only=True).keys()
 
 
 def test_rates_and_decay_by_layer(base: Path) -> None:
