@@ -15,7 +15,12 @@ from types import FrameType
 
 from engine.contract import events
 from engine.contract.errors import UserError
-from engine.contract.job_flags import add_convert_flags, add_evaluate_flags, add_init_flags
+from engine.contract.job_flags import (
+    add_convert_flags,
+    add_evaluate_flags,
+    add_init_flags,
+    add_merge_flags,
+)
 
 PROGRESS_EVERY = 0.25  # seconds between two progress events
 
@@ -60,6 +65,10 @@ def _parser() -> argparse.ArgumentParser:
     job = jobs.add_parser("evaluate", help="loss over a data set; prints it")
     add_evaluate_flags(job)
     job.set_defaults(job=_evaluate)
+
+    job = jobs.add_parser("merge", help="a model and its state or adapter into one file")
+    add_merge_flags(job)
+    job.set_defaults(job=_merge)
 
     job = jobs.add_parser("doctor", help="what the training stack can do here, as JSON")
     job.set_defaults(job=_doctor)
@@ -137,7 +146,12 @@ def _evaluate(args: argparse.Namespace) -> int:
     if args.ctx_len < 1:
         raise UserError(f"--ctx-len {args.ctx_len} is out of range.", "It must be at least 1.")
     data, device = BinIdx(args.data), choose_device("auto")
-    model = load_model(args.model, state=args.state, device=device)
+    adapter = None
+    if args.adapter is not None:
+        from engine.checkpoints.adapter import read_adapter
+
+        adapter = read_adapter(args.adapter, args.lora_alpha, args.init)
+    model = load_model(args.model, state=args.state, device=device, adapter=adapter)
     check_vocabulary(data, model.vocab_size)
     shown = sys.stderr.isatty()
 
@@ -152,6 +166,26 @@ def _evaluate(args: argparse.Namespace) -> int:
     else:
         print(f"loss {report.loss:.4f}  perplexity {report.perplexity:.3f}  "
               f"{report.tokens:,} tokens of {report.documents:,} documents")  # fmt: skip
+    return 0
+
+
+def _merge(args: argparse.Namespace) -> int:
+    from engine.checkpoints.merge import merge
+
+    signal.signal(signal.SIGTERM, _interrupt)
+
+    def progress(done: int, total: int) -> None:
+        if sys.stderr.isatty():
+            print(f"\r{done}/{total} tensors", end="" if done < total else "\n", file=sys.stderr)
+
+    report = merge(
+        args.base, args.out, state=args.state, adapter=args.adapter, alpha=args.lora_alpha, init=args.init,
+        progress=progress,
+    )  # fmt: skip
+    if args.json:
+        print(report.model_dump_json(indent=2))
+    else:
+        print(f"{report.path}: {report.version}, {report.file_bytes:,} bytes. {report.notice}")
     return 0
 
 

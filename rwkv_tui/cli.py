@@ -12,7 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from engine.contract.errors import UserError
-from engine.contract.job_flags import add_convert_flags, add_evaluate_flags, add_init_flags
+from engine.contract.job_flags import (
+    add_convert_flags,
+    add_evaluate_flags,
+    add_init_flags,
+    add_merge_flags,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -86,6 +91,10 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
     command = commands.add_parser("eval", help="loss of a model, with or without a state, over a data set")
     add_evaluate_flags(command)
     command.set_defaults(command="model:evaluate", given=given[1:])
+
+    command = commands.add_parser("merge", help="a model and its state or adapter into one model file")
+    add_merge_flags(command)
+    command.set_defaults(command="merge:merge", given=given[1:])
 
     command = commands.add_parser("demo", help="the whole path on bundled data, in under three minutes")
     command.add_argument("--headless", action="store_true", help="without the screens")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import IO
 
 import torch
 from torch import Tensor
@@ -24,11 +25,21 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 def save_document(document: object, path: Path) -> None:
     """As `save_tensors`, for nested dictionaries and lists of tensors and plain values."""
+    with whole_file(path) as file:
+        torch.save(document, file)
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write that takes its place only when the block ends well, and is on the disk by then.
+
+    Raises UserError when it cannot be written.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
-            torch.save(document, file)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)

@@ -14,9 +14,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from engine.contract.adapter import ADAPTERS, TRAIN_PARTS, adapter_options
 from engine.contract.errors import Problem, SettingsError
 from engine.contract.settings import TrainSettings, train_params
 from engine.contract.support import unsupported
+
+WHY_FOREIGN = {
+    ("quant", "full"): "full tuning changes every weight, and packed ones cannot be changed; ",
+    ("train_parts", "full"): "full tuning trains every part already; ",
+}
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,7 @@ def contradictions(s: TrainSettings) -> list[Problem]:
         found.append(Problem("micro_bsz", "dataload only takes one document a step; set it to 1"))
     if s.train_type != "infctx" and s.chunk_ctx != train_params()["chunk_ctx"].default:
         found.append(Problem("chunk_ctx", "is read by train_type infctx only; set that or leave it out"))
-    return found + _data(s) + _foreign(s)
+    return found + _data(s) + _adapter(s) + _foreign(s)
 
 
 def _data(s: TrainSettings) -> list[Problem]:
@@ -108,10 +114,22 @@ def _data(s: TrainSettings) -> list[Problem]:
     return found
 
 
+def _adapter(s: TrainSettings) -> list[Problem]:
+    found = adapter_options(s)[1] if s.peft in ADAPTERS else []
+    strange = sorted(set(filter(None, s.train_parts.split(","))) - set(TRAIN_PARTS))
+    if strange:
+        found.append(Problem("train_parts", f"there is no part {strange[0]}; use {', '.join(TRAIN_PARTS)}"))
+    return found
+
+
 def _foreign(s: TrainSettings) -> list[Problem]:
     """Settings moved from their default that the chosen method would not read."""
     return [
-        Problem(p.name, f"has no effect when tuning {s.method}; leave it at {p.default}")
+        Problem(
+            p.name,
+            WHY_FOREIGN.get((p.name, s.method), f"has no effect when tuning {s.method}; ")
+            + f"leave it at {p.default or 'nothing'}",
+        )
         for p in train_params().values()
         if p.methods and s.method not in p.methods and getattr(s, p.name) != p.default
     ]

@@ -38,6 +38,30 @@ def add_evaluate_flags(job: argparse.ArgumentParser) -> None:
     """The flags of an evaluation."""
     job.add_argument("--model", metavar="FILE.pth", type=Path, required=True)
     job.add_argument("--state", metavar="FILE.pth", type=Path)
+    add_adapter_flags(job)
     job.add_argument("--data", metavar="PREFIX", type=Path, required=True)
     job.add_argument("--ctx-len", "--ctx_len", type=int, required=True)
     job.add_argument("--json", action="store_true")
+
+
+def add_adapter_flags(job: argparse.ArgumentParser) -> None:
+    """An adapter, and what the incumbent's files do not say of themselves."""
+    job.add_argument("--adapter", metavar="FOLDER|FILE.pth", type=Path)
+    job.add_argument(
+        "--lora-alpha", "--lora_alpha", type=float, help="of a LoRA .pth, which does not say it itself"
+    )
+    job.add_argument(
+        "--init",
+        metavar="FILE.pth",
+        type=Path,
+        help="the init file of a PiSSA .pth (default: the one beside it)",
+    )
+
+
+def add_merge_flags(job: argparse.ArgumentParser) -> None:
+    """The flags of a merge."""
+    job.add_argument("--base", metavar="FILE.pth", type=Path, required=True)
+    job.add_argument("--state", metavar="FILE.pth", type=Path)
+    add_adapter_flags(job)
+    job.add_argument("--out", metavar="FILE.pth", type=Path, required=True)
+    job.add_argument("--json", action="store_true", help="one JSON document on stdout")

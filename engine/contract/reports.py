@@ -95,3 +95,12 @@ class Converted(Report):
     dtype: str
     skipped: int = 0
     seconds: float = 0.0
+
+
+class Merged(Report):
+    """A merged model; `notice` says which programs will honour it."""
+
+    path: str
+    version: str
+    file_bytes: int
+    notice: str

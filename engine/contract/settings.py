@@ -36,7 +36,17 @@ def _json_object(value: object) -> object:
     return value
 
 
+def _part_names(value: object) -> object:
+    """Also the incumbent's list, as JSON or as its shell script spells it."""
+    if isinstance(value, str):
+        value = value.replace("[", "").replace("]", "").replace("'", "").replace('"', "").split(",")
+    if not isinstance(value, (list, tuple)):
+        return value
+    return ",".join(dict.fromkeys(str(part).strip() for part in value if str(part).strip()))
+
+
 FilePath = Annotated[Path | None, BeforeValidator(_clean_path)]
+PartNames = Annotated[str, BeforeValidator(_part_names)]
 JsonObject = Annotated[dict[str, Any], BeforeValidator(_json_object)]
 
 
@@ -262,11 +272,27 @@ class TrainSettings(BaseModel):
         group="method",
         advice="The state is the smallest and the quickest; adapters learn more facts.",
     )
+    peft_config: JsonObject = param(
+        {},
+        "The adapter's own settings as JSON, by the names of Hugging Face peft: "
+        '{"r":32,"lora_alpha":64,"use_dora":true}.',
+        group="method",
+        methods=("lora", "pissa", "miss"),
+        advice="A larger r learns more and takes more memory; lora_alpha is usually twice r.",
+    )
     lora_config: JsonObject = param(
         {},
-        'The adapter\'s own settings as JSON, e.g. {"lora_r":32,"lora_alpha":64}.',
+        'The same by the names of the tutorial: {"lora_load":"","lora_r":32,"lora_alpha":64}. '
+        "lora_load names an adapter to go on from.",
         group="method",
-        methods=("lora",),
+        methods=("lora", "pissa", "miss"),
+    )
+    train_parts: PartNames = param(
+        "",
+        "Parts of the model that are trained beside the adapter, by comma: emb, head, time, ln.",
+        group="method",
+        methods=("lora", "pissa", "miss"),
+        advice="Empty keeps the adapter small; emb and head are large and only help with new tokens.",
     )
     optimizer: Literal["adam", "adamw"] = param(
         "adam",

@@ -15,9 +15,8 @@ SUPPORTED: dict[str, tuple[object, ...]] = {
     "pre_ffn": (False,),
     "head_qk": (0,),
     "train_type": ("auto", "none", "state", "infctx"),
-    "peft": ("none", "state"),
-    "lora_config": ({},),
-    "quant": ("none",),
+    "peft": ("none", "state", "lora", "pissa", "miss"),
+    "quant": ("none", "int8", "nf4"),
     "devices": (1,),
     "precision": ("bf16", "tf32", "fp32"),
     "strategy": ("auto",),
@@ -40,11 +39,6 @@ def unsupported(settings: TrainSettings) -> list[Problem]:
         choices = ", ".join(_spell(a) for a in allowed)
         said = reason or f"{_spell(value)} is not available in this release"
         problems.append(Problem(name, f"{said}; use {choices}"))
-    if settings.method == "full" and settings.precision == "bf16":
-        # Steps of a small rate vanish in bf16's 8 bits; a master copy in fp32 is not there yet.
-        problems.append(
-            Problem("precision", "bf16 is not available for full tuning in this release; use fp32, tf32")
-        )
     return problems
 
 

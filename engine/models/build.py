@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from engine.checkpoints.adapter import Adapter, inject, read_adapter, set_parts
 from engine.checkpoints.inspect import inspect_model
 from engine.checkpoints.save import load_state_file, load_tensors
+from engine.checkpoints.stream import read_stream
 from engine.contract.errors import UserError
 from engine.models.base import RWKV
 from engine.models.v5 import RWKV5
 from engine.models.v6 import RWKV6
 from engine.models.v7 import RWKV7
 from engine.ops.registry import select_for
+from engine.quant import QuantLinear, is_linear_weight, put_linear
 
 MODELS: dict[str, type[RWKV]] = {"x052": RWKV5, "x060": RWKV6, "x070": RWKV7}
 
@@ -26,23 +29,71 @@ def load_model(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     op: str = "auto",
+    *,
+    adapter: str | Path | Adapter | None = None,
+    quant: str = "none",
+    adjust: Callable[[str, Tensor], Tensor] | None = None,
 ) -> RWKV:
     """The model of a .pth file, in eval mode; weights in `dtype`, states always in fp32.
 
     The file is memory-mapped: weights that are already in `dtype` take no memory of their own on the
-    CPU. `state` is a state file or its tensors (`blocks.i.att.time_state` [H, N, N]). Raises UserError
-    for a file that is no such model and for a foreign state.
+    CPU. `state` is a state file or its tensors (`blocks.i.att.time_state` [H, N, N]), `adapter` an
+    adapter's folder or file. `quant` (int8, nf4) packs the layers' linears one by one as they are read;
+    `adjust` may change each of them, by its name, before that. Raises UserError for a file that is no such
+    model and for a foreign state or adapter.
     """
     info = inspect_model(path)
     device = torch.device(device)
-    tensors = {
-        name: t.to(device, torch.float32 if name.endswith("time_state") else dtype)
-        for name, t in load_tensors(Path(path)).items()
-    }
+    adjust = adjust or (lambda name, weight: weight)
+    if quant == "none":
+        tensors = {
+            name: (adjust(name, t) if is_linear_weight(name) else t).to(device, _kept(name, dtype))
+            for name, t in load_tensors(Path(path)).items()
+        }
+        linears: dict[str, QuantLinear] = {}
+    else:
+        tensors, linears = _load_packed(Path(path), device, dtype, quant, adjust)
     model = MODELS[info.version](tensors, select_for(info.version, op, device.type).function).eval()
+    for name, linear in linears.items():
+        put_linear(model, name, linear)
+    if adapter is not None:
+        _set_adapter(model, adapter if isinstance(adapter, Adapter) else read_adapter(Path(adapter)))
     if state is not None:
         set_state(model, state if isinstance(state, Mapping) else load_state_file(Path(state)))
     return model
+
+
+def _kept(name: str, dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if name.endswith("time_state") else dtype
+
+
+@torch.no_grad()
+def _load_packed(
+    path: Path, device: torch.device, dtype: torch.dtype, quant: str, adjust: Callable[[str, Tensor], Tensor]
+) -> tuple[dict[str, Tensor], dict[str, QuantLinear]]:
+    """The tensors, without values where a linear of the second dictionary takes their place."""
+    tensors: dict[str, Tensor] = {}
+    linears: dict[str, QuantLinear] = {}
+    for name, t in load_tensors(path).items():  # only shapes: nothing is read yet
+        packed = is_linear_weight(name)
+        tensors[name] = torch.empty(
+            t.shape, dtype=_kept(name, dtype), device="meta" if packed else device
+        )  # fmt: skip
+        if packed:
+            linears[name.removesuffix(".weight")] = QuantLinear(t.shape, quant, dtype, device)
+    for name, t in read_stream(path):
+        if is_linear_weight(name):
+            linears[name.removesuffix(".weight")].pack(adjust(name, t.to(device)))
+        else:
+            tensors[name].copy_(t)
+    return tensors, linears
+
+
+def _set_adapter(model: RWKV, adapter: Adapter) -> None:
+    model.requires_grad_(False)
+    inject(model, adapter)
+    set_parts(model, adapter.parts)
+    model.requires_grad_(True).eval()
 
 
 def set_state(model: RWKV, tensors: Mapping[str, Tensor]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Sequence
 from datetime import datetime
@@ -12,7 +13,6 @@ from typing import Any
 import pytorch_lightning as pl
 from torch import Tensor
 
-from engine.checkpoints.save import save_tensors
 from engine.contract import events
 from engine.contract.errors import UserError
 from engine.contract.rundir import RunDir
@@ -158,7 +158,7 @@ class Saver(pl.Callback):
         self.wanted = True
 
     def state_dict(self) -> dict[str, Any]:
-        return {"saved": [path.name for path in self.saved]}
+        return {"saved": [str(path.relative_to(self.run.path)) for path in self.saved]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.saved = [self.run.path / name for name in state_dict["saved"]]
@@ -198,7 +198,7 @@ class Saver(pl.Callback):
             trainer.should_stop = True
         last = pl_module.step == s.total_steps or trainer.should_stop
         planned = s.epoch_save and (epoch - s.epoch_begin) % s.epoch_save == 0
-        begun = self.run.checkpoint(epoch) in self.saved  # within the epoch; now it is whole
+        begun = self.saved_step > pl_module.step - s.epoch_steps  # within the epoch; now it is whole
         if last or planned or begun or self.wanted or self._minutes_are_over(pl_module):
             self._save(trainer, pl_module)
 
@@ -208,20 +208,25 @@ class Saver(pl.Callback):
 
     def _save(self, trainer: pl.Trainer, module: TuneModule) -> None:
         epoch, step = module.epoch, module.step
-        path = self.run.checkpoint(epoch)
-        save_tensors(module.tuning.tensors(module.model), path)
+        path = module.tuning.save(module.model, self.run.checkpoint(epoch))
         self.emit(events.Checkpoint(path=str(path), epoch=epoch, step=step, sha256=resume.sha256(path)))
         self.saved_step = step
         self.saved = [*[p for p in self.saved if p != path], path]
         if keep := module.settings.keep_checkpoints:
             for old in self.saved[:-keep]:
-                old.unlink(missing_ok=True)
+                self._remove(old)
             self.saved = self.saved[-keep:]
         try:
             resume.write_point(self.run, step, self._document(trainer, module))
         except UserError as error:  # the trained file is there: no reason to end the run
             self.emit(events.Warned(text=f"{error.message} A resumed run goes on from an earlier step."))
         self.last, self.wanted = time.monotonic(), False
+
+    def _remove(self, path: Path) -> None:
+        """Removes one epoch's files: rwkv-N.pth, and an adapter's folder rwkv-N."""
+        stem = path.with_suffix("") if path.parent == self.run.path else path.parent
+        stem.with_suffix(".pth").unlink(missing_ok=True)
+        shutil.rmtree(stem, ignore_errors=True)
 
     def _document(self, trainer: pl.Trainer, module: TuneModule) -> dict[str, Any]:
         callbacks = {c.state_key: state for c in trainer.callbacks if (state := c.state_dict())}  # type: ignore[attr-defined]

@@ -86,9 +86,12 @@ def load(settings: TrainSettings, emit: events.Emit, stop: StopRequest) -> Loade
     emit(events.Progress(phase="loading the model", done=0, total=info.file_bytes, unit="B"))
     torch.manual_seed(settings.random_seed)
     torch.set_float32_matmul_precision("high" if settings.precision == "tf32" else "highest")
-    model = load_model(settings.load_model, device=device, dtype=DTYPES[settings.precision], op=settings.op)
+    tuning = tuning_for(settings)
+    model = load_model(
+        settings.load_model, device=device, dtype=DTYPES[settings.precision], op=settings.op,
+        quant=settings.quant, adjust=tuning.adjust,
+    )  # fmt: skip
     model.grad_cp = settings.grad_cp
-    tuning = tuning_for(settings.method)
     tuning.attach(model)
     emit(events.Progress(phase="loading the model", done=info.file_bytes, total=info.file_bytes, unit="B"))
     stop.check()

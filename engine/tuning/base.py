@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
+from engine.checkpoints.save import save_tensors
 from engine.models.base import RWKV
 
 
 class Tuning(ABC):
     """A method of tuning. `attach` comes first; the rest speaks of the attached model."""
+
+    def adjust(self, name: str, weight: Tensor) -> Tensor:
+        """What a linear's weight becomes while the model is loaded, before it may be packed."""
+        return weight
 
     @abstractmethod
     def attach(self, model: RWKV) -> None:
@@ -24,6 +30,11 @@ class Tuning(ABC):
     @abstractmethod
     def tensors(self, model: RWKV) -> dict[str, Tensor]:
         """What a checkpoint holds, under the keys that other programs expect."""
+
+    def save(self, model: RWKV, path: Path) -> Path:
+        """Writes what was trained into `path` (.pth) or beside it, and returns the file to name."""
+        save_tensors(self.tensors(model), path)
+        return path
 
 
 def trainable(model: RWKV) -> list[nn.Parameter]:

@@ -78,7 +78,6 @@ def test_the_defaults_are_supported() -> None:
         ({"val_split": -1}, "val_split", ">= 0"),
         ({"early_stop": 2}, "early_stop", "val_split"),
         ({"op": "cuda"}, "op", "not available"),
-        ({"precision": "bf16", "train_type": "none"}, "precision", "fp32"),
     ],
 )
 def test_what_cannot_run_is_refused_by_name(values: dict[str, Any], field: str, says: str) -> None:

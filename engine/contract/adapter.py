@@ -1,0 +1,107 @@
+"""What `peft_config` and `lora_config` say of an adapter, under one set of names: peft's.
+
+`lora_config` is the tutorial's spelling, {"lora_r":32,"lora_alpha":64}. The incumbent names the same
+things after each method (pissa_r, bone_r, disha_r), so any of these prefixes is understood.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.contract.errors import Problem
+from engine.contract.settings import TrainSettings
+
+ADAPTERS = ("lora", "pissa", "miss")
+TRAIN_PARTS = ("emb", "head", "time", "ln")
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "lora": {"r": 32, "lora_alpha": 64},
+    "pissa": {"r": 32},
+    "miss": {"r": 64},
+}
+PISSA_KEYS = ("r", "lora_alpha", "lora_dropout", "svd_niter")
+SVD_NITER = 4
+REFUSED = {
+    "modules_to_save": "use train_parts", "bias": "these models have none; leave it out",
+    "layer_replication": "it makes another model", "trainable_token_indices": "use train_parts",
+    "target_parameters": "use target_modules",
+}  # fmt: skip
+# peft's starts that leave the base as it is; a file with any other does not say what it belongs to.
+STARTS = (True, False, "gaussian", "orthogonal")
+_PREFIXES = ("lora_", "pissa_", "bone_", "disha_", "miss_")
+_KEYS = {
+    "r": "r", "alpha": "lora_alpha", "dropout": "lora_dropout", "load": "load", "init": "init",
+    "svd_niter": "svd_niter", "mode": "mode", "parts": "parts",
+}  # fmt: skip
+_MODES = {"bone": True, "miss": True, "bat": "bat"}  # peft's init_weights
+
+
+@dataclass(frozen=True)
+class AdapterOptions:
+    """`given`: what was asked for, `options`: the same above the defaults, `load`: an adapter to go on
+    from, `init`: what belongs to a PiSSA file of the incumbent."""
+
+    given: dict[str, Any]
+    options: dict[str, Any]
+    load: Path | None
+    init: Path | None
+
+
+def adapter_options(settings: TrainSettings) -> tuple[AdapterOptions, list[Problem]]:
+    """The adapter that the settings ask for, and what is wrong with it."""
+    method = settings.peft
+    old, problems = _renamed(settings.lora_config, method)
+    given = dict(old)
+    for name, value in settings.peft_config.items():
+        if name in old and old[name] != value:
+            problems.append(Problem(
+                "lora_config", f"its {name} {old[name]} contradicts {value} in peft_config; give it once"
+            ))  # fmt: skip
+        given[name] = value
+    paths = {name: Path(str(given.pop(name))).expanduser() for name in ("load", "init") if name in given}
+    if method == "pissa":
+        problems += [
+            Problem("peft_config", f"pissa has no {name}; it takes {', '.join(PISSA_KEYS)}")
+            for name in given
+            if name not in PISSA_KEYS
+        ]
+    problems += [
+        Problem("peft_config", f"{name} is not available: {REFUSED[name]}")
+        for name in given
+        if name in REFUSED
+    ]
+    start = given.get("init_lora_weights", True)
+    if start not in STARTS:
+        hint = "use peft pissa" if str(start).startswith("pissa") else "use true, gaussian or orthogonal"
+        problems.append(Problem("peft_config", f"init_lora_weights {start!r} changes the base model; {hint}"))
+    rank = given.get("r", 1)
+    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
+        problems.append(Problem("peft_config", f"r is {rank!r}; it must be a whole number from 1 on"))
+    options = {**DEFAULTS.get(method, {}), **given}
+    return AdapterOptions(given, options, paths.get("load"), paths.get("init")), problems
+
+
+def _renamed(config: Mapping[str, Any], method: str) -> tuple[dict[str, Any], list[Problem]]:
+    found: dict[str, Any] = {}
+    problems = []
+    for key, value in config.items():
+        prefix = next((p for p in _PREFIXES if key.startswith(p)), "")
+        name = _KEYS.get(key.removeprefix(prefix))
+        if name is None or name == "parts":
+            hint = "; use train_parts" if name == "parts" else f"; it takes lora_{', lora_'.join(_KEYS)}"
+            problems.append(Problem("lora_config", f"{key} is none of its keys{hint}"))
+        elif name == "mode" and (method != "miss" or value not in _MODES):
+            problems.append(Problem("lora_config", f"{key} {value!r}: miss has the modes bone and bat"))
+        elif name == "mode":
+            found["init_weights"] = _MODES[value]
+        elif name == "lora_dropout" and method == "miss":
+            found["miss_dropout"] = value
+        elif name == "lora_alpha" and method == "miss":
+            problems.append(Problem("lora_config", f"miss has no {key}; leave it out"))
+        elif name in ("load", "init") and not value:
+            continue  # the tutorial writes "lora_load":"" for none
+        else:
+            found[name] = value
+    return found, problems

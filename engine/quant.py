@@ -1,0 +1,105 @@
+"""Frozen linears in 8 or 4 bits: bitsandbytes packs the weight, a product unpacks it for a moment.
+
+The weight is unpacked in the forward and again in the backward pass, so that neither pass keeps it. That is
+our own layer rather than one of bitsandbytes': its int8 layer also rounds the activations, and both of its
+layers need a special case for each adapter. Here `weight` is an ordinary matrix to whoever reads it, which
+is all that peft asks for, on the CPU and on a GPU alike.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+
+# The head is left alone: the loss is more sensitive to it than to any layer, and it is one matrix.
+LINEARS = r"blocks\.\d+\.(att|ffn)\.(receptance|key|value|gate|output)"
+NF4_BLOCK = 64  # weights that share a scale
+
+
+def is_linear_weight(name: str) -> bool:
+    """Whether a checkpoint's tensor is the matrix of one of the layers' linears."""
+    return re.fullmatch(LINEARS + r"\.weight", name) is not None
+
+
+class QuantLinear(nn.Linear):
+    """A linear without bias whose weight [out, in] is kept packed; it gives gradients to its input only.
+
+    `kind`: int8 (one scale a row, within 1/254 of the row's largest weight) or nf4 (one scale for 64
+    weights). `dtype` is that of the unpacked weight and so of the computation.
+    """
+
+    packed: Tensor
+    scales: Tensor
+
+    def __init__(self, shape: torch.Size, kind: str, dtype: torch.dtype, device: torch.device) -> None:
+        nn.Module.__init__(self)  # nn.Linear's own would make a weight
+        self.out_features, self.in_features = shape
+        self.kind = kind
+        self.dtype = dtype
+        self.register_parameter("bias", None)
+        elements = shape.numel()
+        if kind == "int8":
+            packed = torch.zeros(shape, dtype=torch.int8, device=device)
+            scales = torch.zeros(self.out_features, device=device)
+        else:
+            packed = torch.zeros((elements + 1) // 2, 1, dtype=torch.uint8, device=device)
+            scales = torch.zeros(-(-elements // NF4_BLOCK), device=device)
+        self.register_buffer("packed", packed)
+        self.register_buffer("scales", scales)
+
+    def pack(self, weight: Tensor) -> None:
+        """Takes the weight's values. The memory for them was taken before: what packing needs for a moment
+        is then given back to the system, and does not stay between what is kept."""
+        import bitsandbytes.functional as bnb
+
+        weight = weight.detach().contiguous()
+        if self.kind == "int8":
+            packed, scales, _ = bnb.int8_vectorwise_quant(weight.half())  # its GPU kernel wants fp16
+        else:
+            packed, state = bnb.quantize_4bit(weight, quant_type="nf4", blocksize=NF4_BLOCK)
+            scales = state.absmax
+        self.packed.copy_(packed)
+        self.scales.copy_(scales)
+
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override]
+        """The unpacked weight, made anew at each access."""
+        import bitsandbytes.functional as bnb
+
+        if self.kind == "int8":
+            wide: Tensor = bnb.int8_vectorwise_dequant(self.packed, self.scales)
+            return wide.to(self.dtype)
+        # As one row: bitsandbytes' CPU kernel begins a new block with each row, its packing does not.
+        shape = torch.Size((self.out_features * self.in_features,))
+        state = bnb.QuantState(  # type: ignore[no-untyped-call]
+            self.scales, shape=shape, dtype=self.dtype, blocksize=NF4_BLOCK, quant_type="nf4"
+        )
+        return bnb.dequantize_4bit(self.packed, state).view(self.out_features, self.in_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in] -> [..., out]."""
+        return _Product.apply(x, self)  # type: ignore[no-any-return, no-untyped-call]
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, kind={self.kind}"
+
+
+class _Product(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: QuantLinear) -> Tensor:
+        ctx.layer = layer
+        return x @ layer.weight.T
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, None]:
+        return outputs[0] @ ctx.layer.weight, None
+
+
+def put_linear(model: nn.Module, name: str, linear: nn.Linear) -> None:
+    """Replaces the linear at a dotted name."""
+    parent, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, linear)

@@ -1,0 +1,93 @@
+"""Packed linears: their error, their gradient, and what loading them takes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.quant import QuantLinear, is_linear_weight
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("kind", "error", "bits"), [("int8", 0.012, 8.6), ("nf4", 0.11, 4.6)])
+def test_error_size_and_gradient(kind: str, error: float, bits: float, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(96, 80).to(dtype)
+    layer = QuantLinear(weight.shape, kind, dtype, CPU)
+    layer.pack(weight)
+    assert layer.weight.dtype == dtype and layer.weight.shape == weight.shape
+    assert (layer.weight - weight).float().norm() / weight.float().norm() < error
+    assert 8 * sum(b.nbytes for b in layer.buffers()) / weight.numel() < bits
+    assert not list(layer.parameters())
+    x = torch.randn(2, 3, 80, dtype=dtype, requires_grad=True)
+    layer(x).square().sum().backward()
+    y = torch.nn.functional.linear(x.detach(), layer.weight)
+    assert torch.allclose(layer(x), y)
+    assert x.grad is not None and torch.allclose(x.grad, 2 * y @ layer.weight, rtol=2e-2, atol=1e-3)
+
+
+def test_int8_is_within_half_a_step_of_each_weight() -> None:
+    weight = torch.randn(32, 48)
+    weight[5] = 0
+    layer = QuantLinear(weight.shape, "int8", torch.float32, CPU)
+    layer.pack(weight)
+    largest = weight.abs().amax(1, keepdim=True)
+    assert ((layer.weight - weight).abs() <= largest * (1 / 254 + 1 / 1000)).all()
+
+
+def test_only_the_layers_linears_are_packed() -> None:
+    assert is_linear_weight("blocks.10.ffn.key.weight") and is_linear_weight("blocks.0.att.gate.weight")
+    for name in (
+        "head.weight",
+        "emb.weight",
+        "blocks.0.ln1.weight",
+        "blocks.0.att.w1",
+        "blocks.0.att.ln_x.weight",
+    ):
+        assert not is_linear_weight(name)
+
+
+MEASURE = """
+import re, sys, torch
+from pathlib import Path
+from engine.models import load_model
+from engine.quant import QuantLinear
+
+def peak():
+    return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+
+path, kind = Path(sys.argv[1]), sys.argv[2]
+warm = QuantLinear(torch.Size((64, 64)), kind, torch.bfloat16, torch.device("cpu"))
+warm.pack(torch.randn(64, 64))
+before = peak()
+model = load_model(path, quant=kind, dtype=torch.bfloat16)
+print((peak() - before) / path.stat().st_size)
+"""
+
+
+@pytest.fixture(scope="module")
+def wide_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixteen layers of width 512 in bf16: 100 MB."""
+    from engine.checkpoints.stream import write_stream
+    from engine.models.init import init_model
+
+    one = init_model("x070", n_layer=2, n_embd=512, vocab_size=256)
+    layer = {n: t.bfloat16() for n, t in one.items() if n.startswith("blocks.1.")}
+    rest = {n: t.bfloat16() for n, t in one.items() if n not in layer}
+    more = {n.replace(".1.", f".{i}.", 1): t for i in range(1, 16) for n, t in layer.items()}
+    path = tmp_path_factory.mktemp("wide") / "m.pth"
+    write_stream((rest | more).items(), path)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_loading_takes_little_more_than_the_file(kind: str, wide_model: Path) -> None:
+    command = [sys.executable, "-c", MEASURE, str(wide_model), kind]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert 0.2 < float(done.stdout) < 1.3
