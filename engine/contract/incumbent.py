@@ -81,11 +81,6 @@ FOREIGN: dict[str, Foreign] = {
     "merge": Foreign(
         "1 saved the merged model after each epoch", "what was trained is saved; merging is a step of its own"
     ),
-    "train_parts": Foreign(
-        "trained parts of the model beside an adapter", "it is not available in this release", None
-    ),
-    "mask_id": Foreign("named the ids between which se learns", "it is not available in this release", None),
-    "chunk_ctx": Foreign("was read by train_type infctx only", "it matters to nothing else"),
     "sft_field": Foreign(
         "named columns of a data set on the Hub", "make a .jsonl of it and run `data convert`", None
     ),

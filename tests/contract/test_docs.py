@@ -47,16 +47,16 @@ SHOWN_BY = {
     "accelerator": "tests/train/test_run.py::test_a_failed_run_says_why_in_one_line",
     "op": "tests/ops/test_wkv7.py::test_registry_chooses_and_says_why",
     "train_type": "tests/train/test_run.py::test_full_tuning_saves_a_model",
-    "peft": "tests/contract/test_settings.py::test_what_cannot_run_is_refused_by_name",
-    "data_type": REFUSED,
-    "dataload": REFUSED,
+    "peft": "tests/tuning/test_methods.py::test_train_reload_and_merge",
+    "data_type": "tests/train/test_validation.py::test_a_text_file_trains_in_windows",
+    "dataload": "tests/data/test_dataset.py::test_dataload_and_loss_mask_decide_the_examples",
     "pre_ffn": REFUSED,
     "head_qk": REFUSED,
-    "lora_config": REFUSED,
-    "quant": REFUSED,
+    "lora_config": "tests/tuning/test_adapter_files.py::test_a_run_goes_on_from_an_adapter",
+    "quant": "tests/tuning/test_methods.py::test_train_reload_and_merge",
     "devices": REFUSED,
     "strategy": REFUSED,
-    "wandb": REFUSED,
+    "wandb": "tests/train/test_logs.py::test_an_offline_run_is_read_by_wandb",
 }
 
 
@@ -90,10 +90,8 @@ def test_every_flag_of_the_tutorial_has_a_test_that_shows_what_it_does(flag: str
 @pytest.mark.parametrize("flag", [f for f, by in SHOWN_BY.items() if by == REFUSED and f in SUPPORTED])
 def test_a_value_this_release_lacks_is_refused(flag: str) -> None:
     param = train_params()[flag]
-    others = {"int": 7, "bool": True, "text": "x", "json": {"lora_r": 8}}
+    others = {"int": 7, "bool": True}
     other = others.get(param.kind) or next(c for c in param.choices if c not in SUPPORTED[flag])
-    method = (
-        {"peft": "lora"} if flag == "lora_config" else {"train_type": "none", "lr_init": 1e-4, "lr_final": 0}
-    )
+    method = {"train_type": "none", "lr_init": 1e-4, "lr_final": 0}
     base = problems(**method)
     assert flag not in base and flag in problems(**{**method, flag: other})

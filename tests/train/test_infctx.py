@@ -24,8 +24,9 @@ from engine.models.base import RWKV
 from engine.train.infctx import backward_in_chunks
 from engine.train.loss import training_loss
 from engine.train.run import run_training
-from engine.tuning import tuning_for
 from engine.tuning.base import trainable
+from engine.tuning.full import FullTuning
+from engine.tuning.state import StateTuning
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def in_chunks(model: RWKV, tokens: Tensor, targets: Tensor, chunk_ctx: int) -> t
 @pytest.mark.parametrize("method", ["state", "full"])
 @pytest.mark.parametrize("chunk_ctx", [24, 1000])
 def test_one_chunk_is_the_ordinary_step_exactly(method: str, chunk_ctx: int, model: RWKV) -> None:
-    tuning_for(method).attach(model)
+    {"state": StateTuning, "full": FullTuning}[method]().attach(model)
     tokens, targets = batch()
     whole = training_loss(model, tokens, targets)
     whole.backward()  # type: ignore[no-untyped-call]
@@ -69,14 +70,14 @@ def test_one_chunk_is_the_ordinary_step_exactly(method: str, chunk_ctx: int, mod
 @pytest.mark.parametrize("chunk_ctx", [1, 5, 8, 23])
 def test_chunks_carry_the_state_on(chunk_ctx: int, model: RWKV) -> None:
     """The loss of all chunks is that of the whole sequence: every chunk saw what came before."""
-    tuning_for("full").attach(model)
+    FullTuning().attach(model)
     tokens, targets = batch()
     loss, _ = in_chunks(model, tokens, targets, chunk_ctx)
     assert float(loss) == pytest.approx(float(training_loss(model, tokens, targets).detach()), abs=1e-5)
 
 
 def test_the_state_learns_from_the_first_chunk(model: RWKV) -> None:
-    tuning_for("state").attach(model)
+    StateTuning().attach(model)
     tokens, targets = batch()
     _, found = in_chunks(model, tokens, targets, 8)
     first = targets.clone()
@@ -90,7 +91,7 @@ def test_the_state_learns_from_the_first_chunk(model: RWKV) -> None:
 
 @pytest.mark.parametrize("masked", [(0, 8), (8, 16), (16, 24), (0, 24)])
 def test_a_chunk_without_a_target_is_harmless(masked: tuple[int, int], model: RWKV) -> None:
-    tuning_for("full").attach(model)
+    FullTuning().attach(model)
     tokens, targets = batch()
     targets[:, masked[0] : masked[1]] = IGNORED
     loss, found = in_chunks(model, tokens, targets, 8)
@@ -193,7 +194,7 @@ def test_accumulating_averages_the_batches(tiny_model: Path, tiny_data: Path, tm
     from engine.data.dataset import EpochSampler, PadDataset, collate
     from engine.train.optim import make_optimizer
 
-    model, tuning, settings = load_model(tiny_model).train(), tuning_for("state"), run.read_settings()
+    model, tuning, settings = load_model(tiny_model).train(), StateTuning(), run.read_settings()
     tuning.attach(model)
     data = BinIdx(tiny_data)
     documents, dataset = list(EpochSampler(len(data), 2, 2, 0)), PadDataset(data, 32, "pad")

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from engine.contract.settings import TrainSettings
-from engine.models.v7 import RWKV7
+from engine.models.base import RWKV
 from engine.train.optim import make_optimizer, set_rate
-from engine.tuning import tuning_for
+from engine.tuning.full import FullTuning
 
 
 def after(gradient: float, **values: Any) -> tuple[Tensor, Tensor]:
@@ -23,7 +23,7 @@ def after(gradient: float, **values: Any) -> tuple[Tensor, Tensor]:
     for p in layers.parameters():
         nn.init.ones_(p)
         p.grad = torch.full_like(p, gradient)
-    optimizer = make_optimizer(cast(RWKV7, layers), tuning_for("full"), settings)
+    optimizer = make_optimizer(cast(RWKV, layers), FullTuning(), settings)
     for step in range(2):
         set_rate(optimizer, step, settings)
         optimizer.step()
@@ -51,7 +51,7 @@ def test_adam_decays_matrices_through_the_gradient() -> None:
 
 @pytest.mark.parametrize("changed", [{"adam_eps": 1.0}, {"beta1": 0.1}, {"beta2": 0.5}])
 def test_each_setting_of_adam_is_used(changed: dict[str, float]) -> None:
-    layers = cast(RWKV7, nn.Sequential(nn.Linear(3, 2)))
-    optimizers = [make_optimizer(layers, tuning_for("full"), TrainSettings(**v)) for v in ({}, changed)]
+    layers = cast(RWKV, nn.Sequential(nn.Linear(3, 2)))
+    optimizers = [make_optimizer(layers, FullTuning(), TrainSettings(**v)) for v in ({}, changed)]
     found = [{k: v for k, v in o.param_groups[0].items() if k in ("eps", "betas")} for o in optimizers]
     assert found[0] != found[1]
