@@ -5,7 +5,6 @@ from __future__ import annotations
 from textual.content import Content
 
 from engine.contract.sizes import QUANTS, SIZES, fit
-from engine.contract.support import SUPPORTED
 from rwkv_tui.plain import plain, size
 from rwkv_tui.services.gpu import GpuInfo, GpuReading
 
@@ -58,12 +57,4 @@ def _cell(needed: float | None, gpu: GpuInfo | None) -> Content:
     return Content.styled(f"{needed:>4} {verdict}".ljust(CELL_WIDTH), STYLES[verdict])
 
 
-def footnote() -> str:
-    """Where the numbers come from, and what of the table this release can train."""
-    trains = ", ".join(name for version, name in VERSIONS if version in SUPPORTED["my_testing"])
-    formats = [q for q in ("int8", "nf4") if q in SUPPORTED["quant"]]
-    also = f" and {' and '.join(formats)}" if formats else ""
-    return (
-        "As published for state tuning at ctx_len 1024, micro_bsz 1 (RWKV-7: bf16 for fp16). "
-        f"This release trains {trains} with unquantised weights{also}."
-    )
+FOOTNOTE = "As published for state tuning at ctx_len 1024, micro_bsz 1 (RWKV-7: bf16 for fp16)."

@@ -101,7 +101,7 @@ def test_train_prints_events_as_json(
     ("flags", "says"),
     [
         (("--lr_init", "fast"), "lr_init: 'fast' is not a number"),
-        (("--quant", "int8"), "quant: int8 is not available"),
+        (("--precision", "fp16"), "precision: fp16 is not available"),
         (("--micro_bsz", "0"), "micro_bsz: 0 is out of range"),
         (("--ctxlen", "9"), "--ctxlen"),
         (("--preset", "nope"), "no preset 'nope'"),

@@ -102,7 +102,7 @@ def test_a_chunk_without_a_target_is_harmless(masked: tuple[int, int], model: RW
 MEASURE = """
 import json, sys, torch
 from engine.models.init import init_model
-from engine.models.base import RWKV
+from engine.models.v7 import RWKV7
 from engine.ops.wkv7.chunked import wkv7_chunked
 from engine.train.infctx import backward_in_chunks
 
@@ -111,7 +111,7 @@ def kilobytes(name):
         return next(int(line.split()[1]) for line in file if line.startswith(name))
 
 length, chunk, steps = map(int, sys.argv[1:])
-model = RWKV(init_model("x070", n_layer=2, n_embd=128, vocab_size=256, seed=1), wkv7_chunked).train()
+model = RWKV7(init_model("x070", n_layer=2, n_embd=128, vocab_size=256, seed=1), wkv7_chunked).train()
 tokens = torch.randint(0, 256, (1, length + 1))
 before = kilobytes("VmRSS")
 for _ in range(steps):

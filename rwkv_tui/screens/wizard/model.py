@@ -80,7 +80,7 @@ class ModelPane(Pane):
         with VerticalScroll(id="memory", can_focus=False):
             yield Static(vram_table.heading(None, 0), id="gpu")
             yield Static(id="vram")
-            yield Static(vram_table.footnote(), classes="dim")
+            yield Static(vram_table.FOOTNOTE, classes="dim")
 
     def on_mount(self) -> None:
         self._draw_memory()
