@@ -8,12 +8,47 @@ from pathlib import Path
 DATA_TO_MEASURE = "PREFIX"
 
 
-def eval_command(base: Path, state: Path, data: Path | None, ctx_len: int) -> str:
-    """The command that measures base and state on a data set; PREFIX stands for one not known."""
+def eval_command(base: Path, result: tuple[str, ...], data: Path | None, ctx_len: int) -> str:
+    """The command that measures a result, given as eval's own flags; PREFIX stands for data not known."""
     return shlex.join([
-        "rwkv-tune", "eval", "--model", str(base), "--state", str(state),
+        "rwkv-tune", "eval", "--model", str(base), *result,
         "--data", str(data or DATA_TO_MEASURE), "--ctx-len", str(ctx_len),
     ])  # fmt: skip
+
+
+def steps(
+    method: str, base: Path, result: Path, version: str, data: Path | None, ctx_len: int
+) -> list[tuple[str, str]]:
+    """What to do with a `result` of a method: headings, and text that can be copied."""
+    measure = "Measure it, on these data or on others"
+    if method == "state":
+        program = rwkv_snippet(base, result, version).rstrip()
+        return [
+            ("What to do next", f"{ONLY_THIS_BASE}\n{base}"),
+            ("In RWKV Runner", RUNNER),
+            ("In Ai00", AI00),
+            (
+                "In Python, with the package rwkv (pip install rwkv)",
+                program,
+            ),
+            (measure, eval_command(base, ("--state", str(result)), data, ctx_len)),
+        ]
+    if method == "full":
+        return [
+            ("What to do next", f"{result} is a model of its own: use it wherever you used\n{base}"),
+            ("In RWKV Runner", "Copy the file where RWKV Runner keeps its models and choose it as Model."),
+            (
+                "In Ai00",
+                "Ai00 reads .st files: first convert the model with the converter it brings.",
+            ),
+            (measure, eval_command(result, (), data, ctx_len)),
+        ]
+    merge = ["rwkv-tune", "merge", "--base", str(base), "--adapter", str(result), "--out", "merged.pth"]
+    return [
+        ("What to do next", f"{ONLY_THIS_BASE.replace('state', 'adapter')}\n{base}"),
+        ("Merge it into a model that RWKV Runner, Ai00 and the package rwkv can use", shlex.join(merge)),
+        (measure, eval_command(base, ("--adapter", str(result)), data, ctx_len)),
+    ]
 
 
 def rwkv_snippet(base: Path, state: Path, version: str = "x070") -> str:

@@ -106,12 +106,19 @@ class DoneScreen(Screen[None]):
         """The run's trained files that still exist, oldest first."""
         closing = self._model.closing
         told = closing.files if isinstance(closing, Finished) else ()
-        names = dict.fromkeys(Path(p).name for p in (*(c.path for c in self._model.checkpoints), *told))
+        paths = (Path(p) for p in (*(c.path for c in self._model.checkpoints), *told))
+        # By name: the folder may have been moved. An adapter may lie in a folder of its own.
+        names = dict.fromkeys(
+            Path(p.parent.name, p.name) if p.suffix == ".safetensors" else Path(p.name) for p in paths
+        )
         return [p for p in (self.run_dir.path / name for name in names) if p.is_file()]
 
-    def _state(self) -> Path:
-        saved = [p for p in self._saved() if p.suffix == ".pth"]
-        return saved[-1] if saved else self.run_dir.checkpoint(0)
+    def _result(self, method: str) -> Path:
+        """What the run made: a file, or an adapter's folder, which describes itself."""
+        saved = self._saved()
+        last = saved[-1] if saved else self.run_dir.checkpoint(0)
+        folder = last.with_suffix("") if last.parent == self.run_dir.path else last.parent
+        return last if method in ("state", "full") else folder
 
     def _files(self) -> Content:
         saved = self._saved()
@@ -121,26 +128,18 @@ class DoneScreen(Screen[None]):
             lines.append(Content.styled(f"  and {len(saved) - SHOWN_FILES} older ones", "dim"))
         for path in (*saved[-SHOWN_FILES:], *(p for p in rest if p.is_file())):
             note = "  the last one saved" if saved and path == saved[-1] else ""
-            lines.append(Content.assemble(
-                f"  {one_line(path.name):<18}{size(path.stat().st_size):>10}", (note, "$accent")
-            ))  # fmt: skip
+            name = one_line(str(path.relative_to(self.run_dir.path)))
+            lines.append(Content.assemble(f"  {name:<18}{size(path.stat().st_size):>10}", (note, "$accent")))
         return Content("\n").join(lines)
 
     def _next(self) -> list[tuple[str, str]]:
         """What to do next: headings, and text that can be copied."""
-        base, state, settings = self._base, self._state(), self._settings
+        settings, plan = self._settings, self._model.plan
         data, ctx_len = (settings.data_file, settings.ctx_len) if settings else (None, 512)
-        version = self._model.plan.version if self._model.plan else "x070"
-        program = next_steps.rwkv_snippet(base, state, version).rstrip()
-        measure = next_steps.eval_command(base, state, data, ctx_len)
-        parts = [
-            ("What to do next", f"{self._doubt}{next_steps.ONLY_THIS_BASE}\n{base}"),
-            ("In RWKV Runner", next_steps.RUNNER),
-            ("In Ai00", next_steps.AI00),
-            ("In Python, with the package rwkv (pip install rwkv)", program),
-            ("Measure it, on these data or on others", measure),
-        ]
-        return [(heading, plain(body)) for heading, body in parts]
+        method, version = (plan.method, plan.version) if plan else ("state", "x070")
+        parts = next_steps.steps(method, self._base, self._result(method), version, data, ctx_len)
+        heading, body = parts[0]
+        return [(heading, plain(body)) for heading, body in [(heading, self._doubt + body), *parts[1:]]]
 
     def action_copy(self) -> None:
         self.app.copy_to_clipboard("\n\n".join(f"{heading}\n{body}" for heading, body in self._next()))

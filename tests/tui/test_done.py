@@ -14,7 +14,7 @@ from engine.contract import events as ev
 from engine.contract.presets import render_yaml
 from engine.contract.rundir import RunDir
 from engine.contract.settings import TrainSettings
-from rwkv_tui.next_steps import eval_command, rwkv_snippet
+from rwkv_tui.next_steps import eval_command, rwkv_snippet, steps
 from rwkv_tui.screens.done import DoneScreen
 from rwkv_tui.screens.home import HomeScreen
 from rwkv_tui.services.run_tail import RunTail
@@ -117,7 +117,7 @@ def test_the_program_for_the_rwkv_package_sees_the_model_the_engine_tuned(
 
 
 def test_the_command_can_be_pasted() -> None:
-    command = eval_command(Path("/a b/m.pth"), Path("/s.pth"), None, 512)
+    command = eval_command(Path("/a b/m.pth"), ("--state", "/s.pth"), None, 512)
     assert command == "rwkv-tune eval --model '/a b/m.pth' --state /s.pth --data PREFIX --ctx-len 512"
 
 
@@ -139,3 +139,18 @@ def test_done_looks(
 
     before: Callable[[Pilot[None]], Awaitable[None]] = open_it
     assert snap_compare(screens.app(tmp_path), terminal_size=size, run_before=before)
+
+
+def test_each_method_has_its_own_next_steps() -> None:
+    def told(method: str, result: str) -> str:
+        found = steps(method, Path("/b.pth"), Path(result), "x070", Path("/d"), 64)
+        return "\n".join(f"{heading}\n{body}" for heading, body in found)
+
+    state, full, lora = (
+        told("state", "/r/rwkv-0.pth"),
+        told("full", "/r/rwkv-0.pth"),
+        told("lora", "/r/rwkv-0"),
+    )
+    assert "--state /r/rwkv-0.pth" in state and "time_state" in state
+    assert "--model /r/rwkv-0.pth" in full and "--state" not in full and "time_state" not in full
+    assert "rwkv-tune merge --base /b.pth --adapter /r/rwkv-0 --out" in lora and "--state" not in lora
