@@ -19,7 +19,7 @@ from engine.data.binidx import BinIdxWriter
 from engine.models.init import init_model
 from engine.train.run import run_training
 
-VERSIONS = ["x070"]
+VERSIONS = ["x052", "x060", "x070"]
 VOCAB = 256
 TOKENS = torch.arange(3, 39).view(2, 18)
 

@@ -81,7 +81,7 @@ def test_a_run_goes_on_from_an_adapter(method: str, train: Train) -> None:
 
 def test_what_matches_nothing_is_an_error(base: Path, tmp_path: Path, refused: Callable[..., str]) -> None:
     foreign = tmp_path / "rwkv-0.pth"
-    for key in ("blocks.7.att.key.lora_", "blocks.0.att.gate.lora_"):
+    for key in ("blocks.7.att.key.lora_", "blocks.0.att.other.lora_"):
         save_tensors({f"{key}A": torch.zeros(4, 64), f"{key}B": torch.zeros(64, 4)}, foreign)
         for use in (
             lambda: load_model(base, adapter=read_adapter(foreign, alpha=4)),
