@@ -236,7 +236,7 @@ async def test_a_panel_for_each_gpu(tmp_path: Path) -> None:
         assert lines[1].count("N/A") == 2  # neither its use nor its power
         gpus.reading = screens.NO_GPU
         await until(pilot, lambda: not screen.query(GpuPanel))
-        assert "No NVIDIA driver" in panel(screen, "host")
+        await until(pilot, lambda: "No NVIDIA driver" in panel(screen, "host"))
 
 
 async def test_a_long_history_leaves_the_keys_alive(tmp_path: Path) -> None:
