@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -87,3 +87,14 @@ def rwkv_tune(home: Path, tmp_path: Path) -> Command:
         )  # fmt: skip
 
     return run
+
+
+@pytest.fixture
+def all_cores() -> Iterator[None]:
+    """Torch as a run has it, with a thread for each core: what a measurement of speed speaks of."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(os.cpu_count() or 1)
+    yield
+    torch.set_num_threads(before)
