@@ -5,13 +5,17 @@ PYTHON ?= python3
 PIP ?=
 READY := .venv/.ready
 
-.PHONY: demo test lint wheel clean
+.PHONY: demo test soak lint wheel clean
 
 demo: $(READY)
 	.venv/bin/rwkv-tune demo $(ARGS)
 
 test: $(READY)
 	.venv/bin/python -m pytest $(ARGS)
+
+# What hundreds of runs and 100,000 inputs show; outside `make test`, which is to be quick.
+soak: $(READY)
+	.venv/bin/python -m pytest -m soak $(ARGS)
 
 lint: $(READY)
 	.venv/bin/ruff check .
