@@ -60,7 +60,8 @@ def convert(
         _check_target(prefix, force)
         prefix.parent.mkdir(parents=True, exist_ok=True)
         with BinIdxWriter(prefix) as writer, tempfile.TemporaryFile(dir=prefix.parent) as scratch:
-            starts, bad = tokenise(file, scratch, skip_bad, tell)
+            total = os.fstat(file.fileno()).st_size
+            starts, bad = tokenise(read_documents(file), total, scratch, skip_bad, tell)
             if bad.count and not skip_bad:
                 raise refusal(f"{source} cannot be converted as it is", bad, _SKIP)
             if len(starts) == 1:
@@ -97,16 +98,20 @@ class Ticker:
 
 
 def tokenise(
-    file: IO[bytes], scratch: IO[bytes], skip_bad: bool, tell: Ticker
+    documents: Iterator[tuple[int, str | BadLine]],
+    total: int,
+    scratch: IO[bytes],
+    skip_bad: bool,
+    tell: Ticker,
 ) -> tuple[NDArray[np.int64], BadLines]:
     """Puts the tokens of all documents into `scratch`; gives where each begins in bytes, the end last.
 
+    `documents` are pairs of the bytes read so far, of `total`, and a text or what is wrong with it.
     After a bad line that will refuse the file it goes on only to count the others.
     """
     tokenizer, starts, bad = Tokenizer(), array("q", [0]), BadLines()
-    total = os.fstat(file.fileno()).st_size
     position = 0
-    for read, document in read_documents(file):
+    for read, document in documents:
         if isinstance(document, BadLine):
             bad.add(document)
         elif skip_bad or not bad.count:

@@ -17,7 +17,7 @@ from engine.contract.settings import TrainSettings
 from engine.data.binidx import BinIdx
 from engine.data.convert import Progress, Ticker, refusal, tokenise
 from engine.data.documents import Stored, TokenArray
-from engine.data.jsonl import open_source
+from engine.data.jsonl import open_source, read_documents
 from engine.data.tokenizer import END_OF_DOCUMENT, Tokenizer
 
 _BLOCK = 1 << 20
@@ -49,7 +49,8 @@ def open_data(settings: TrainSettings, vocab_size: int, progress: Progress) -> S
 def read_jsonl(path: Path, folder: Path | None, progress: Progress) -> TokenArray:
     """A document a line, each ended by token 0."""
     with open_source(path) as file, _scratch(folder) as scratch:
-        starts, bad = tokenise(file, scratch, False, Ticker(progress))
+        total = os.fstat(file.fileno()).st_size
+        starts, bad = tokenise(read_documents(file), total, scratch, False, Ticker(progress))
         if bad.count:
             raise refusal(f"{path} cannot be trained on as it is", bad, _CONVERT)
         if len(starts) == 1:
