@@ -6,6 +6,8 @@ A job that fails prints one line on stderr and exits with 1; one that was asked 
 from __future__ import annotations
 
 import argparse
+import atexit
+import os
 import signal
 import sys
 import time
@@ -196,5 +198,13 @@ def _doctor(args: argparse.Namespace) -> int:
     return 0
 
 
+def _leave(status: int) -> None:
+    """Ends the process without taking torch apart, which takes half a second and changes nothing."""
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    _leave(main())

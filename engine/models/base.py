@@ -227,9 +227,7 @@ def linear(weight: Tensor) -> nn.Linear:
 
 
 def _embedding(weight: Tensor) -> nn.Embedding:
-    embedding = nn.Embedding(weight.shape[0], weight.shape[1], device="meta")
-    embedding.weight = nn.Parameter(weight)
-    return embedding
+    return nn.Embedding.from_pretrained(weight, freeze=False)
 
 
 def _layer_norm(tensors: Mapping[str, Tensor]) -> nn.LayerNorm:

@@ -10,7 +10,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 from torch import Tensor
 
 from engine.contract import events
@@ -18,6 +17,7 @@ from engine.contract.errors import UserError
 from engine.contract.rundir import RunDir
 from engine.data.dataset import IGNORED
 from engine.train import resume
+from engine.train.lightning import pl
 from engine.train.module import TuneModule
 from engine.train.optim import set_rate
 from engine.train.resume import Point

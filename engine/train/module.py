@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
 from engine.contract.settings import TrainSettings
 from engine.models.base import RWKV
 from engine.train.infctx import backward_in_chunks
+from engine.train.lightning import pl
 from engine.train.optim import make_optimizer
 from engine.tuning import Tuning
 

@@ -101,11 +101,11 @@ def _train(run: RunDir, emit: RunLog, stop: StopRequest, began: float, point: Po
 
 
 def _fit(run: RunDir, loaded: Loaded, emit: events.Emit, stop: StopRequest, saver: Saver) -> None:
-    import pytorch_lightning as pl
     from torch.utils.data import DataLoader
 
     from engine.data.dataset import EpochSampler, collate
     from engine.train.callbacks import Reporter
+    from engine.train.lightning import pl
     from engine.train.module import TuneModule
     from engine.train.validation import Validation
 

@@ -6,13 +6,12 @@ import math
 import time
 from typing import Any
 
-import pytorch_lightning as pl
-
 from engine.contract import events
 from engine.contract.errors import UserError
 from engine.data.dataset import cut
 from engine.train.callbacks import Saver
 from engine.train.evaluate import measure
+from engine.train.lightning import pl
 from engine.train.module import TuneModule
 from engine.train.prepare import Loaded
 from engine.train.stop import Stopped, StopRequest
