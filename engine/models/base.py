@@ -227,7 +227,7 @@ def linear(weight: Tensor) -> nn.Linear:
 
 
 def _embedding(weight: Tensor) -> nn.Embedding:
-    return nn.Embedding.from_pretrained(weight, freeze=False)
+    return nn.Embedding(weight.shape[0], weight.shape[1], _weight=weight)
 
 
 def _layer_norm(tensors: Mapping[str, Tensor]) -> nn.LayerNorm:
