@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from array import array
 from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import isnan
 
@@ -40,6 +41,23 @@ class Series:
             self._lows.append(low)
             self._highs.append(high)
 
+    def extend(self, xs: Sequence[float], ys: Sequence[float | None]) -> None:
+        """Adds points whose x rise strictly; as `append` for each, and quicker."""
+        if not xs:
+            return
+        if self.xs and self.xs[-1] >= xs[0]:
+            self._cut(bisect_left(self.xs, xs[0]))
+        values = array("d", [math.nan if y is None else y for y in ys])
+        for place in (i for i, y in enumerate(values) if y in (math.inf, -math.inf)):
+            values[place] = math.nan
+        self.xs.extend(array("d", xs))
+        self.ys.extend(values)
+        self.revision += 1
+        for start in range(len(self._lows) * BLOCK, len(self.ys) - BLOCK + 1, BLOCK):
+            low, high = _span(self.ys[start : start + BLOCK])
+            self._lows.append(low)
+            self._highs.append(high)
+
     def cut_after(self, x: float) -> None:
         """Drops the points beyond `x`."""
         if self.xs and self.xs[-1] > x:
@@ -70,5 +88,8 @@ class Series:
 
 
 def _span(values: array[float]) -> tuple[float, float]:
+    low, high = min(values, default=math.nan), max(values, default=math.nan)
+    if low <= high and not isnan(sum(values)):
+        return low, high
     present = [v for v in values if not isnan(v)]
     return (min(present), max(present)) if present else (math.inf, -math.inf)

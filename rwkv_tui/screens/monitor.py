@@ -23,14 +23,14 @@ from rwkv_tui.plain import one_line
 from rwkv_tui.screens.ask import AskScreen
 from rwkv_tui.screens.log import LogScreen
 from rwkv_tui.services.gpu import GpuReading, GpuSampler
-from rwkv_tui.services.run_tail import RunModel, RunTail
+from rwkv_tui.services.run_tail import RunModel, RunWatch
 from rwkv_tui.services.runs import engine_log_tail, is_alive, status_of, stop_run
 from rwkv_tui.widgets.chart import LineChart
 from rwkv_tui.widgets.plot import Curve
 from rwkv_tui.widgets.trail import Trail
 
 TICK_S = 0.5
-SLICE_BYTES = 1 << 18
+SLICE_BYTES = 1 << 20
 """How much of a long event file is read at once, so that keys stay quick meanwhile."""
 GPU_S = 2.0
 ENDED = ("finished", "stopped", "failed", "died")
@@ -81,9 +81,7 @@ class MonitorScreen(Screen[None]):
         self.status: Status = "starting"
         self._gpus = gpus or GpuSampler(GPU_S)
         self._clock = clock
-        self._tail = RunTail(run)
-        self._restarts = 0
-        self._model = RunModel()
+        self._watch = RunWatch(run)
         self._opened = clock()
         self._log_scale = False
         self._shown: Status = "starting"
@@ -113,14 +111,14 @@ class MonitorScreen(Screen[None]):
     def on_unmount(self) -> None:
         self._gpus.stop()
 
+    @property
+    def _model(self) -> RunModel:
+        return self._watch.model
+
     async def _tick(self) -> None:
         alive = is_alive(self.run_dir)  # before reading: a run that ends in between has then told so
-        events = self._tail.poll(SLICE_BYTES)
-        if self._tail.restarts != self._restarts:
-            self._restarts, self._model = self._tail.restarts, RunModel()
-        for event in events:
-            self._model.apply(event)
-        if self._tail.behind:
+        self._watch.poll(SLICE_BYTES)
+        if self._watch.behind:
             self.call_later(self._tick)
             return
         model, before = self._model, self.status

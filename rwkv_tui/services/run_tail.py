@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from array import array
 from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import lt
 from pathlib import Path
 from typing import Any
+
+from pydantic_core import from_json
 
 from engine.contract import events as ev
 from engine.contract.rundir import RunDir
@@ -13,13 +20,17 @@ from rwkv_tui.plain import duration, short
 from rwkv_tui.series import Series
 
 STEP_MARK = b'"type":"step"'
+STEP_INTEGERS = ("v", "epoch", "tokens")
+STEP_REALS = ("lr", "kt_s", "step_s", "t")
+STEP_MAYBE = ("loss", "loss_smooth", "grad_norm")
 
 
 class RunTail:
     """An incremental reader of events.ndjson, from its first `since` bytes on.
 
     `restarts` counts how often the file was found shorter than what had been read of it: then it
-    is read from its start again, and what was folded from it before is to be thrown away.
+    is read from its start again, and what was folded from it before is to be thrown away. `behind` says
+    whether a read with a limit has left something.
     """
 
     def __init__(self, run: RunDir, since: int = 0) -> None:
@@ -32,10 +43,15 @@ class RunTail:
     def poll(self, limit: int | None = None, *, steps: bool = True) -> list[ev.Event]:
         """The events that have become complete since the last call, oldest first.
 
-        Reads at most `limit` bytes; `behind` then says whether there are more. Without `steps` the
-        step events are left out, which makes a long file some ten times quicker to read. A line without its
-        newline waits for it; lines that are no event of this version are skipped.
+        Reads at most `limit` bytes. Without `steps` the step events are left out, which makes a long file
+        some ten times quicker to read. Lines that are no event of this version are skipped.
         """
+        lines = self.lines(limit)
+        wanted = lines if steps else [line for line in lines if STEP_MARK not in line]
+        return [event for line in wanted if line and (event := ev.parse_event(line)) is not None]
+
+    def lines(self, limit: int | None = None) -> list[bytes]:
+        """As `poll`, before they are parsed. A line without its newline waits for it."""
         try:
             with self._path.open("rb") as file:
                 end = file.seek(0, 2)
@@ -50,8 +66,54 @@ class RunTail:
         self._offset += len(fresh)
         self.behind = self._offset < end
         *lines, self._partial = (self._partial + fresh).split(b"\n")
-        wanted = lines if steps else [line for line in lines if STEP_MARK not in line]
-        return [event for line in wanted if line and (event := ev.parse_event(line)) is not None]
+        return lines
+
+
+class RunWatch:
+    """All that a run has told, kept up to date by `poll`: 100,000 steps take some 0.3 s."""
+
+    def __init__(self, run: RunDir) -> None:
+        self._tail = RunTail(run)
+        self._restarts = 0
+        self.model = RunModel()
+
+    @property
+    def behind(self) -> bool:
+        """Whether the last `poll` has left something."""
+        return self._tail.behind
+
+    def poll(self, limit: int | None = None) -> None:
+        """Takes in what has been told since, at most `limit` bytes of it."""
+        lines = self._tail.lines(limit)
+        if self._tail.restarts != self._restarts:
+            self._restarts, self.model = self._tail.restarts, RunModel()
+        for are_steps, group in groupby(lines, _is_step):
+            batch = list(group)
+            if are_steps and (rows := _step_rows(batch)):
+                self.model.apply_steps(rows)
+                continue
+            for line in batch:
+                if line and (event := ev.parse_event(line)) is not None:
+                    self.model.apply(event)
+
+
+def _is_step(line: bytes) -> bool:
+    return STEP_MARK in line
+
+
+def _step_rows(lines: list[bytes]) -> list[dict[str, Any]]:
+    """The step events of these lines without the care of `parse_event`, or [] when any needs it."""
+    try:
+        rows: list[dict[str, Any]] = from_json(b"[" + b",".join(lines) + b"]")
+        steps = array("q", [row["step"] for row in rows])
+        whole = array("q", [row[name] for name in STEP_INTEGERS for row in rows])
+        real = array("d", [row[name] for name in STEP_REALS for row in rows])
+        real.extend([y for name in STEP_MAYBE for row in rows if (y := row[name]) is not None])
+        steps_only = all(row["type"] == "step" for row in rows)
+    except (ValueError, TypeError, KeyError, OverflowError):
+        return []
+    fit = steps_only and len(rows) == len(lines) and math.isfinite(sum(real) + sum(whole))
+    return rows if fit and all(map(lt, steps, steps[1:])) else []
 
 
 @dataclass(frozen=True)
@@ -148,17 +210,22 @@ class RunModel:
         self._say(event.t, f"resumed after step {step}" if step else "started again from the beginning")
 
     def _stepped(self, event: ev.Step) -> None:
-        self.step, self.epoch, self.tokens, self.step_s = event.step, event.epoch, event.tokens, event.step_s
-        self.activity = None
-        step = event.step
-        self.loss.append(step, event.loss)
-        self.loss_smooth.append(step, event.loss_smooth)
-        self.lr.append(step, event.lr)
-        self.kt_s.append(step, event.kt_s)
-        self.grad_norm.append(step, event.grad_norm)
-        if self._recent and self._recent[-1][1] >= step:
+        self.apply_steps([vars(event)])
+
+    def apply_steps(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Takes in step events, given as their fields; their steps rise."""
+        last = rows[-1]
+        self.first_t = rows[0]["t"] if self.first_t is None else self.first_t
+        self.last_t, self.activity = last["t"], None
+        self.step, self.epoch, self.tokens, self.step_s = (
+            last[name] for name in ("step", "epoch", "tokens", "step_s")
+        )
+        steps = [row["step"] for row in rows]
+        for name in ("loss", "loss_smooth", "lr", "kt_s", "grad_norm"):
+            getattr(self, name).extend(steps, [row[name] for row in rows])
+        if self._recent and self._recent[-1][1] >= steps[0]:
             self._recent.clear()
-        self._recent.append((event.t, step))
+        self._recent.extend((row["t"], row["step"]) for row in rows[-64:])
 
     def _progressed(self, event: ev.Progress) -> None:
         self.phases[event.phase] = event

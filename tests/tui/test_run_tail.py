@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from engine.contract import events as ev
 from engine.contract.rundir import RunDir
 from rwkv_tui.commands.follow import describe
-from rwkv_tui.services.run_tail import RunModel, RunTail
+from rwkv_tui.services.run_tail import RunModel, RunTail, RunWatch
 from tests.fakes import stories
 
 STORY = stories.opening() + stories.stepping(Path("p"), 1, 20)
@@ -71,13 +72,79 @@ def test_steps_can_be_left_out(tmp_path: Path) -> None:
     assert kept == [*(e for e in STORY if not isinstance(e, ev.Step)), ev.Log(t=1.0, text='{"type":"step"}')]
 
 
-def test_a_long_run_is_read_and_folded_quickly(tmp_path: Path) -> None:
+SERIES = ("loss", "loss_smooth", "lr", "kt_s", "grad_norm")
+HARM = [
+    lambda line: line[: len(line) // 2],
+    lambda line: line.replace(b'"lr":', b'"rate":'),
+    lambda line: line.replace(b'"loss":', b'"loss":null,"was":'),
+    lambda line: line.replace(b'"v":1', b'"v":7,"mood":["fine",{"type":"step"}]'),
+    lambda line: line.replace(b'"loss_smooth":', b'"loss_smooth":"much","was":'),
+    lambda line: line.replace(b'"step":', b'"step":1,"was":'),
+    lambda line: line.replace(b'"tokens":', b'"tokens":1e999,"was":'),
+    lambda line: line.replace(b'"type":"step"', b'"type":"stride","is":{"type":"step"}'),
+    lambda line: line + b",",
+    lambda line: b"\xff\xfe",
+    lambda line: ev.dump_event(ev.Resumed(t=stories.T0, step=3)).encode().strip(),
+]
+
+
+def told_of(model: RunModel) -> list[object]:
+    return [
+        model.first_t, model.last_t, model.step, model.epoch, model.tokens, model.step_s, list(model.log),
+        list(model._recent), model.epoch_marks,
+        *(getattr(model, name).ys.tobytes() for name in SERIES), model.loss.xs.tobytes(),
+        *(getattr(model, name).extremes() for name in SERIES),
+    ]  # fmt: skip
+
+
+@given(harms=st.lists(st.tuples(st.integers(0, 219), st.sampled_from(HARM)), max_size=12))
+@settings(max_examples=60, deadline=None)
+def test_folding_many_lines_at_once_is_folding_one_after_the_other(
+    harms: list[tuple[int, Callable[[bytes], bytes]]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Whatever a torn, newer or foreign line among them holds."""
+    run = RunDir(tmp_path_factory.mktemp("run"))
+    lines = [ev.dump_event(e).encode().strip() for e in stories.stepping(Path("p"), 1, 200)]
+    lines = lines[:20] + [ev.dump_event(e).encode().strip() for e in stories.opening()] + lines[20:]
+    for place, harm in harms:
+        lines[place % len(lines)] = harm(lines[place % len(lines)])
+    run.events.write_bytes(b"\n".join(lines) + b"\n")
+    watch = RunWatch(run)
+    watch.poll(5000)
+    while watch.behind:
+        watch.poll(5000)
+    assert told_of(watch.model) == told_of(fold(RunTail(run).poll()))
+
+
+def test_a_watch_begins_anew_with_a_file_that_became_shorter(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
-    run.events.write_bytes(ev.dump_event(STORY[-1]).encode() * 20_000)
-    began = time.process_time()
-    model = fold(RunTail(run).poll())
-    assert time.process_time() - began < 1.0  # some 0.2 s on two old cores
-    assert model.step == 20
+    stories.tell(run, STORY)
+    watch = RunWatch(run)
+    watch.poll()
+    assert watch.model.step == 20
+    run.events.write_text(ev.dump_event(STORY[0]))
+    watch.poll()
+    assert (watch.model.step, len(watch.model.loss)) == (0, 0)
+
+
+def test_a_long_run_is_folded_quickly(tmp_path: Path) -> None:
+    """Several times quicker than event by event; the best of three turns each."""
+    run, count = RunDir(tmp_path), 20_000
+    line = ev.dump_event(STORY[-1])
+    run.events.write_text("".join(line.replace('"step":20', f'"step":{n}') for n in range(1, count + 1)))
+
+    def seconds(fold_all: Callable[[], RunModel]) -> float:
+        began = time.process_time()
+        assert fold_all().step == count
+        return time.process_time() - began
+
+    def at_once() -> RunModel:
+        watch = RunWatch(run)
+        watch.poll()
+        return watch.model
+
+    turns = [(seconds(at_once), seconds(lambda: fold(RunTail(run).poll()))) for _ in range(3)]
+    assert min(t[0] for t in turns) < 0.5 * min(t[1] for t in turns)  # a quarter when measured
 
 
 def test_what_a_run_tells_is_kept() -> None:
