@@ -315,9 +315,9 @@ class TrainSettings(BaseModel):
     devices: int = param(1, "Number of GPUs (or processes on the CPU).", group="hardware", ge=1)
     precision: Literal["bf16", "fp16", "tf32", "fp32"] = param(
         "bf16",
-        "Number format of the frozen weights and of the computation; the state itself is kept in fp32.",
+        "Number format of the frozen weights and of the computation; what is trained is kept in fp32.",
         group="hardware",
-        advice="bf16 on any recent GPU; fp32 is usually faster on a CPU.",
+        advice="bf16 on any recent GPU, fp16 on older ones; fp32 is usually faster on a CPU.",
     )
     strategy: Literal[
         "auto", "ddp", "deepspeed_stage_1", "deepspeed_stage_2", "deepspeed_stage_2_offload",

@@ -18,7 +18,6 @@ SUPPORTED: dict[str, tuple[object, ...]] = {
     "peft": ("none", "state", "lora", "pissa", "miss"),
     "quant": ("none", "int8", "nf4"),
     "devices": (1,),
-    "precision": ("bf16", "tf32", "fp32"),
     "strategy": ("auto",),
     "op": ("auto", "reference", "chunked"),
 }

@@ -25,6 +25,7 @@ from engine.train.stop import StopRequest
 
 SMOOTHING = 0.95  # weight of the past in the smoothed loss
 BAD_STEPS = 3  # steps without a finite loss that end a run
+LEAST_SCALE = 1.0  # of the loss in fp16; it starts at 65536 and halves with each overflow
 
 
 class Average:
@@ -46,10 +47,11 @@ class Average:
 class Reporter(pl.Callback):
     """Sets the rate before each step, tells each step and epoch, and ends the run when asked."""
 
-    def __init__(self, run: RunDir, emit: events.Emit, stop: StopRequest) -> None:
+    def __init__(self, run: RunDir, emit: events.Emit, stop: StopRequest, *, fp16: bool = False) -> None:
         self.run = run
         self.emit = emit
         self.stop = stop
+        self.fp16 = fp16
         self.smooth = Average()
         self.epoch_loss = 0.0
         self.epoch_losses = 0
@@ -87,6 +89,8 @@ class Reporter(pl.Callback):
         assert isinstance(pl_module, TuneModule)
         loss, step = float(outputs["loss"]), pl_module.step
         self._note_loss(loss, step)
+        if pl_module.overflowed:
+            self._note_overflow(pl_module.scaler.get_scale(), step)
         seconds = time.monotonic() - self.step_began
         targets: Tensor = batch[1]
         tokens = int((targets != IGNORED).sum())
@@ -121,8 +125,20 @@ class Reporter(pl.Callback):
         if self.bad_steps >= BAD_STEPS:
             raise UserError(
                 f"The loss is {loss} since step {step - BAD_STEPS + 1} (learning rate {self.rate:g}).",
-                "Lower lr_init, or lengthen warmup_steps; files saved before are intact.",
+                "Lower lr_init, or lengthen warmup_steps; files saved before are intact."
+                + (" What overflows in fp16 may be fine in bf16." if self.fp16 else ""),
             )
+
+    def _note_overflow(self, scale: float, step: int) -> None:
+        if scale < LEAST_SCALE:
+            raise UserError(
+                f"The gradients are beyond fp16 at step {step}, however small the loss is scaled.",
+                "Set precision to bf16 or fp32, or lower lr_init; files saved before are intact.",
+            )
+        self.emit(events.Log(text=(
+            f"step {step}: a gradient overflowed in fp16, so the parameters did not move; "
+            f"loss scale now {scale:g}"
+        )))  # fmt: skip
 
     def _log_epoch(self, epoch: int, loss: float, current: int) -> None:
         """The incumbent's line: epoch loss exp(loss) lr datetime current_epoch."""
@@ -180,6 +196,7 @@ class Saver(pl.Callback):
         if document:
             trainer.optimizers[0].load_state_dict(document.pop("optimizer"))
             resume.restore_gradients(pl_module.model, document)
+            pl_module.scaler.load_state_dict(document.get("scaler", {}))
             resume.restore_rng(document["rng"])
 
     def on_train_batch_end(
@@ -233,6 +250,7 @@ class Saver(pl.Callback):
         return {
             **resume.model_state(module.model),
             "optimizer": trainer.optimizers[0].state_dict(),
+            "scaler": module.scaler.state_dict(),
             "rng": resume.rng_state(),
             "callbacks": callbacks,
             "logs": resume.log_sizes(self.run),

@@ -83,10 +83,16 @@ class LinearCrossEntropy(Function):
             if grad_weight is not None:
                 grad_weight.addmm_(gradient.T.float(), h.float())
             done += len(t)
-        ctx.save_for_backward(grad_hidden, *([] if grad_weight is None else [grad_weight.to(weight.dtype)]))
+        ctx.save_for_backward(grad_hidden, *([] if grad_weight is None else [grad_weight]))
+        ctx.weight_dtype = weight.dtype
         return total
 
     @staticmethod
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, Tensor | None, None]:
         grad_hidden, *grad_weight = ctx.saved_tensors
-        return grad_hidden * outputs[0], grad_weight[0] * outputs[0] if grad_weight else None, None
+        if not grad_weight:
+            return grad_hidden * outputs[0], None, None
+        # A sum over all positions: narrowed only after the division by their number, or fp16 overflows.
+        narrow = torch.empty_like(grad_weight[0], dtype=ctx.weight_dtype)
+        torch.mul(grad_weight[0], outputs[0], out=narrow)
+        return grad_hidden * outputs[0], narrow, None

@@ -11,7 +11,7 @@ from engine.contract.settings import TrainSettings
 from engine.models.base import RWKV
 from engine.train.infctx import backward_in_chunks
 from engine.train.lightning import pl
-from engine.train.optim import make_optimizer
+from engine.train.optim import make_optimizer, make_scaler
 from engine.tuning import Tuning
 
 
@@ -19,7 +19,8 @@ class TuneModule(pl.LightningModule):
     """Trains what `tuning` made trainable.
 
     `step` counts the run's steps so far: with epoch_steps it says all about where the run is, also
-    when it goes on after a pause. `grad_norm` is that of the last optimizer step.
+    when it goes on after a pause. `grad_norm` is that of the last optimizer step. `overflowed` says that
+    the step just taken should have moved the parameters, and did not: a gradient was beyond fp16.
     """
 
     def __init__(self, model: RWKV, tuning: Tuning, settings: TrainSettings) -> None:
@@ -30,6 +31,8 @@ class TuneModule(pl.LightningModule):
         self.settings = settings
         self.step = 0
         self.grad_norm: float | None = None
+        self.overflowed = False
+        self.scaler = make_scaler(model, settings)
 
     @property
     def epoch(self) -> int:
@@ -47,18 +50,27 @@ class TuneModule(pl.LightningModule):
         chunk_ctx = s.chunk_ctx if s.train_type == "infctx" else tokens.shape[1]
         loss = backward_in_chunks(self.model, tokens, targets, chunk_ctx, self._backward)
         self.step += 1
+        self.overflowed = False
         if self.epoch_is_over or self.step % s.epoch_steps % s.accumulate_grad_batches == 0:
-            optimizer: Any = self.optimizers()
-            self.grad_norm = self._clip(optimizer)
-            optimizer.step()
-            optimizer.zero_grad()
+            self._move(self.optimizers())
         return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return make_optimizer(self.model, self.tuning, self.settings)
 
     def _backward(self, loss: Tensor) -> None:
-        self.manual_backward(loss / self.settings.accumulate_grad_batches)
+        self.manual_backward(self.scaler.scale(loss / self.settings.accumulate_grad_batches))
+
+    def _move(self, optimizer: Any) -> None:
+        """Takes the step that the gradients ask for, unless the loss scale has made one of them infinite."""
+        scale = self.scaler.get_scale()
+        self.scaler.unscale_(optimizer.optimizer)
+        self.grad_norm = self._clip(optimizer)
+        self.scaler.update()
+        self.overflowed = self.scaler.get_scale() < scale
+        if not self.overflowed:
+            optimizer.step()
+        optimizer.zero_grad()
 
     def _clip(self, optimizer: Any) -> float:
         """Clips to grad_clip (0: never) and gives the norm before."""

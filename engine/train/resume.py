@@ -3,10 +3,10 @@
 A point is a nested dictionary of tensors and plain values that loads without running code:
 
 step        steps taken                    optimizer   the optimizer's state_dict
-parameters  what is trained, by name       rng         generators' states, by device
+parameters  what is trained, by name       scaler      the loss scale of fp16, empty elsewhere
 gradients   of an unfinished accumulation  callbacks   each callback's state_dict, by its key
 probe       what was measured before       logs        bytes of each log that grows with the run
-seconds     the run has taken so far
+seconds     the run has taken so far       rng         generators' states, by device
 
 The data order needs nothing: it follows from the seed and the step.
 """

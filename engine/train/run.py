@@ -120,7 +120,9 @@ def _fit(run: RunDir, loaded: Loaded, emit: events.Emit, stop: StopRequest, save
     )  # fmt: skip
     module = TuneModule(loaded.model, loaded.tuning, s)
     validation = Validation(loaded, saver, emit, stop)
-    callbacks: list[pl.Callback] = [Reporter(run, emit, stop), validation, saver]  # the saver stays last
+    callbacks: list[pl.Callback] = [
+        Reporter(run, emit, stop, fp16=s.precision == "fp16"), validation, saver,  # the saver stays last
+    ]  # fmt: skip
     saver.restore(module, callbacks)
     if module.step >= s.total_steps:
         return

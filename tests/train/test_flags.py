@@ -85,7 +85,8 @@ def distance(one: Ran, other: Ran) -> float:
         ("beta1", 0.5), ("beta2", 0.5), ("adam_eps", 1.0), ("grad_clip", 1e-6), ("random_seed", 1),
         ("lr_init", 0.25), ("lr_final", 0.4), ("warmup_steps", 0), ("lr_schedule", "constant"),
         ("lr_schedule", "wsd"), ("loss_mask", "qa"), ("ctx_len", 6), ("micro_bsz", 3), ("epoch_steps", 5),
-        ("epoch_count", 2), ("epoch_begin", 1), ("precision", "bf16"), ("accumulate_grad_batches", 2),
+        ("epoch_count", 2), ("epoch_begin", 1), ("precision", "bf16"), ("precision", "fp16"),
+        ("accumulate_grad_batches", 2),
     ],
 )  # fmt: skip
 def test_the_flag_changes_what_is_trained(
@@ -179,7 +180,8 @@ def test_grad_cp_reaches_the_model(value: bool, files: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "dtype"), [("bf16", torch.bfloat16), ("fp32", torch.float32), ("tf32", torch.float32)]
+    ("name", "dtype"),
+    [("bf16", torch.bfloat16), ("fp16", torch.float16), ("fp32", torch.float32), ("tf32", torch.float32)],
 )
 def test_precision_is_that_of_the_frozen_weights(
     name: str, dtype: torch.dtype, files: dict[str, Any]

@@ -212,6 +212,23 @@ def test_what_a_step_draws_at_random_goes_on_too(make: Making, monkeypatch: pyte
     same(run, whole)
 
 
+def test_the_loss_scale_of_fp16_goes_on_too(make: Making, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scale comes down from where all overflows and grows again; a run is killed on the way."""
+    monkeypatch.setattr(
+        module, "make_scaler",
+        lambda model, settings: torch.amp.GradScaler("cpu", init_scale=2.0**26, growth_interval=2),
+    )  # fmt: skip
+    flags: dict[str, Any] = {"precision": "fp16", "accumulate_grad_batches": 1}
+    whole, run = make(**flags), make(save_minutes=1e-9, **flags)
+    assert run_training(whole) == 0
+    for step in (2, 7):
+        killed(run, at_step(step))
+    assert run_training(run) == 0
+    same(run, whole)
+    skipped = [e.text for e in read(whole) if isinstance(e, events.Log) and "overflowed" in e.text]
+    assert 2 <= len(skipped) <= 8
+
+
 @pytest.mark.parametrize("harm", ["flipped", "cut", "gone"])
 def test_a_damaged_point_falls_back_to_the_one_before(harm: str, make: Making, alone: RunDir) -> None:
     run = make(save_minutes=1e-9)

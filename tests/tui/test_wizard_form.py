@@ -73,10 +73,10 @@ async def test_a_choice_this_release_cannot_honour_is_refused_in_place(make_app:
     async with app.run_test() as pilot:
         await to_form(pilot)
         await pilot.press("f3")
-        field(pilot, "precision").editor.focus()
-        await pilot.press("right")
-        assert app.draft.text("precision") == "fp16"
-        assert says(pilot, "fp16 is not available in this release")
+        field(pilot, "data_type").editor.focus()
+        await pilot.press("left")
+        assert app.draft.text("data_type") == "wds_img"
+        assert says(pilot, "images are not text")
 
 
 async def test_the_curve_follows_the_schedule(make_app: MakeApp) -> None:
