@@ -124,7 +124,7 @@ def _fit(run: RunDir, loaded: Loaded, emit: events.Emit, stop: StopRequest, save
         Reporter(run, emit, stop, fp16=s.precision == "fp16"), validation, saver,  # the saver stays last
     ]  # fmt: skip
     saver.restore(module, callbacks)
-    if module.step >= s.total_steps:
+    if module.step >= s.total_steps or validation.over:
         return
     trainer = pl.Trainer(
         accelerator="gpu" if loaded.device == "cuda" else "cpu",

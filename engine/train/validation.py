@@ -31,6 +31,11 @@ class Validation(pl.Callback):
         self.best_epoch = loaded.settings.epoch_begin
         self.since_best = 0
 
+    @property
+    def over(self) -> bool:
+        """Whether early_stop has ended the run."""
+        return 0 < self.loaded.settings.early_stop <= self.since_best
+
     def state_dict(self) -> dict[str, Any]:
         return {
             "best_loss": self.best_loss, "best_epoch": self.best_epoch, "since_best": self.since_best,
@@ -86,10 +91,9 @@ class Validation(pl.Callback):
 
     def _decide(self, better: bool, trainer: pl.Trainer, module: TuneModule) -> None:
         """Saves what is worth it, and ends the run when nothing has become better for too long."""
-        over = self.since_best >= self.loaded.settings.early_stop
-        if better or over:
+        if better or self.over:
             self.saver.want()
-        if over and module.step < self.loaded.settings.total_steps:
+        if self.over and module.step < self.loaded.settings.total_steps:
             trainer.should_stop = True
             epochs = "epoch" if self.since_best == 1 else f"{self.since_best} epochs"
             self.emit(events.Log(text=(

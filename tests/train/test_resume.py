@@ -196,6 +196,35 @@ def test_full_tuning_goes_on_exactly(make: Making) -> None:
         assert [p.name for p in folder.path.glob("rwkv-*.pth")] == ["rwkv-1.pth"]
 
 
+def test_an_adapter_trained_in_chunks_goes_on_exactly(make: Making) -> None:
+    flags: dict[str, Any] = {
+        "peft": "lora", "peft_config": {"r": 2, "lora_dropout": 0.2}, "train_parts": "ln",
+        "train_type": "infctx", "chunk_ctx": 6, "lr_init": 1e-3, "lr_final": 1e-4, "eval_docs": 0,
+    }  # fmt: skip
+    whole, run = make(**flags), make(save_minutes=1e-9, **flags)
+    assert run_training(whole) == 0
+    for step in (2, 8):
+        killed(run, at_step(step))
+    assert run_training(run) == 0
+    assert sha256(run.checkpoint(1)) == sha256(whole.checkpoint(1))
+
+
+def test_a_run_that_early_stop_has_ended_does_not_train_on(make: Making) -> None:
+    """Killed when its last step is saved, but before its last word."""
+    flags: dict[str, Any] = {
+        "val_split": 1, "early_stop": 2, "lr_init": 3.0, "lr_final": 3.0, "epoch_count": 30, "epoch_steps": 4,
+        "accumulate_grad_batches": 1, "warmup_steps": 0,
+    }  # fmt: skip
+    whole, run = make(**flags), make(**flags)
+    assert run_training(whole) == 0
+    killed(run, lambda event: isinstance(event, events.Evaluated) and event.when == "after")
+    assert run_training(run) == 0
+    end, wanted = read(run)[-1], read(whole)[-1]
+    assert isinstance(end, events.Finished) and isinstance(wanted, events.Finished)
+    assert (end.status, end.step, end.loss_after) == ("finished", wanted.step, wanted.loss_after)
+    assert wanted.step < 120
+
+
 def test_what_a_step_draws_at_random_goes_on_too(make: Making, monkeypatch: pytest.MonkeyPatch) -> None:
     def noisy(model: Any, tokens: Any, targets: Any, chunk_ctx: int, backward: Any) -> torch.Tensor:
         factor = torch.rand(())

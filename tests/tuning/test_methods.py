@@ -39,6 +39,20 @@ def loss(path: Path, data: Path, **how: Any) -> float:
     return evaluate(load_model(path, **how), BinIdx(data), 20).loss
 
 
+@pytest.mark.parametrize("method", ["lora", "pissa", "miss", "parts"])
+def test_adapters_in_chunks(method: str, train: Train) -> None:
+    """One chunk trains the same file; several carry the state on, and the loss falls as well."""
+    flags = {**METHODS[method], "epoch_steps": 3, "train_type": "infctx"}
+    plain = train("plain", **{**flags, "train_type": "auto"})
+    one, several = train("one", **flags, chunk_ctx=20), train("several", **flags, chunk_ctx=6)
+    a, b, c = (torch.load(done.pth, weights_only=True) for done in (plain, one, several))
+    assert a.keys() == b.keys() == c.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert not all(torch.equal(a[name], c[name]) for name in a)
+    before, after = several.end.loss_before, several.end.loss_after
+    assert before is not None and after is not None and after < before - 0.05
+
+
 @pytest.mark.parametrize("quant", ["none", "int8", "nf4"])
 @pytest.mark.parametrize("method", METHODS)
 def test_train_reload_and_merge(
