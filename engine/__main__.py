@@ -129,7 +129,10 @@ def _summary(args: argparse.Namespace) -> int:
 def _init(args: argparse.Namespace) -> int:
     from engine.models.init import make_checkpoint
 
-    info = make_checkpoint(args.out, args.version, args.n_layer, args.n_embd, args.vocab_size, args.seed)
+    info = make_checkpoint(
+        args.out, args.version, args.n_layer, args.n_embd, args.vocab_size, args.seed,
+        pre_ffn=args.pre_ffn, head_qk=args.head_qk,
+    )  # fmt: skip
     print(
         info.model_dump_json(indent=2)
         if args.json

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 # The head is left alone: the loss is more sensitive to it than to any layer, and it is one matrix.
-LINEARS = r"blocks\.\d+\.(att|ffn)\.(receptance|key|value|gate|output)"
+LINEARS = r"blocks\.\d+\.(att|ffn|ffnPre)\.(receptance|key|value|gate|output)"
 NF4_BLOCK = 64  # weights that share a scale
 
 

@@ -34,7 +34,7 @@ def generate(
     tokens, carry = list(prompt_ids), None
     for _ in range(length):
         hidden, carry = model.hidden(torch.tensor([tokens], device=device), carry)
-        logits = model.head(hidden[0, -1]).float().cpu()
+        logits = model.logits(hidden[:, -1:], carry)[0, 0].float().cpu()
         token = _choose(logits, temperature, top_p, rng)
         if token in stop_ids:
             return

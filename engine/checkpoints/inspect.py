@@ -21,6 +21,7 @@ Version = Literal["x052", "x060", "x070"]
 _NORM = {"weight": "D", "bias": "D"}
 _LINEARS = {f"att.{name}.weight": "D D" for name in ("receptance", "key", "value", "output")}
 _OUTSIDE = {"emb.weight": "V D", "head.weight": "V D"} | {f"ln_out.{n}": s for n, s in _NORM.items()}
+_COPYING = {"head_q.weight": "Q D", "head_k.weight": "Q D"}  # both or none
 _EVERY_LAYER = {
     f"{norm}.{n}": s for norm in ("ln1", "ln2", "att.ln_x") for n, s in _NORM.items()
 } | _LINEARS  # fmt: skip
@@ -44,7 +45,7 @@ LAYER_SHAPES: dict[Version, dict[str, str]] = {
         "att.r_k": "H N", "ffn.x_k": "1 1 D", "ffn.key.weight": "F D", "ffn.value.weight": "D F",
     },
 }  # fmt: skip
-UNUSED_IN_FIRST = {"x070": ("att.v0", "att.v1", "att.v2")}  # block 0 may lack them
+UNUSED_IN_FIRST = {"x070": ("att.v0", "att.v1", "att.v2")}  # the first time mixing may lack them
 STATE_SHAPE = "H N N"
 WANTED = "Use an RWKV-5.2, RWKV-6 or RWKV-7 model."
 
@@ -58,6 +59,7 @@ class StateInfo:
     n_head: int
     head_size: int
     dtype: str
+    pre_ffn: bool = False
 
 
 def inspect_model(path: str | Path) -> ModelInfo:
@@ -83,24 +85,30 @@ def inspect_model(path: str | Path) -> ModelInfo:
         parameters=parameters,
         size_name=size_name(n_layer, dims["D"], parameters),
         file_bytes=path.stat().st_size,
+        pre_ffn=_pre_ffn(header),
+        head_qk=header["head_q.weight"].shape[0] if "head_q.weight" in header else 0,
     )
 
 
 def inspect_state(path: str | Path) -> StateInfo:
-    """Raises UserError when the file is not a state: `blocks.i.att.time_state` [H, N, N] and nothing else."""
+    """Raises UserError when the file is not a state: `blocks.i.att.time_state` [H, N, N] and nothing else.
+
+    The state of a model whose first layer has no time mixing begins with `blocks.1`.
+    """
     path = Path(path)
     header = read_header(path)
     if not _is_state(header):
         what = "holds more than a state" if any(_is_time_state(n) for n in header) else "is not a state file"
         raise UserError(f"{path} {what}.", "Use a file that state tuning wrote.")
     dims: dict[str, int] = {}
-    for layer in range(_n_layer(header)):
+    pre_ffn = _n_layer(header) > 1 and "blocks.0.att.time_state" not in header
+    for layer in range(int(pre_ffn), _n_layer(header)):
         name = f"blocks.{layer}.att.time_state"
         if name not in header:
             raise UserError(f"{path} lacks {name}.", "Download or copy it again.")
         if not _match(STATE_SHAPE, header[name].shape, dims):
             raise _wrong_shape(path, name, header[name], STATE_SHAPE, dims)
-    return StateInfo(str(path), _n_layer(header), dims["H"], dims["N"], _main_dtype(header))
+    return StateInfo(str(path), _n_layer(header), dims["H"], dims["N"], _main_dtype(header), pre_ffn)
 
 
 def _version(path: Path, header: dict[str, TensorInfo]) -> Version:
@@ -166,13 +174,22 @@ def _expected(
     header: dict[str, TensorInfo], version: Version
 ) -> Iterable[tuple[str, dict[str, str], tuple[str, ...]]]:
     """Name prefix, shapes and what may be missing: of what is outside the layers, then of each layer."""
-    yield "", _OUTSIDE, ()
+    yield "", _OUTSIDE | (_COPYING if any(name in header for name in _COPYING) else {}), ()
+    first = int(_pre_ffn(header))  # layer with time mixing
     for layer in range(_n_layer(header)):
         shapes = LAYER_SHAPES[version] | {"att.time_state": STATE_SHAPE}
         optional: tuple[str, ...] = ("att.time_state",)
+        if layer == first:
+            optional += UNUSED_IN_FIRST.get(version, ())
+        if layer < first:
+            shapes = {name: spec for name, spec in shapes.items() if not name.startswith("att.")}
+            shapes |= {
+                name.replace("ffn.", "ffnPre."): spec
+                for name, spec in shapes.items()
+                if name.startswith("ffn.")
+            }
         if layer == 0:
             shapes |= {f"ln0.{n}": s for n, s in _NORM.items()}
-            optional += UNUSED_IN_FIRST.get(version, ())
         yield f"blocks.{layer}.", shapes, optional
 
 
@@ -200,6 +217,10 @@ def _wrong_shape(path: Path, key: str, tensor: TensorInfo, spec: str, dims: dict
 def _n_layer(header: dict[str, TensorInfo]) -> int:
     numbers = (re.match(r"blocks\.(\d+)\.", name) for name in header)
     return 1 + max((int(n[1]) for n in numbers if n), default=-1)
+
+
+def _pre_ffn(header: dict[str, TensorInfo]) -> bool:
+    return any(name.startswith("blocks.0.ffnPre.") for name in header)
 
 
 def _is_time_state(name: str) -> bool:

@@ -68,12 +68,13 @@ def _counted(
 
 def _with_state(base: Path, info: ModelInfo, state: Path) -> Iterator[tuple[str, Tensor]]:
     found = inspect_state(state)
-    if (found.n_layer, found.n_head, found.head_size) != (
-        info.n_layer, info.n_embd // info.head_size, info.head_size
+    if (found.n_layer, found.n_head, found.head_size, found.pre_ffn) != (
+        info.n_layer, info.n_embd // info.head_size, info.head_size, info.pre_ffn
     ):  # fmt: skip
         raise UserError(
-            f"{state} has {found.n_layer} layers of {found.n_head} heads of {found.head_size}, the model "
-            f"{info.n_layer} of {info.n_embd // info.head_size} of {info.head_size}.",
+            f"{state} has {found.n_layer - found.pre_ffn} layers of {found.n_head} heads of "
+            f"{found.head_size}, the model {info.n_layer - info.pre_ffn} of "
+            f"{info.n_embd // info.head_size} of {info.head_size}.",
             "Use a state that was made for this model.",
         )
     states = load_tensors(state)

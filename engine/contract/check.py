@@ -163,8 +163,8 @@ def missing_files(s: TrainSettings) -> list[Problem]:
     """Files the run needs and does not find, and a proj_dir that cannot be used."""
     found = []
     for name, param in train_params().items():
-        needed = param.required and not (name == "data_file" and s.data_type == "dummy")
-        if needed and getattr(s, name) is None:
+        spared = {"data_file": s.data_type == "dummy", "load_model": s.from_random}.get(name, False)
+        if param.required and not spared and getattr(s, name) is None:
             found.append(Problem(name, f"is not set; it names {_lower_first(param.help)}"))
     if s.load_model is not None and not _is_file(s.load_model):
         found.append(Problem("load_model", f"no file {s.load_model}; give the path of a .pth model"))

@@ -29,6 +29,13 @@ def add_init_flags(job: argparse.ArgumentParser) -> None:
     job.add_argument("--n-layer", "--n_layer", type=int, required=True)
     job.add_argument("--n-embd", "--n_embd", type=int, required=True)
     job.add_argument("--vocab-size", "--vocab_size", type=int, default=65536)
+    job.add_argument(
+        "--pre-ffn",
+        "--pre_ffn",
+        action="store_true",
+        help="no attention in the first layer, but a second ffn",
+    )
+    job.add_argument("--head-qk", "--head_qk", type=int, default=0, help="width of a copying head; 0 is none")
     job.add_argument("--seed", type=int, default=0)
     job.add_argument("--out", metavar="FILE.pth", type=Path, required=True)
     job.add_argument("--json", action="store_true")

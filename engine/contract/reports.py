@@ -26,6 +26,8 @@ class ModelInfo(Report):
     parameters: int
     size_name: str
     file_bytes: int
+    pre_ffn: bool = False
+    head_qk: int = 0
 
 
 class Segment(Report):

@@ -230,26 +230,26 @@ class TrainSettings(BaseModel):
     )
     n_layer: int = param(
         0, "Number of layers; 0 reads it from the model file.", group="model", ge=0,
-        advice="Only a check: a value that contradicts the file is refused.",
+        advice="Only a check, unless train_type none has no load_model: then it sizes the random weights.",
     )  # fmt: skip
     n_embd: int = param(
         0, "Width of the model; 0 reads it from the model file.", group="model", ge=0,
-        advice="Only a check: a value that contradicts the file is refused.",
+        advice="Only a check, unless train_type none has no load_model: then it sizes the random weights.",
     )  # fmt: skip
     pre_ffn: bool = param(
         False,
-        "Replaces the first attention layer by a feed-forward one.",
+        "1: a first layer with a second feed-forward part in the place of its attention.",
         group="model",
         methods=("full",),
-        advice="Only when training from random weights; leave it at 0.",
+        advice="Only for random weights; a model file that has no such layer is refused.",
     )
     head_qk: int = param(
         0,
-        "Width of an extra copying head; 0 is none.",
+        "Width of an extra head that copies tokens from the context; 0: as the model file has it.",
         group="model",
         ge=0,
         methods=("full",),
-        advice="Only when training from random weights; leave it at 0.",
+        advice="Only for random weights; a model file without such a head is refused.",
     )
 
     train_type: Literal["auto", "none", "state", "infctx"] = param(
@@ -403,6 +403,12 @@ class TrainSettings(BaseModel):
         if self.peft != "none":
             return self.peft
         return "full" if self.train_type in ("none", "infctx") else "state"
+
+    @property
+    def from_random(self) -> bool:
+        """Whether a model is made instead of read."""
+        sizes = self.n_layer and self.n_embd and self.my_testing != "auto"
+        return self.load_model is None and self.method == "full" and bool(sizes)
 
     @property
     def total_steps(self) -> int:

@@ -12,8 +12,6 @@ from engine.contract.settings import TrainSettings
 SUPPORTED: dict[str, tuple[object, ...]] = {
     "data_type": ("binidx", "jsonl", "utf-8", "utf-16le", "numpy", "uint16", "dummy"),
     "my_testing": ("auto", "x052", "x060", "x070"),
-    "pre_ffn": (False,),
-    "head_qk": (0,),
     "train_type": ("auto", "none", "state", "infctx"),
     "peft": ("none", "state", "lora", "pissa", "miss"),
     "quant": ("none", "int8", "nf4"),

@@ -20,14 +20,31 @@ LN_X_EPS = 64e-5
 
 
 class LayerCarry(NamedTuple):
-    """What a layer hands on to the next tokens: its last inputs [B, D] and its state [B, H, N, N]."""
+    """What a layer hands on to the next tokens: its last inputs [B, D] and its state [B, H, N, N], which
+    is empty in a first layer without time mixing."""
 
     att: Tensor
     wkv: Tensor
     ffn: Tensor
 
 
-Carry = tuple[LayerCarry, ...]
+class Copied(NamedTuple):
+    """What a copying head may copy: all tokens so far, their keys [B, S, Q] and ids [B, S]."""
+
+    keys: Tensor
+    tokens: Tensor
+
+
+class Carry(NamedTuple):
+    """What the model hands on to the next tokens. Only what a copying head needs grows with them."""
+
+    layers: tuple[LayerCarry, ...]
+    copied: Copied | None = None
+
+    def detach(self) -> Carry:
+        """The same without its history."""
+        copied = self.copied and Copied(self.copied.keys.detach(), self.copied.tokens)
+        return Carry(tuple(LayerCarry(*(t.detach() for t in layer)) for layer in self.layers), copied)
 
 
 class TimeMix(nn.Module):
@@ -98,8 +115,8 @@ class ChannelMix(nn.Module):
                 self.add_module(name.removesuffix(".weight"), linear(tensor))
 
     @abstractmethod
-    def forward(self, x: Tensor, carry: LayerCarry | None) -> Tensor:
-        """[B, T, D] -> [B, T, D]."""
+    def forward(self, x: Tensor, before: Tensor | None) -> Tensor:
+        """[B, T, D] -> [B, T, D]; `before` [B, D] precedes the first position, see `shifted`."""
 
 
 class RWKV(nn.Module):
@@ -107,6 +124,10 @@ class RWKV(nn.Module):
     computes the version's recurrence.
 
     With `grad_cp`, training recomputes each block in the backward pass instead of keeping its activations.
+
+    Two things that RWKV-LM can train from random weights, a file has or has not: a first layer with a
+    second feed-forward part in the place of its time mixing (`ffnPre`), and a copying head (`head_q`,
+    `head_k`), which adds to a token's logit for each place where it stood before.
     """
 
     time_mix: type[TimeMix]
@@ -118,14 +139,17 @@ class RWKV(nn.Module):
         self.emb = _embedding(tensors["emb.weight"])
         layers = 1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("blocks."))
         blocks = (under(tensors, f"blocks.{i}.") for i in range(layers))
-        self.blocks = nn.ModuleList(
-            Block(
-                block, self.time_mix(under(block, "att."), operator), self.channel_mix(under(block, "ffn."))
-            )
-            for block in blocks
-        )
+        self.blocks = nn.ModuleList(self._block(block, operator) for block in blocks)
         self.ln_out = _layer_norm(under(tensors, "ln_out."))
         self.head = linear(tensors["head.weight"])
+        copying = "head_q.weight" in tensors
+        self.head_q = linear(tensors["head_q.weight"]) if copying else None
+        self.head_k = linear(tensors["head_k.weight"]) if copying else None
+
+    def _block(self, tensors: Mapping[str, Tensor], operator: Any) -> Block:
+        att, pre = under(tensors, "att."), under(tensors, "ffnPre.")
+        first = self.channel_mix(pre) if pre else self.time_mix(att, operator)
+        return Block(tensors, first, self.channel_mix(under(tensors, "ffn.")))
 
     @property
     def n_layer(self) -> int:
@@ -148,8 +172,8 @@ class RWKV(nn.Module):
         return self.emb.weight.shape[0]
 
     def time_mixers(self) -> list[TimeMix]:
-        """The part of each layer that has a state."""
-        return [block.att for block in self.blocks]  # type: ignore[misc]
+        """The part of each layer that has a state: of all, or of all but the first."""
+        return [block.att for block in self.blocks if block.att is not None]  # type: ignore[misc]
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[B, T] -> logits [B, T, V], from the initial state."""
@@ -158,48 +182,77 @@ class RWKV(nn.Module):
     def run(self, tokens: Tensor, carry: Carry | None = None) -> tuple[Tensor, Carry]:
         """As `forward`, going on from `carry`; also gives the carry after the last token."""
         hidden, carry = self.hidden(tokens, carry)
-        return self.head(hidden), carry
+        return self.logits(hidden, carry), carry
+
+    def logits(self, hidden: Tensor, carry: Carry) -> Tensor:
+        """[B, T, D] -> [B, T, V], of the last T tokens that `carry` has seen."""
+        logits: Tensor = self.head(hidden)
+        if carry.copied is None:
+            return logits
+        scores = self.copy_scores(hidden, carry.copied)
+        ids = carry.copied.tokens[:, None].expand(scores.shape)
+        return logits.scatter_add(2, ids, scores.to(logits.dtype))
+
+    def copy_scores(self, hidden: Tensor, copied: Copied) -> Tensor:
+        """What the last T tokens [B, T, D] get for each of all S: [B, T, S], 0 for those to come."""
+        assert self.head_q is not None
+        scores: Tensor = self.head_q(hidden) @ copied.keys.mT / copied.keys.shape[2]
+        return scores.tril(scores.shape[2] - scores.shape[1])
 
     def hidden(self, tokens: Tensor, carry: Carry | None = None) -> tuple[Tensor, Carry]:
-        """As `run`, with [B, T, D] instead of logits: what `head` makes them of."""
+        """As `run`, with [B, T, D] instead of logits: what `logits` makes them of."""
         x = self.emb(tokens)
         v_first = None
         carried = []
         recompute = self.grad_cp and self.training and torch.is_grad_enabled()
         for i, block in enumerate(self.blocks):
-            inputs = (x, v_first, carry[i] if carry is not None else None)
+            inputs = (x, v_first, carry.layers[i] if carry is not None else None)
             x, v_first, layer = (
                 checkpoint(block, *inputs, use_reentrant=False) if recompute else block(*inputs)
             )
             carried.append(layer)
-        return self.ln_out(x), tuple(carried)
+        x = self.ln_out(x)
+        return x, Carry(tuple(carried), self._copied(x, tokens, carry))
+
+    def _copied(self, hidden: Tensor, tokens: Tensor, carry: Carry | None) -> Copied | None:
+        if self.head_k is None:
+            return None
+        keys = self.head_k(hidden)
+        if carry is None or carry.copied is None:
+            return Copied(keys, tokens)
+        return Copied(torch.cat([carry.copied.keys, keys], 1), torch.cat([carry.copied.tokens, tokens], 1))
 
 
 class Block(nn.Module):
     """One layer: time mixing and channel mixing, each behind a LayerNorm and around a residual.
 
-    `ln0` is the first layer's alone.
+    `ln0` is the first layer's alone, and only there `first` may be a channel mixing as well.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor], att: TimeMix, ffn: ChannelMix) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], first: TimeMix | ChannelMix, ffn: ChannelMix) -> None:
         super().__init__()
         self.ln0 = _layer_norm(under(tensors, "ln0.")) if "ln0.weight" in tensors else None
         self.ln1 = _layer_norm(under(tensors, "ln1."))
         self.ln2 = _layer_norm(under(tensors, "ln2."))
-        self.att = att
+        self.att = first if isinstance(first, TimeMix) else None
+        self.ffnPre = first if isinstance(first, ChannelMix) else None
         self.ffn = ffn
 
     def forward(
         self, x: Tensor, v_first: Tensor | None, carry: LayerCarry | None
     ) -> tuple[Tensor, Tensor | None, LayerCarry]:
-        """x: [B, T, D]; `v_first`: what the first layer hands to the others, None in the first itself."""
+        """x: [B, T, D]; `v_first`: what the first time mixing hands to the others, None in itself."""
         if self.ln0 is not None:
             x = self.ln0(x)
         att_in = self.ln1(x)
-        mixed, v_first, wkv = self.att(att_in, v_first, carry)
+        if self.att is not None:
+            mixed, v_first, wkv = self.att(att_in, v_first, carry)
+        else:
+            assert self.ffnPre is not None
+            mixed, wkv = self.ffnPre(att_in, carry.att if carry is not None else None), x.new_empty(0)
         x = x + mixed
         ffn_in = self.ln2(x)
-        x = x + self.ffn(ffn_in, carry)
+        x = x + self.ffn(ffn_in, carry.ffn if carry is not None else None)
         return x, v_first, LayerCarry(att_in[:, -1], wkv, ffn_in[:, -1])
 
 

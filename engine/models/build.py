@@ -103,7 +103,8 @@ def set_state(model: RWKV, tensors: Mapping[str, Tensor]) -> None:
     """
     mixers = model.time_mixers()
     shape = (model.n_head, model.head_size, model.head_size)
-    wanted: dict[str, tuple[int, ...]] = {f"blocks.{i}.att.time_state": shape for i in range(len(mixers))}
+    layers = range(model.n_layer - len(mixers), model.n_layer)
+    wanted: dict[str, tuple[int, ...]] = {f"blocks.{i}.att.time_state": shape for i in layers}
     given = {name: tuple(t.shape) for name, t in tensors.items()}
     if given != wanted:
         raise UserError(

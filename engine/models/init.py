@@ -18,19 +18,24 @@ from engine.checkpoints.save import save_tensors
 from engine.contract.errors import UserError
 from engine.contract.reports import ModelInfo
 
+WORLD_VOCABULARY = 65536  # rows for the ids of RWKV's tokenizer, rounded up
+
 
 def init_model(
     version: str,
     n_layer: int,
     n_embd: int,
     *,
-    vocab_size: int = 65536,
+    vocab_size: int = WORLD_VOCABULARY,
     seed: int = 0,
     head_size: int = 64,
+    pre_ffn: bool = False,
+    head_qk: int = 0,
 ) -> dict[str, Tensor]:
     """A checkpoint's tensors in fp32; the same seed gives the same weights.
 
-    Raises UserError for an unknown version and for widths that make no heads.
+    `pre_ffn` makes the first layer's time mixing a second channel mixing, `head_qk` > 0 adds a copying
+    head of that width. Raises UserError for an unknown version and for widths that make no model.
     """
     if version not in ("x052", "x060", "x070"):
         raise UserError(f"version: there is no {version}.", "Use x052, x060 or x070.")
@@ -39,10 +44,15 @@ def init_model(
         if version == "x070"
         else (partial(_time_mix_v5_v6, version), partial(_channel_mix_v5_v6, version))
     )
-    sizes = {"n_layer": n_layer, "n_embd": n_embd, "vocab_size": vocab_size, "head_size": head_size}
-    for (name, value), least in zip(sizes.items(), (1, 2, 1, 2), strict=True):
+    sizes = {
+        "n_layer": n_layer, "n_embd": n_embd, "vocab_size": vocab_size, "head_size": head_size,
+        "head_qk": head_qk,
+    }  # fmt: skip
+    for (name, value), least in zip(sizes.items(), (1, 2, 1, 2, 0), strict=True):
         if value < least:
             raise UserError(f"{name}: {value} is too small.", f"It must be at least {least}.")
+    if n_layer <= pre_ffn:
+        raise UserError("pre_ffn: a model of one layer would have no time mixing.", "Use 2 layers or more.")
     if n_embd % head_size:
         raise UserError(
             f"n_embd: {n_embd} is not a multiple of the head size {head_size}.",
@@ -53,11 +63,17 @@ def init_model(
     for layer in range(n_layer):
         block = _norm("ln0", n_embd) if layer == 0 else {}
         block |= _norm("ln1", n_embd) | _norm("ln2", n_embd)
-        block |= {f"att.{k}": t for k, t in time_mix(layer, n_layer, n_embd, head_size, rng).items()}
+        if layer < pre_ffn:
+            block |= {f"ffnPre.{k}": t for k, t in channel_mix(layer, n_layer, n_embd, rng).items()}
+        else:
+            block |= {f"att.{k}": t for k, t in time_mix(layer, n_layer, n_embd, head_size, rng).items()}
         block |= {f"ffn.{k}": t for k, t in channel_mix(layer, n_layer, n_embd, rng).items()}
         tensors |= {f"blocks.{layer}.{k}": t for k, t in block.items()}
     tensors |= _norm("ln_out", n_embd)
     tensors["head.weight"] = _orthogonal(vocab_size, n_embd, 0.5 * _tall(vocab_size, n_embd), rng)
+    if head_qk:
+        tensors["head_q.weight"] = torch.zeros(head_qk, n_embd)
+        tensors["head_k.weight"] = _orthogonal(head_qk, n_embd, 0.1 * _tall(head_qk, n_embd), rng)
     return tensors
 
 
@@ -66,16 +82,21 @@ def make_checkpoint(
     version: str,
     n_layer: int,
     n_embd: int,
-    vocab_size: int = 65536,
+    vocab_size: int = WORLD_VOCABULARY,
     seed: int = 0,
     *,
     head_size: int = 64,
+    pre_ffn: bool = False,
+    head_qk: int = 0,
     overwrite: bool = False,
 ) -> ModelInfo:
     """Writes `init_model`'s tensors to `out`. Raises UserError when the file exists, unless `overwrite`."""
     if out.exists() and not overwrite:
         raise UserError(f"{out} exists already and was not touched.", "Choose another name.")
-    tensors = init_model(version, n_layer, n_embd, vocab_size=vocab_size, seed=seed, head_size=head_size)
+    tensors = init_model(
+        version, n_layer, n_embd, vocab_size=vocab_size, seed=seed, head_size=head_size, pre_ffn=pre_ffn,
+        head_qk=head_qk,
+    )  # fmt: skip
     save_tensors(tensors, out)
     return inspect_model(out)
 

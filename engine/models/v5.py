@@ -59,9 +59,9 @@ class ChannelMix(base.ChannelMix):
     time_mix_k: nn.Parameter
     time_mix_r: nn.Parameter
 
-    def forward(self, x: Tensor, carry: LayerCarry | None) -> Tensor:
+    def forward(self, x: Tensor, before: Tensor | None) -> Tensor:
         """[B, T, D] -> [B, T, D]."""
-        xk, xr = self.mixes(x, shifted(x, carry.ffn if carry is not None else None))
+        xk, xr = self.mixes(x, shifted(x, before))
         gate: Tensor = torch.sigmoid(self.receptance(xr))
         return gate * self.value(F.relu(self.key(xk)).square())  # type: ignore[no-any-return]
 

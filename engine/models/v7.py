@@ -76,9 +76,9 @@ class ChannelMix(base.ChannelMix):
 
     x_k: nn.Parameter
 
-    def forward(self, x: Tensor, carry: LayerCarry | None) -> Tensor:
+    def forward(self, x: Tensor, before: Tensor | None) -> Tensor:
         """[B, T, D] -> [B, T, D]."""
-        delta = shifted(x, carry.ffn if carry is not None else None) - x
+        delta = shifted(x, before) - x
         return self.value(F.relu(self.key(torch.addcmul(x, delta, self.x_k))).square())  # type: ignore[no-any-return]
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from engine.data.dataset import IGNORED
-from engine.models.base import RWKV, Carry
+from engine.models.base import RWKV
 from engine.train.loss import chunk_loss
 
 
@@ -31,10 +31,6 @@ def backward_in_chunks(
         if loss.requires_grad:  # tuning a state, only the first chunk depends on it
             backward(loss)
         total += loss.detach()
-        carry = _detached(ended)
+        carry = ended.detach()
         del loss, ended  # or they would hold this chunk's graph while the next one grows
     return total
-
-
-def _detached(carry: Carry) -> Carry:
-    return tuple(type(layer)(*(t.detach() for t in layer)) for layer in carry)

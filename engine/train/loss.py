@@ -6,6 +6,7 @@ dropped for a few positions at a time, and their gradient is taken in the same p
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -36,7 +37,9 @@ def chunk_loss(
     """A chunk's part of the mean over `count` learned targets, and the carry after it."""
     learned = targets != IGNORED
     hidden, carry = model.hidden(tokens, carry)
-    total: Tensor = LinearCrossEntropy.apply(hidden[learned], model.head.weight, targets[learned])  # type: ignore[no-untyped-call]
+    total: Tensor = LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
+        hidden[learned], model.head.weight, targets[learned], *_copies(model, hidden, carry, learned)
+    )
     return total / max(count, 1), carry
 
 
@@ -44,33 +47,50 @@ def chunk_loss(
 def summed_loss(model: RWKV, tokens: Tensor, targets: Tensor) -> tuple[float, int]:
     """Summed cross-entropy of the learned targets, and their number."""
     learned = targets != IGNORED
-    hidden, wanted = model.hidden(tokens)[0][learned], targets[learned]
-    total = 0.0
-    for h, t in _chunks(hidden, wanted, model.vocab_size):
-        logits = (h @ model.head.weight.T).float()
-        total += float((logits.logsumexp(-1) - logits.gather(1, t[:, None])[:, 0]).sum())
+    whole, carry = model.hidden(tokens)
+    hidden, wanted, total = whole[learned], targets[learned], 0.0
+    for part, logits, _ in _logits(hidden, model.head.weight, *_copies(model, whole, carry, learned)):
+        total += float((logits.logsumexp(-1) - logits.gather(1, wanted[part, None])[:, 0]).sum())
     return total, int(wanted.shape[0])
 
 
-def _chunks(hidden: Tensor, targets: Tensor, vocab_size: int) -> list[tuple[Tensor, Tensor]]:
-    rows = max(1, CHUNK_ELEMENTS[hidden.device.type] // vocab_size)
-    return list(zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True))
+def _copies(model: RWKV, hidden: Tensor, carry: Carry, learned: Tensor) -> tuple[Tensor, ...]:
+    """Of a copying head, for the P learned positions: scores [P, S], ids [B, S], and which row of those."""
+    if carry.copied is None:
+        return ()
+    scores = model.copy_scores(hidden, carry.copied)[learned]
+    return scores, carry.copied.tokens, learned.nonzero()[:, 0]
+
+
+def _logits(
+    hidden: Tensor, weight: Tensor, scores: Tensor | None = None, ids: Tensor | None = None,
+    rows: Tensor | None = None,
+) -> Iterator[tuple[slice, Tensor, Tensor | None]]:  # fmt: skip
+    """Some positions at a time: which, their logits in fp32, and the ids that their scores belong to."""
+    size = max(1, CHUNK_ELEMENTS[hidden.device.type] // weight.shape[0])
+    for start in range(0, len(hidden), size):
+        part = slice(start, start + size)
+        logits, copied = (hidden[part] @ weight.T).float(), None
+        if scores is not None and ids is not None and rows is not None:
+            copied = ids[rows[part]]
+            logits.scatter_add_(1, copied, scores[part].float())
+        yield part, logits, copied
 
 
 class LinearCrossEntropy(Function):
     """hidden [P, D], weight [V, D], targets [P] -> summed cross-entropy of hidden @ weight.T, in fp32.
 
-    Its gradient includes L2Wrap. A weight that is frozen costs no gradient.
+    Its gradient includes L2Wrap. A weight that is frozen costs no gradient. `copies`: see `_copies`.
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, *copies: Tensor) -> Tensor:
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if weight.requires_grad else None
+        grad_scores = torch.empty_like(copies[0]) if copies else None
         total = torch.zeros((), device=hidden.device)
-        done = 0
-        for h, t in _chunks(hidden, targets, weight.shape[0]):
-            logits = (h @ weight.T).float()
+        for part, logits, copied in _logits(hidden, weight, *copies):
+            h, t = hidden[part], targets[part]
             wanted, rows = logits.gather(1, t[:, None]), torch.arange(len(t), device=t.device)
             highest, where = logits.max(-1, keepdim=True)
             sums = logits.sub_(highest).exp_().sum(-1, keepdim=True)
@@ -78,21 +98,23 @@ class LinearCrossEntropy(Function):
             gradient = logits.div_(sums)  # softmax, in the memory of the logits
             gradient[rows, t] -= 1
             gradient[rows, where[:, 0]] += L2WRAP * highest[:, 0]
+            if grad_scores is not None and copied is not None:
+                grad_scores[part] = gradient.gather(1, copied).to(grad_scores.dtype)
             gradient = gradient.to(weight.dtype)
-            grad_hidden[done : done + len(t)] = gradient @ weight
+            grad_hidden[part] = gradient @ weight
             if grad_weight is not None:
                 grad_weight.addmm_(gradient.T.float(), h.float())
-            done += len(t)
-        ctx.save_for_backward(grad_hidden, *([] if grad_weight is None else [grad_weight]))
+        ctx.save_for_backward(grad_hidden, grad_weight, grad_scores)
         ctx.weight_dtype = weight.dtype
         return total
 
     @staticmethod
-    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, Tensor | None, None]:
-        grad_hidden, *grad_weight = ctx.saved_tensors
-        if not grad_weight:
-            return grad_hidden * outputs[0], None, None
-        # A sum over all positions: narrowed only after the division by their number, or fp16 overflows.
-        narrow = torch.empty_like(grad_weight[0], dtype=ctx.weight_dtype)
-        torch.mul(grad_weight[0], outputs[0], out=narrow)
-        return grad_hidden * outputs[0], narrow, None
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
+        grad_hidden, grad_weight, grad_scores = ctx.saved_tensors
+        narrow = None
+        if grad_weight is not None:
+            # A sum over all positions: narrowed only after the division by their number, or fp16 overflows.
+            narrow = torch.empty_like(grad_weight, dtype=ctx.weight_dtype)
+            torch.mul(grad_weight, outputs[0], out=narrow)
+        copies = () if grad_scores is None else (grad_scores * outputs[0], None, None)
+        return grad_hidden * outputs[0], narrow, None, *copies

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import torch
 
@@ -17,6 +18,7 @@ from engine.data.documents import Documents, split
 from engine.data.sources import open_data
 from engine.models import load_model
 from engine.models.base import RWKV
+from engine.models.init import WORLD_VOCABULARY, make_checkpoint
 from engine.ops.registry import select_for
 from engine.train.stop import StopRequest
 from engine.tuning import Tuning, tuning_for
@@ -67,6 +69,15 @@ def check_model(settings: TrainSettings, info: ModelInfo) -> None:
         for name, real in said.items()
         if getattr(settings, name) not in (0, real)
     ]
+    if settings.pre_ffn and not info.pre_ffn:
+        problems.append(Problem(
+            "pre_ffn", "the model file has attention in its first layer; use 0, or train from random weights"
+        ))  # fmt: skip
+    if settings.head_qk not in (0, info.head_qk):
+        what = f"has a copying head of width {info.head_qk}" if info.head_qk else "has no copying head"
+        problems.append(Problem(
+            "head_qk", f"the model file {what}; use {info.head_qk}, or train from random weights"
+        ))  # fmt: skip
     if settings.my_testing not in ("auto", info.version):
         problems.append(Problem(
             "my_testing", f"{settings.my_testing} contradicts the model, which is {info.version}; use auto"
@@ -77,9 +88,9 @@ def check_model(settings: TrainSettings, info: ModelInfo) -> None:
 
 def load(settings: TrainSettings, emit: events.Emit, stop: StopRequest) -> Loaded:
     """Opens and checks everything a run needs; cheap checks come before the long loading."""
-    assert settings.load_model is not None
     device = choose_device(settings.accelerator)
-    info = inspect_model(settings.load_model)
+    base = settings.load_model or _fresh(settings)
+    info = inspect_model(base)
     check_model(settings, info)
     data, held_out = _read_data(settings, info.vocab_size, emit, stop)
     stop.check()
@@ -88,7 +99,7 @@ def load(settings: TrainSettings, emit: events.Emit, stop: StopRequest) -> Loade
     torch.set_float32_matmul_precision("high" if settings.precision == "tf32" else "highest")
     tuning = tuning_for(settings)
     model = load_model(
-        settings.load_model, device=device, dtype=DTYPES[settings.precision], op=settings.op,
+        base, device=device, dtype=DTYPES[settings.precision], op=settings.op,
         quant=settings.quant, adjust=tuning.adjust,
     )  # fmt: skip
     model.grad_cp = settings.grad_cp
@@ -96,6 +107,19 @@ def load(settings: TrainSettings, emit: events.Emit, stop: StopRequest) -> Loade
     emit(events.Progress(phase="loading the model", done=info.file_bytes, total=info.file_bytes, unit="B"))
     stop.check()
     return Loaded(settings, info, device, data, model, tuning, held_out)
+
+
+def _fresh(settings: TrainSettings) -> Path:
+    """A model of random weights, which the run keeps beside what it makes of it."""
+    assert settings.proj_dir is not None
+    path = settings.proj_dir / "init.pth"
+    if not path.exists():  # it does when the run goes on
+        make_checkpoint(
+            path, settings.my_testing, settings.n_layer, settings.n_embd,
+            settings.vocab_size or WORLD_VOCABULARY, settings.random_seed, pre_ffn=settings.pre_ffn,
+            head_qk=settings.head_qk, overwrite=True,
+        )  # fmt: skip
+    return path
 
 
 def _read_data(

@@ -13,8 +13,8 @@ from torch.nn.utils import parametrize
 # A name is one that `names` gives. `time` are the vectors and low-rank matrices beside the linears.
 PARTS = {
     "emb": r"emb\.weight",
-    "head": r"head\.weight",
-    "time": r"blocks\.\d+\.(att|ffn)\.(?!time_state$)\w+",
+    "head": r"head(_[qk])?\.weight",
+    "time": r"blocks\.\d+\.(att|ffn|ffnPre)\.(?!time_state$)\w+",
     "ln": r"(blocks\.\d+\.(ln\d|att\.ln_x)|ln_out)\.(weight|bias)",
 }
 RATES = {"time_decay": 2.0, "w0": 2.0, "time_first": 3.0, "time_faaaa": 3.0}

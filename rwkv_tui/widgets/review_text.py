@@ -30,7 +30,8 @@ def _train(s: TrainSettings, draft: Draft, cwd: Path) -> str:
     model = draft.model
     about = f" (RWKV-{s.my_testing[2]} {model.size_name})" if model and s.my_testing != "auto" else ""
     kept = ", which itself stays as it is" if s.method != "full" else ""
-    return f"{what} of {_path(s.load_model, cwd)}{about}{kept}."
+    base = "a new model of random weights" if s.from_random else _path(s.load_model, cwd)
+    return f"{what} of {base}{about}{kept}."
 
 
 def _data(s: TrainSettings, draft: Draft, cwd: Path) -> str:

@@ -118,7 +118,7 @@ def test_carrying_the_state_equals_one_pass(version: str, cut: int, batch: int) 
         first, carry = model.run(tokens[:, :cut])
         second, last = model.run(tokens[:, cut:], carry)
     assert (torch.cat([first, second], 1) - whole).abs().max() < 1e-4
-    for ours, theirs in zip(last, end, strict=True):
+    for ours, theirs in zip(last.layers, end.layers, strict=True):
         assert all((x - y).abs().max() < 1e-4 for x, y in zip(ours, theirs, strict=True))
 
 
