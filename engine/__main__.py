@@ -23,6 +23,7 @@ from engine.contract.job_flags import (
     add_init_flags,
     add_merge_flags,
 )
+from engine.contract.plain import say, say_json
 
 PROGRESS_EVERY = 0.25  # seconds between two progress events
 
@@ -34,10 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return job(args)
     except UserError as error:
-        print(f"rwkv-tune: {error}", file=sys.stderr)
+        say(f"rwkv-tune: {error}", error=True)
         return 1
     except KeyboardInterrupt:
-        print("rwkv-tune: stopped.", file=sys.stderr)
+        say("rwkv-tune: stopped.", error=True)
         return 130
 
 
@@ -122,7 +123,7 @@ def _summary(args: argparse.Namespace) -> int:
     from engine.data.summary import summarise
 
     ids = TrainSettings.model_validate({"mask_id": args.mask_id}).mask_ids
-    print(summarise(args.path, args.ctx_len, args.loss_mask, mask_ids=ids).model_dump_json())
+    say_json(summarise(args.path, args.ctx_len, args.loss_mask, mask_ids=ids).model_dump_json())
     return 0
 
 
@@ -133,12 +134,22 @@ def _init(args: argparse.Namespace) -> int:
         args.out, args.version, args.n_layer, args.n_embd, args.vocab_size, args.seed,
         pre_ffn=args.pre_ffn, head_qk=args.head_qk,
     )  # fmt: skip
-    print(
-        info.model_dump_json(indent=2)
-        if args.json
-        else f"{args.out}: {info.version}, {info.parameters:,} parameters"
-    )
+    if args.json:
+        say_json(info.model_dump_json(indent=2))
+    else:
+        say(f"{args.out}: {info.version}, {info.parameters:,} parameters")
     return 0
+
+
+def _counter(unit: str) -> Callable[[int, int], None]:
+    """Tells on a terminal how many of something are done."""
+
+    def tell(done: int, total: int) -> None:
+        if sys.stderr.isatty():
+            sys.stderr.write(f"\r{done}/{total} {unit}" + ("" if done < total else "\n"))
+            sys.stderr.flush()
+
+    return tell
 
 
 def _evaluate(args: argparse.Namespace) -> int:
@@ -158,19 +169,13 @@ def _evaluate(args: argparse.Namespace) -> int:
         adapter = read_adapter(args.adapter, args.lora_alpha, args.init)
     model = load_model(args.model, state=args.state, device=device, adapter=adapter)
     check_vocabulary(data, model.vocab_size)
-    shown = sys.stderr.isatty()
-
-    def progress(done: int, total: int) -> None:
-        if shown:
-            print(f"\r{done}/{total} documents", end="" if done < total else "\n", file=sys.stderr)
-
     model.eval()
-    report = evaluate(model, data, args.ctx_len, device=device, progress=progress)
+    report = evaluate(model, data, args.ctx_len, device=device, progress=_counter("documents"))
     if args.json:
-        print(report.model_dump_json(indent=2))
+        say_json(report.model_dump_json(indent=2))
     else:
-        print(f"loss {report.loss:.4f}  perplexity {report.perplexity:.3f}  "
-              f"{report.tokens:,} tokens of {report.documents:,} documents")  # fmt: skip
+        say(f"loss {report.loss:.4f}  perplexity {report.perplexity:.3f}  "
+            f"{report.tokens:,} tokens of {report.documents:,} documents")  # fmt: skip
     return 0
 
 
@@ -179,25 +184,21 @@ def _merge(args: argparse.Namespace) -> int:
 
     signal.signal(signal.SIGTERM, _interrupt)
 
-    def progress(done: int, total: int) -> None:
-        if sys.stderr.isatty():
-            print(f"\r{done}/{total} tensors", end="" if done < total else "\n", file=sys.stderr)
-
     report = merge(
         args.base, args.out, state=args.state, adapter=args.adapter, alpha=args.lora_alpha, init=args.init,
-        progress=progress,
+        progress=_counter("tensors"),
     )  # fmt: skip
     if args.json:
-        print(report.model_dump_json(indent=2))
+        say_json(report.model_dump_json(indent=2))
     else:
-        print(f"{report.path}: {report.version}, {report.file_bytes:,} bytes. {report.notice}")
+        say(f"{report.path}: {report.version}, {report.file_bytes:,} bytes. {report.notice}")
     return 0
 
 
 def _doctor(args: argparse.Namespace) -> int:
     from engine.doctor import diagnose
 
-    print(events.dump_json(diagnose()))
+    say_json(events.dump_json(diagnose()))
     return 0
 
 

@@ -18,6 +18,7 @@ from engine.contract.job_flags import (
     add_init_flags,
     add_merge_flags,
 )
+from engine.contract.plain import say
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,10 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args = parse(given)
         return _command(args.command)(args)
     except UserError as error:
-        print(f"rwkv-tune: {error}", file=sys.stderr)
+        say(f"rwkv-tune: {error}", error=True)
         return 1
     except KeyboardInterrupt:
-        print("rwkv-tune: stopped.", file=sys.stderr)
+        say("rwkv-tune: stopped.", error=True)
         return 130
     except BrokenPipeError:
         # Whoever read our output has gone; closing quietly is what a pipe expects.

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import re
+from math import isfinite
 
-_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_].*?(?:\x07|\x1b\\|$)|[ -/]*[0-~])", re.DOTALL)
-# C0 and C1 controls but for newline, and the signs that turn the direction of what follows
-_CONTROLS = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
+from engine.contract.plain import one_line, plain
 
-
-def plain(text: str) -> str:
-    """`text` without escape sequences, control characters and direction signs; tabs become spaces."""
-    text = _ESCAPES.sub("", text.replace("\r\n", "\n")).replace("\t", "    ")
-    return _CONTROLS.sub("", text)
-
-
-def one_line(text: str) -> str:
-    """`plain` text with its line ends shown as ⏎."""
-    return plain(text).strip().replace("\n", " ⏎ ")
+__all__ = ["duration", "one_line", "plain", "short", "size"]
 
 
 def duration(seconds: float) -> str:
     """0:07, 12:30, 3:04:05, 2 d 03:04."""
-    whole = max(0, round(seconds))
+    whole = max(0, round(seconds)) if isfinite(seconds) else 0
     days, rest = divmod(whole, 86_400)
     hours, rest = divmod(rest, 3_600)
     minutes, secs = divmod(rest, 60)

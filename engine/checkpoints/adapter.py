@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from engine.checkpoints.header import read_header
 from engine.checkpoints.save import load_tensors
-from engine.contract.errors import UserError
+from engine.contract.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 CONFIG, WEIGHTS, PARTS = "adapter_config.json", "adapter_model.safetensors", "trained_parts.safetensors"
 PISSA_INIT = "init_pissa.pth"
 OUTER = "base_model.model."  # peft's own prefix of every name in a file
+LARGEST_CONFIG = 1 << 20  # bytes
+MOST_SIGNS = 2  # that let a pattern match in several ways
 NAME = "default"  # of the one adapter that a model has
 
 
@@ -80,14 +82,42 @@ def _read_folder(folder: Path) -> Adapter:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    if not (folder / WEIGHTS).is_file():
+        raise UserError(f"{folder} has no {WEIGHTS}.", "Save or copy the adapter again.")
     try:
-        config = PeftConfig.from_pretrained(str(folder))
+        with (folder / CONFIG).open("rb") as file:
+            if len(file.read(LARGEST_CONFIG + 1)) > LARGEST_CONFIG:
+                raise ValueError(f"its {CONFIG} is larger than any")
         tensors = {name.removeprefix(OUTER): t for name, t in load_file(folder / WEIGHTS).items()}
         parts = load_file(folder / PARTS) if (folder / PARTS).is_file() else {}
-    except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{folder} is a damaged adapter ({reason}).", "Save or copy it again.") from error
+        config = PeftConfig.from_pretrained(str(folder))
+        _check_config(config, tensors)
+    except (
+        OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, SafetensorError
+    ) as error:  # fmt: skip
+        raise UserError(
+            f"{folder} is a damaged adapter ({first_line(error)}).", "Save or copy it again."
+        ) from error
     return Adapter(config, tensors, parts)
+
+
+def _check_config(config: Any, tensors: Mapping[str, Tensor]) -> None:
+    """Raises ValueError for a config that asks for more than its tensors hold or for what is never done
+    at another's word: importing a module that it names, or trying a pattern that never ends."""
+    if str(config.peft_type.value) not in ("LORA", "MISS"):
+        raise ValueError(f"peft_type {config.peft_type.value} is none of LORA and MISS")
+    if getattr(config, "megatron_config", None):
+        raise ValueError("megatron_config imports a module of its own")
+    ranks, scales = (getattr(config, name, None) or {} for name in ("rank_pattern", "alpha_pattern"))
+    for pattern in (*ranks, *scales):
+        if not isinstance(pattern, str) or sum(map(pattern.count, "*+?{(")) > MOST_SIGNS:
+            raise ValueError(f"the pattern {str(pattern)[:60]!r} is too involved")
+    largest = max((max(t.shape, default=0) for t in tensors.values()), default=0)
+    for rank in (config.r, *ranks.values()):
+        if type(rank) is not int or not 0 < rank <= largest:
+            raise ValueError(f"its tensors have no rank {str(rank)[:20]}")
+    for name in ("layers_to_transform", "layers_pattern", "exclude_modules"):
+        setattr(config, name, None)  # its tensors say which linears it belongs to
 
 
 def read_pth(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -110,6 +140,7 @@ def _read_pth(path: Path, alpha: float | None, init: Path | None) -> Adapter:
     tensors = {f"{name}.weight": t for name, t in inner.items()}
     rank, targets = next(t.shape[0] for n, t in inner.items() if n.endswith(".lora_A")), targets_of(tensors)
     if init is not None:
+        read_header(init)
         before = {n.replace(".init_lora_", ".lora_") + ".weight": t for n, t in load_tensors(init).items()}
         if before.keys() != tensors.keys():
             raise UserError(f"{init} does not belong to {path}.", "Name the init file of the same run.")

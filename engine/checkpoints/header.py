@@ -2,7 +2,9 @@
 
 Such a file is a zip archive: a pickle that describes the tensors and one uncompressed member for
 each storage. Only the pickle and the archive's directory are read, so size does not matter. The
-names a pickle may refer to are listed here and become inert objects; any other name is refused.
+names and the instructions that a pickle may use are listed here, and names become inert objects; any
+other is refused. The unpickler is Python's own in Python: the one in C takes memory for whatever
+number an instruction names.
 """
 
 from __future__ import annotations
@@ -10,8 +12,8 @@ from __future__ import annotations
 import io
 import math
 import pickle
+import struct
 import zipfile
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +21,9 @@ from typing import Any
 
 from engine.contract.errors import UserError
 
-MAX_PICKLE_BYTES = 64 << 20  # the largest released model's has 0.3 MB
+MAX_PICKLE_BYTES = 4 << 20  # the largest released model's has 0.3 MB
+MAX_DIMENSIONS = 8
+LONGEST_REASON = 80  # characters of an error's text, which may hold what the file does
 LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the pickled number at the start of torch's old format
 
 ITEM_BYTES = {
@@ -76,7 +80,7 @@ def read_header(path: str | Path) -> dict[str, TensorInfo]:
         raise UserError(f"There is no file {path}.", "Check the path.") from None
     except OSError as error:
         raise UserError(f"Cannot read {path} ({error.strerror}).", "Check the file's permissions.") from None
-    except zipfile.BadZipFile:
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, OverflowError, struct.error):
         raise _error(path, "is incomplete: its end is missing", "Download or copy it again.") from None
 
 
@@ -121,7 +125,8 @@ def _read_archive(path: Path, archive: zipfile.ZipFile) -> dict[str, TensorInfo]
             path, f"was not read: its pickle {refused}", "Use a file you trust, of tensors only."
         ) from None
     except Exception as error:  # a damaged pickle can raise anything
-        raise _error(path, f"is damaged ({error})", "Download or copy it again.") from None
+        reason = str(error)[:LONGEST_REASON] or type(error).__name__
+        raise _error(path, f"is damaged ({reason})", "Download or copy it again.") from None
     if not isinstance(content, dict) or not content:
         raise _error(path, "holds no dictionary of tensors", "Use the .pth file of a model.")
     for name, value in content.items():
@@ -142,14 +147,60 @@ class _Storage:
     elements: int
 
 
-class _HeaderUnpickler(pickle.Unpickler):
+class _Tensors(dict[Any, Any]):
+    """The dictionary a pickle builds. It takes names only: a key of tuples within tuples, each twice the
+    one before, would take for ever to hash."""
+
+    def __setitem__(self, name: Any, value: Any) -> None:
+        if not isinstance(name, str):
+            raise _RefusedError("names something by other than a text")
+        super().__setitem__(name, value)
+
+
+class _Instructions(dict[int, Callable[[Any], None]]):
+    """What an unpickler does at each instruction."""
+
+    def __missing__(self, code: int) -> Callable[[Any], None]:
+        raise _RefusedError(f"has the instruction {code}, which no description of tensors needs")
+
+
+def _no_tensors() -> _Tensors:
+    return _Tensors()
+
+
+def _new_tensors(unpickler: Any) -> None:
+    unpickler.append(_no_tensors())
+
+
+def _forget_attributes(unpickler: Any) -> None:
+    """What a dictionary is to remember beside its items (torch: the versions of modules)."""
+    unpickler.stack.pop()
+
+
+_USED = (
+    "PROTO FRAME STOP MARK MEMOIZE PUT BINPUT LONG_BINPUT GET BINGET LONG_BINGET GLOBAL STACK_GLOBAL REDUCE "
+    "BINPERSID NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 BINFLOAT UNICODE BINUNICODE "
+    "SHORT_BINUNICODE EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST APPEND APPENDS SETITEM SETITEMS"
+)
+_CODES = [getattr(pickle, name)[0] for name in _USED.split()]
+
+
+class _HeaderUnpickler(pickle._Unpickler):
+    dispatch = _Instructions(
+        {
+            code: pickle._Unpickler.dispatch[code]
+            for code in (getattr(pickle, name)[0] for name in _USED.split())
+        }
+        | {pickle.EMPTY_DICT[0]: _new_tensors, pickle.BUILD[0]: _forget_attributes}
+    )
+
     def __init__(self, file: io.BytesIO, storages: dict[str, int]) -> None:
         super().__init__(file)
         self._storages = storages
 
     def find_class(self, module: str, name: str) -> Any:
         known: dict[tuple[str, str], Callable[..., Any]] = {
-            ("collections", "OrderedDict"): OrderedDict,
+            ("collections", "OrderedDict"): _no_tensors,
             ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
             ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
         }
@@ -157,25 +208,27 @@ class _HeaderUnpickler(pickle.Unpickler):
             return known[module, name]
         if module in ("torch", "torch.storage") and name in ITEM_BYTES:
             return name
-        raise _RefusedError(f"asks for {module}.{name}")
+        raise _RefusedError(f"asks for {f'{module}.{name}'[:LONGEST_REASON]}")
 
     def persistent_load(self, pid: Any) -> _Storage:
         """A storage: ("storage", its type, its member, its device, its number of elements)."""
         kind, storage_type, key, _, elements = pid
+        if any(type(text) is not str for text in (kind, storage_type, key)):
+            raise ValueError("a tensor is described wrongly")
         if kind != "storage" or storage_type not in ITEM_BYTES:
-            raise _RefusedError(f"asks for {kind!r}")
+            raise _RefusedError(f"asks for {kind[:LONGEST_REASON]!r}")
         dtype, item_bytes = ITEM_BYTES[storage_type]
-        if self._storages.get(key, 0) < elements * item_bytes:
-            raise ValueError(f"the data of tensor storage {key} are missing")
+        if type(elements) is not int or self._storages.get(key, 0) < elements * item_bytes:
+            raise ValueError("the data of a tensor are missing")
         return _Storage(dtype, elements)
 
 
 def _rebuild_tensor(
     storage: _Storage, offset: int, shape: tuple[int, ...], stride: tuple[int, ...], *_: Any
 ) -> Any:
-    if not isinstance(storage, _Storage) or any(
-        type(n) is not int or n < 0 for n in (offset, *shape, *stride)
-    ):
+    if not isinstance(storage, _Storage) or len(shape) > MAX_DIMENSIONS or any(
+        type(n) is not int or not 0 <= n < 1 << 63 for n in (offset, *shape, *stride)
+    ):  # fmt: skip
         raise ValueError("a tensor is described wrongly")
     last = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
     if math.prod(shape) and last >= storage.elements:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from engine.checkpoints.inspect import inspect_state
-from engine.contract.errors import UserError
+from engine.contract.errors import UserError, first_line
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -46,7 +46,7 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
     except (OSError, RuntimeError) as error:
         # torch closes its archive after a failed write and raises an error of its own on top.
         cause = error.__context__ if isinstance(error.__context__, OSError) else error
-        reason = getattr(cause, "strerror", None) or str(cause).splitlines()[0]
+        reason = getattr(cause, "strerror", None) or first_line(cause)
         raise UserError(
             f"Cannot write {path} ({reason}).", "Free some space or choose another folder."
         ) from error
@@ -62,8 +62,14 @@ def owned(tensor: Tensor) -> Tensor:
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .pth file, memory-mapped: nothing is read before it is used. Runs no code."""
-    tensors: dict[str, Tensor] = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    """The tensors of a .pth file, memory-mapped: nothing is read before it is used. Runs no code.
+
+    Raises UserError when it is damaged.
+    """
+    try:
+        tensors: dict[str, Tensor] = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except Exception as error:  # torch raises whatever its reading of a damaged file came upon
+        raise UserError(f"{path} is damaged ({first_line(error)}).", "Download or copy it again.") from error
     return tensors
 
 

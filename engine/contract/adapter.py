@@ -26,7 +26,8 @@ SVD_NITER = 4
 REFUSED = {
     "modules_to_save": "use train_parts", "bias": "these models have none; leave it out",
     "layer_replication": "it makes another model", "trainable_token_indices": "use train_parts",
-    "target_parameters": "use target_modules",
+    "target_parameters": "use target_modules", "megatron_config": "it imports a module of its own",
+    "megatron_core": "it imports a module of its own",
 }  # fmt: skip
 # peft's starts that leave the base as it is; a file with any other does not say what it belongs to.
 STARTS = (True, False, "gaussian", "orthogonal")

@@ -19,6 +19,7 @@ from engine.contract.errors import Problem, SettingsError
 from engine.contract.settings import TrainSettings, train_params
 from engine.contract.support import unsupported
 
+LARGEST = 1 << 53  # whole numbers beyond are no longer told apart as float
 WHY_FOREIGN = {
     ("quant", "full"): "full tuning changes every weight, and packed ones cannot be changed; ",
     ("train_parts", "full"): "full tuning trains every part already; ",
@@ -43,6 +44,8 @@ def check_values(values: Mapping[str, Any], *, files: bool = True) -> Checked:
         settings = TrainSettings.model_validate(dict(values))
     except ValidationError as error:
         return Checked(None, tuple(_problem(e) for e in error.errors()))
+    if endless := _endless(settings):
+        return Checked(None, tuple(endless))
     problems = [*contradictions(settings), *unsupported(settings)]
     if files:
         problems += missing_files(settings)
@@ -72,6 +75,13 @@ def _problem(error: Any) -> Problem:
         return Problem(field, f"{given} is out of range; it must be {param.limits}")
     kinds = {"int": "a whole number", "float": "a number", "bool": "0 or 1", "json": "a JSON object"}
     return Problem(field, f"{given!r} is not {kinds.get(param.kind, 'valid')}")
+
+
+def _endless(s: TrainSettings) -> list[Problem]:
+    """Numbers that nothing here could be computed with."""
+    values = ((p.name, getattr(s, p.name)) for p in train_params().values() if p.kind in ("int", "float"))
+    return [Problem(name, "is out of range; it is far too large") for name, value in values
+            if not -LARGEST <= value <= LARGEST]  # fmt: skip
 
 
 def contradictions(s: TrainSettings) -> list[Problem]:

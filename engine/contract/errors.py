@@ -35,3 +35,13 @@ class SettingsError(UserError):
         where = f"{source}: " if source else ""
         super().__init__(where + "; ".join(str(p) for p in problems))
         self.problems = problems
+
+
+LONGEST_LINE = 300
+"""Characters of another program's error that are told."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, without its full stop, for a sentence of our own."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".")[:LONGEST_LINE] if lines else type(error).__name__

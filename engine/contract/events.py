@@ -14,8 +14,14 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from engine.contract import reports
+from engine.contract.plain import plain_json
 
 VERSION = 1
+
+
+# A file may come from anybody: what cannot be a time or a number of things makes a line no event.
+Whole = Annotated[int, Field(ge=-(1 << 53), le=1 << 53)]
+Time = Annotated[float, Field(ge=0, le=1e11)]
 
 
 class Base(BaseModel):
@@ -23,8 +29,8 @@ class Base(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    v: int = VERSION
-    t: float = Field(default_factory=time.time)
+    v: Whole = VERSION
+    t: Time = Field(default_factory=time.time)
 
 
 class Plan(BaseModel):
@@ -37,24 +43,24 @@ class Plan(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     version: str
-    n_layer: int
-    n_embd: int
-    head_size: int
-    vocab_size: int
-    parameters: int
-    trainable: int
+    n_layer: Whole
+    n_embd: Whole
+    head_size: Whole
+    vocab_size: Whole
+    parameters: Whole
+    trainable: Whole
     method: str
-    documents: int
-    tokens: int
-    cut_documents: int
-    cut_tokens: int
-    windows: int = 0
-    held_out: int = 0
-    ctx_len: int
-    micro_bsz: int
-    epoch_begin: int
-    epoch_count: int
-    epoch_steps: int
+    documents: Whole
+    tokens: Whole
+    cut_documents: Whole
+    cut_tokens: Whole
+    windows: Whole = 0
+    held_out: Whole = 0
+    ctx_len: Whole
+    micro_bsz: Whole
+    epoch_begin: Whole
+    epoch_count: Whole
+    epoch_steps: Whole
     passes: float
     device: str
     precision: str
@@ -71,7 +77,7 @@ class Started(Base):
 
     type: Literal["started"] = "started"
     name: str
-    pid: int
+    pid: Whole
     plan: Plan
 
 
@@ -79,7 +85,7 @@ class Resumed(Base):
     """The run goes on after `step`; what was told of later steps is void. 0: from its beginning."""
 
     type: Literal["resumed"] = "resumed"
-    step: int
+    step: Whole
 
 
 class Progress(Base):
@@ -87,8 +93,8 @@ class Progress(Base):
 
     type: Literal["progress"] = "progress"
     phase: str
-    done: int
-    total: int
+    done: Whole
+    total: Whole
     unit: str = ""
 
 
@@ -96,22 +102,22 @@ class Step(Base):
     """One optimisation step. `loss` is the batch's mean cross-entropy in nats, `tokens` all so far."""
 
     type: Literal["step"] = "step"
-    step: int
-    epoch: int
+    step: Whole
+    epoch: Whole
     loss: float | None
     loss_smooth: float | None
     lr: float
     kt_s: float
     step_s: float
     grad_norm: float | None
-    tokens: int
+    tokens: Whole
 
 
 class Epoch(Base):
     """An epoch is over; `loss` is the mean over its steps."""
 
     type: Literal["epoch"] = "epoch"
-    epoch: int
+    epoch: Whole
     loss: float | None
     lr: float
     seconds: float
@@ -121,12 +127,12 @@ class Validated(Base):
     """The loss on the documents held out, after an epoch; `best_epoch` has had the lowest so far."""
 
     type: Literal["validated"] = "validated"
-    epoch: int
-    step: int
+    epoch: Whole
+    step: Whole
     loss: float | None
     best_loss: float | None
-    best_epoch: int
-    documents: int
+    best_epoch: Whole
+    documents: Whole
     seconds: float
 
 
@@ -135,8 +141,8 @@ class Checkpoint(Base):
 
     type: Literal["checkpoint"] = "checkpoint"
     path: str
-    epoch: int
-    step: int
+    epoch: Whole
+    step: Whole
     sha256: str = ""
 
 
@@ -146,15 +152,15 @@ class Evaluated(Base):
     type: Literal["evaluated"] = "evaluated"
     when: Literal["before", "after"]
     loss: float
-    tokens: int
-    documents: int
+    tokens: Whole
+    documents: Whole
 
 
 class Sample(Base):
     """The same prompt answered by the base model and by the tuned one."""
 
     type: Literal["sample"] = "sample"
-    step: int
+    step: Whole
     prompt: str
     base: str
     tuned: str
@@ -188,7 +194,7 @@ class Finished(Base):
 
     type: Literal["finished"] = "finished"
     status: Literal["finished", "stopped"]
-    step: int
+    step: Whole
     seconds: float
     loss_before: float | None = None
     loss_after: float | None = None
@@ -221,7 +227,7 @@ def parse_event(line: str | bytes) -> Event | None:
 
 def dump_event(event: Event) -> str:
     """The line of an event, with its newline. NaN and infinity become null: JSON has neither."""
-    return event.model_dump_json() + "\n"
+    return plain_json(event.model_dump_json()) + "\n"
 
 
 def dump_json(document: object) -> str:

@@ -18,6 +18,9 @@ from engine.contract.files import write_atomic
 from engine.contract.flags import changed
 from engine.contract.settings import TrainSettings, train_params
 
+LARGEST = 1 << 16  # characters
+LONGEST_NUMBER = 40  # digits
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -38,19 +41,44 @@ class Preset:
         return first.lstrip("# ").strip() if first.startswith("#") else ""
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads each value where it stands: aliases of aliases would make a large one of a few lines."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.MarkedYAMLError(problem="an alias", problem_mark=mark)
+        return super().compose_node(parent, index)
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """Without numbers that are too long to be shown, which hexadecimal ones may be."""
+        if len(node.value) > LONGEST_NUMBER:
+            raise yaml.MarkedYAMLError(problem="a number that never ends", problem_mark=node.start_mark)
+        return int(super().construct_yaml_int(node))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+
+
 def parse_yaml(text: str, source: str) -> dict[str, Any]:
     """Values of a preset. Raises SettingsError naming key and line for anything wrong in it."""
+    if len(text) > LARGEST:
+        raise SettingsError([Problem("", f"larger than a preset would be ({LARGEST >> 10} KiB)")], source)
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        values = yaml.safe_load(text) or {}
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        values = loader.construct_document(node) if node else {}
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f"line {mark.line + 1}: " if mark else ""
         reason = getattr(error, "problem", None) or "not YAML"
         raise SettingsError([Problem("", f"{line}{reason}; write one `key: value` a line")], source) from None
-    if not isinstance(values, dict):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        # what YAML's own types raise: a date in month 13, !!int of a word, brackets without end
+        reason = f"holds what YAML cannot read ({type(error).__name__}); write one `key: value` a line"
+        raise SettingsError([Problem("", reason)], source) from None
+    if not isinstance(values, dict) or not (node is None or isinstance(node, yaml.MappingNode)):
         raise SettingsError([Problem("", "line 1: not a list of `key: value`")], source)
-    assert isinstance(node, yaml.MappingNode) or node is None
     lines = {str(k.value): k.start_mark.line + 1 for k, _ in node.value} if node else {}
     if node and len(lines) < len(node.value):
         keys = [str(k.value) for k, _ in node.value]

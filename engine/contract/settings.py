@@ -24,6 +24,9 @@ def _clean_path(value: object) -> object:
         return None
     if not isinstance(value, (str, Path)):
         return value
+    if "\0" in str(value):
+        raise ValueError("no path holds a zero")
+    str(value).encode()  # a name that is no UTF-8 could not be written into settings.yaml
     try:
         return Path(str(value)).expanduser()
     except RuntimeError:
@@ -32,7 +35,10 @@ def _clean_path(value: object) -> object:
 
 def _json_object(value: object) -> object:
     if isinstance(value, str):
-        return json.loads(value) if value.strip() else {}
+        try:
+            return json.loads(value) if value.strip() else {}
+        except RecursionError:
+            raise ValueError("brackets without end") from None
     return value
 
 

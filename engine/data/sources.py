@@ -12,7 +12,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.contract.errors import UserError
+from engine.contract.errors import UserError, first_line
 from engine.contract.settings import TrainSettings
 from engine.data.binidx import BinIdx
 from engine.data.convert import Progress, Ticker, refusal, tokenise
@@ -110,9 +110,9 @@ def _scratch(folder: Path | None) -> IO[bytes]:
 def _array(path: Path) -> NDArray[Any]:
     try:
         array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+    except Exception as error:  # numpy raises whatever its reading of a damaged header came upon
         raise UserError(
-            f"data_file: {path} is no .npy file ({error}).",
+            f"data_file: {path} is no .npy file ({first_line(error)}).",
             "Write it with numpy.save, or name its data_type.",
         ) from None
     if not isinstance(array, np.ndarray) or array.ndim != 1 or array.dtype.kind not in "iu":

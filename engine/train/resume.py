@@ -101,10 +101,10 @@ def _read(run: RunDir, step: int) -> dict[str, Any] | None:
         wanted = run.resume_digest(step).read_text(encoding="ascii", errors="replace").split()
         if wanted[:1] != [sha256(path)]:
             return None
-    except OSError:
+        document: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # torch raises whatever its reading of a foreign file came upon
         return None
-    document: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    return document
+    return document if isinstance(document, dict) and document.get("step") == step else None
 
 
 def _tidy(run: RunDir) -> None:

@@ -9,6 +9,8 @@ from types import FrameType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from engine.contract.plain import say, say_json
+
 
 def convert(args: argparse.Namespace) -> int:
     """Converts in this process: it needs neither torch nor a screen. SIGTERM cancels as Ctrl-C does."""
@@ -31,14 +33,14 @@ def convert(args: argparse.Namespace) -> int:
             skip_bad=args.skip_bad, force=args.force, progress=progress,
         )  # fmt: skip
     if args.json:
-        print(report.model_dump_json(indent=2))
+        say_json(report.model_dump_json(indent=2))
         return 0
-    print(f"{report.prefix}.bin and .idx: {report.documents:,} documents, {report.items:,} items, "
-          f"{report.tokens:,} tokens in {report.seconds:.1f} s")  # fmt: skip
+    say(f"{report.prefix}.bin and .idx: {report.documents:,} documents, {report.items:,} items, "
+        f"{report.tokens:,} tokens in {report.seconds:.1f} s")  # fmt: skip
     if report.skipped:
-        print(f"{report.skipped:,} lines could not be read and were left out.")
+        say(f"{report.skipped:,} lines could not be read and were left out.")
     if report.magic_prime:
-        print(f"magic_prime {report.magic_prime} (for ctx_len {args.ctx_len})")
+        say(f"magic_prime {report.magic_prime} (for ctx_len {args.ctx_len})")
     return 0
 
 

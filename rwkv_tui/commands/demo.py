@@ -14,6 +14,7 @@ from engine.contract.check import require_settings
 from engine.contract.errors import UserError
 from engine.contract.events import Sample
 from engine.contract.paths import UserPaths
+from engine.contract.plain import say
 from engine.contract.rundir import RunDir
 from engine.demo import BASE_SETTINGS, BASE_SHAPE, STATE_SETTINGS, base_id, base_text, data_file
 from rwkv_tui.commands.app import require_terminal
@@ -50,12 +51,10 @@ def _headless(paths: UserPaths, folder: Path, source: Path, values: dict[str, An
         return status
     state = max(run.path.glob("rwkv-*.pth"), key=lambda p: int(p.stem.partition("-")[2]))
     base_loss, tuned_loss = _loss(values["load_model"], heldout), _loss(values["load_model"], heldout, state)
-    print(
-        f"\nheld-out loss: base {base_loss:.4f}, tuned {tuned_loss:.4f} ({tuned_loss / base_loss - 1:+.0%})"
-    )
-    print(f"state: {state}\n")
+    say(f"\nheld-out loss: base {base_loss:.4f}, tuned {tuned_loss:.4f} ({tuned_loss / base_loss - 1:+.0%})")
+    say(f"state: {state}\n")
     sample = next(e for e in RunTail(run).poll() if isinstance(e, Sample))
-    print(f"User:  {sample.prompt}\nbase:  {sample.base}\ntuned: {sample.tuned}")
+    say(f"User:  {sample.prompt}\nbase:  {sample.base}\ntuned: {sample.tuned}")
     return 0
 
 
@@ -80,7 +79,7 @@ def _convert(source: Path, prefix: Path) -> Path:
     from engine.data.convert import convert
 
     report = convert(source, prefix, repeat=1, ctx_len=64, force=True)
-    print(f"{prefix}.bin: {report.documents} documents, {report.tokens:,} tokens")
+    say(f"{prefix}.bin: {report.documents} documents, {report.tokens:,} tokens")
     return prefix
 
 
@@ -114,7 +113,7 @@ def _base(paths: UserPaths) -> Path:
     base = folder / f"base-{base_id()}.pth"
     if base.is_file():
         return base
-    print("Making the demo's base model: a small x070 trained here, once (about a minute).")
+    say("Making the demo's base model: a small x070 trained here, once (about a minute).")
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix="base-") as scratch:
         base_run = _train_base(Path(scratch))

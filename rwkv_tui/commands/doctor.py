@@ -13,6 +13,7 @@ from typing import Any
 
 from engine.contract.events import dump_json
 from engine.contract.paths import UserPaths
+from engine.contract.plain import say, say_json
 from rwkv_tui.plain import size
 from rwkv_tui.services.engine import engine_command, engine_environment
 from rwkv_tui.services.gpu import read_gpus
@@ -23,9 +24,12 @@ ENGINE_TIMEOUT = 120  # seconds; a cold disk makes the imports slow
 def doctor(args: argparse.Namespace) -> int:
     """Exit status 0 when a run could start here, else 1."""
     if sys.stderr.isatty():
-        print("Loading the training stack to see whether it works ...", file=sys.stderr)
+        say("Loading the training stack to see whether it works ...", error=True)
     report = _report()
-    print(dump_json(report) if args.json else _describe(report))
+    if args.json:
+        say_json(dump_json(report))
+    else:
+        say(_describe(report))
     return 0 if report["ok"] else 1
 
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from engine.contract import events
+from engine.contract.plain import one_line, plain, say
 from engine.contract.rundir import RunDir
 from rwkv_tui.services.run_tail import RunTail
 
@@ -79,9 +80,9 @@ def _status(name: str, run: RunDir, last: events.Event | None) -> int:
     if isinstance(last, events.Finished):
         return 0 if last.status == "finished" else 130
     if isinstance(last, events.Failed):
-        print(f"rwkv-tune: {last.reason} {last.remedy}".strip(), file=sys.stderr)
+        say(f"rwkv-tune: {last.reason} {last.remedy}".strip(), error=True)
     else:
-        print(f"rwkv-tune: the process of run {name} ended without a word; see {run.log}.", file=sys.stderr)
+        say(f"rwkv-tune: the process of run {name} ended without a word; see {run.log}.", error=True)
     return 1
 
 
@@ -131,7 +132,7 @@ class JsonShow(Show):
         sys.stdout.flush()
 
     def note(self, text: str) -> None:
-        print(text, file=sys.stderr)
+        say(text, error=True)
 
 
 class LineShow(Show):
@@ -155,7 +156,7 @@ class LineShow(Show):
             self.note(line)
 
     def note(self, text: str) -> None:
-        print(text, flush=True)
+        say(text)
 
 
 class BarShow(Show):
@@ -164,8 +165,9 @@ class BarShow(Show):
     def __init__(self) -> None:
         self.console = Console(highlight=False)
         self.bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,}/{task.total:,}"),
-            TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=self.console,
+            TextColumn("{task.description}", markup=False), BarColumn(),
+            TextColumn("{task.completed:,}/{task.total:,}"), TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"), console=self.console,
         )  # fmt: skip
         self.tasks: dict[str, TaskID] = {}
         self.begun = 0
@@ -193,11 +195,11 @@ class BarShow(Show):
     def _move(self, phase: str, done: int, total: int | None, note: str = "") -> None:
         """Moves the bar of a phase; `total` None leaves it as it was."""
         if phase not in self.tasks:
-            self.tasks[phase] = self.bar.add_task(phase, total=total, note="")
+            self.tasks[phase] = self.bar.add_task(one_line(phase), total=total, note="")
         self.bar.update(self.tasks[phase], completed=done, total=total, note=note)
 
     def note(self, text: str) -> None:
-        self.console.print(text, markup=False)
+        self.console.print(plain(text), markup=False)
 
 
 def number(value: float | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from engine.contract.plain import say, say_json
 from rwkv_tui.services.engine import become_engine
 
 
@@ -12,10 +13,10 @@ def inspect(args: argparse.Namespace) -> int:
 
     info = inspect_model(args.file)
     if args.json:
-        print(info.model_dump_json(indent=2))
+        say_json(info.model_dump_json(indent=2))
     else:
         for name, value in info.model_dump().items():
-            print(f"{name:<12} {value:,}" if isinstance(value, int) else f"{name:<12} {value}")
+            say(f"{name:<12} {value:,}" if isinstance(value, int) else f"{name:<12} {value}")
     return 0
 
 

@@ -7,6 +7,7 @@ import re
 
 from engine.contract.errors import Problem, SettingsError, UserError
 from engine.contract.paths import UserPaths
+from engine.contract.plain import say, say_file
 from engine.contract.presets import PresetStore
 
 LARGEST_SCRIPT = 1 << 16  # bytes
@@ -18,12 +19,12 @@ def _store() -> PresetStore:
 
 def show_list(args: argparse.Namespace) -> int:
     for preset in _store().all():
-        print(f"{preset.name:<20} {'shipped' if preset.shipped else 'yours':<8} {preset.summary}")
+        say(f"{preset.name:<20} {'shipped' if preset.shipped else 'yours':<8} {preset.summary}")
     return 0
 
 
 def show(args: argparse.Namespace) -> int:
-    print(_store().get(args.name).text, end="")
+    say_file(_store().get(args.name).text)
     return 0
 
 
@@ -32,7 +33,7 @@ def save(args: argparse.Namespace) -> int:
         text = args.source.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"Cannot read {args.source} ({error}).", "Give a YAML file of settings.") from None
-    print(_store().save(args.name, text))
+    say(str(_store().save(args.name, text)))
     return 0
 
 
@@ -42,7 +43,7 @@ def import_script(args: argparse.Namespace) -> int:
 
     script = read_script(_read_script(args))
     for note in script.notes:
-        print(note)
+        say(note)
     problems = [problem for run in script.runs for problem in run.problems]
     if problems:
         raise SettingsError([*problems, Problem("", "nothing was saved")], str(args.script))
@@ -50,7 +51,7 @@ def import_script(args: argparse.Namespace) -> int:
     store, title = _store(), f"Imported from {args.script.name}."
     for number, run in enumerate(script.runs, 1):
         own = name if number == 1 else f"{name}-{number}"
-        print(f"saved as {own}: {store.save(own, run.to_yaml(title))}")
+        say(f"saved as {own}: {store.save(own, run.to_yaml(title))}")
     return 0
 
 
@@ -69,11 +70,11 @@ def export(args: argparse.Namespace) -> int:
     from engine.contract.script import write_script
 
     preset = _store().get(args.name)
-    print(write_script(preset.values, preset.summary or preset.name), end="")
+    say_file(write_script(preset.values, preset.summary or preset.name))
     return 0
 
 
 def delete(args: argparse.Namespace) -> int:
     _store().delete(args.name)
-    print(f"deleted {args.name}")
+    say(f"deleted {args.name}")
     return 0

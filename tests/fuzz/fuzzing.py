@@ -1,0 +1,45 @@
+"""What every fuzz test does: a reader meets many inputs, and says of each what is wrong in a UserError."""
+
+from __future__ import annotations
+
+import resource
+import time
+from pathlib import Path
+
+from engine.contract.errors import UserError
+from tests.fuzz.mutate import mutants
+from tests.fuzz.readers import Reader
+
+FEW, MANY = 300, 100_000
+SECONDS = 5.0  # one input may take, on a busy machine
+MEMORY = 200 << 20  # bytes that a reader may come to hold, whatever the inputs claim
+
+
+def fuzz(reader: Reader, folder: Path, count: int) -> None:
+    """Raises what the reader raises besides UserError, with the input in a note file beside it."""
+    valid, read = reader.valid(), reader.open(folder)
+    for data in valid:
+        _attempt(read, data)  # what it imports is not what an input takes
+    before, accepted = _peak(), 0
+    for data in mutants(valid, reader.words, count):
+        began = time.monotonic()
+        try:
+            accepted += _attempt(read, data)
+        except BaseException as error:
+            raise AssertionError(f"{data!r} was answered by {error!r}") from error
+        assert time.monotonic() - began < SECONDS, f"{data!r} took too long"
+    assert _peak() - before < MEMORY
+    assert accepted  # a reader that takes nothing tells nothing
+
+
+def _attempt(read: object, data: bytes) -> bool:
+    try:
+        read(data)  # type: ignore[operator]
+    except UserError as error:
+        assert error.message and error.remedy is not None
+        return False
+    return True
+
+
+def _peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
