@@ -16,12 +16,14 @@ BLOCK = 64
 class Series:
     """Points (x, y) with x strictly rising; y is NaN where there is no value.
 
-    `revision` changes with every change, so that a reader knows whether to draw again.
+    `revision` changes with every change, so that a reader knows whether to draw again; `cuts` counts how
+    often points were taken back, so that whoever keeps something per point knows to begin anew.
     """
 
     xs: array[float] = field(default_factory=lambda: array("d"))
     ys: array[float] = field(default_factory=lambda: array("d"))
     revision: int = 0
+    cuts: int = 0
     _lows: array[float] = field(default_factory=lambda: array("d"))
     _highs: array[float] = field(default_factory=lambda: array("d"))
 
@@ -65,6 +67,7 @@ class Series:
             self.revision += 1
 
     def _cut(self, length: int) -> None:
+        self.cuts += 1
         del self.xs[length:], self.ys[length:]
         del self._lows[length // BLOCK :], self._highs[length // BLOCK :]
 
@@ -85,6 +88,36 @@ class Series:
             (min(self._lows[first:end]), max(self._highs[first:end])),
         )
         return min(s[0] for s in spans), max(s[1] for s in spans)
+
+
+class Smoothed:
+    """An exponential average of a series without the bias towards its start; `series` is the result.
+
+    `strength` is the weight of the past, 0 to below 1. A missing value leaves a gap and the average as it is.
+    """
+
+    def __init__(self, source: Series, strength: float) -> None:
+        self.source, self.strength = source, strength
+        self.series = Series()
+        self._cuts = source.cuts
+        self._total = self._weight = 0.0
+
+    def update(self) -> Series:
+        """Takes in the points that have come since the last call."""
+        source, made = self.source, self.series
+        if source.cuts != self._cuts:
+            made.cut_after(-math.inf)
+            self._cuts, self._total, self._weight = source.cuts, 0.0, 0.0
+        keep, new = self.strength, 1 - self.strength
+        for place in range(len(made), len(source)):
+            y = source.ys[place]
+            if isnan(y):
+                made.append(source.xs[place], None)
+                continue
+            self._total = keep * self._total + new * y
+            self._weight = keep * self._weight + new
+            made.append(source.xs[place], self._total / self._weight)
+        return made
 
 
 def _span(values: array[float]) -> tuple[float, float]:

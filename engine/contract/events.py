@@ -166,6 +166,15 @@ class Sample(Base):
     tuned: str
 
 
+class StateHealth(Base):
+    """The norm of each head's initial state after `step`, layer by layer: norms[layer * heads + head]."""
+
+    type: Literal["state"] = "state"
+    step: int
+    heads: int
+    norms: tuple[float, ...]
+
+
 class Log(Base):
     """A line worth reading."""
 
@@ -181,12 +190,14 @@ class Warned(Base):
 
 
 class Failed(Base):
-    """The run ended by an error: what happened and what to do."""
+    """The run ended by an error: what happened and what to do. `fix` says the remedy by parameters: the value
+    that each would better have, as one types it."""
 
     type: Literal["failed"] = "failed"
     reason: str
     remedy: str = ""
     detail: str = ""
+    fix: dict[str, str] = {}
 
 
 class Finished(Base):
@@ -209,8 +220,8 @@ class Converted(Base):
 
 
 Event = (
-    Started | Resumed | Progress | Step | Epoch | Validated | Checkpoint | Evaluated | Sample | Log
-    | Warned | Failed | Finished | Converted
+    Started | Resumed | Progress | Step | Epoch | Validated | Checkpoint | Evaluated | Sample
+    | StateHealth | Log | Warned | Failed | Finished | Converted
 )  # fmt: skip
 Emit = Callable[[Event], None]
 

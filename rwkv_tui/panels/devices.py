@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from textual.app import ComposeResult
 from textual.containers import Container, VerticalScroll
 from textual.content import Content
 
-from rwkv_tui.panels.panel import Panel, bar
+from rwkv_tui.panels.panel import Panel, bar, spark
 from rwkv_tui.plain import one_line, size
 from rwkv_tui.services.gpu import GpuInfo, GpuReading, HostInfo
 
 BOX_WIDTH, BOX_HEIGHT, BOXES_HEIGHT = 44, 4, 8
+WHOLE_HEIGHT, WHOLE_HOST = 7, 4
 LINE_WIDTH = 80
 NOT_TOLD = "N/A"
+Past = Sequence[float | None]
 
 
 def _told(value: float | None, unit: str) -> str:
@@ -33,73 +37,148 @@ def _heat(temperature: int | None) -> str:
     return "$warning" if temperature is not None and temperature >= 85 else ""
 
 
+def _power(gpu: GpuInfo) -> str:
+    limit = "" if gpu.power_limit_w is None else f"/{gpu.power_limit_w:.0f}"
+    return NOT_TOLD if gpu.power_w is None else f"{gpu.power_w:.0f}{limit} W"
+
+
+def _row(label: str, value: Content | str, past: Past, top: float | None, width: int) -> Content:
+    """A figure and how it went."""
+    text = value if isinstance(value, Content) else Content(value)
+    room = max(0, width - 45)
+    return Content.assemble(
+        (f" {label:<9}", "dim"), text.truncate(33, ellipsis=True, pad=True), " ",
+        (spark(past, room, top), "$primary"),
+    )  # fmt: skip
+
+
 class GpuPanel(Panel):
-    """One device: a line, or four where there is room."""
+    """One device: a line, four where there is room, seven with its history where it has the whole screen."""
 
     def __init__(self, number: int, gpu: GpuInfo) -> None:
         super().__init__(classes="gpu")
-        self._number, self._gpu = number, gpu
-
-    def show(self, gpu: GpuInfo) -> None:
         self._gpu = gpu
+        self._label = gpu.label or str(number)
+        self._past: Sequence[GpuInfo | None] = ()
+
+    def show(self, gpu: GpuInfo, past: Sequence[GpuInfo | None] = ()) -> None:
+        self._gpu, self._past = gpu, past
         self.touch()
 
     def draw(self) -> Content:
-        width, gpu, name = self.size.width, self._gpu, one_line(self._gpu.name).removeprefix("NVIDIA ")
-        busy = f"{_told(gpu.utilisation, '%'):>5}"
-        memory = _memory(gpu.used_bytes, gpu.total_bytes)
-        limit = "" if gpu.power_limit_w is None else f"/{gpu.power_limit_w:.0f}"
-        power = NOT_TOLD if gpu.power_w is None else f"{gpu.power_w:.0f}{limit} W"
-        heat = (_told(gpu.temperature, "°C"), _heat(gpu.temperature))
-        title = Content(f"{self._number} {name}")
-        if self.size.height == 1:
+        gpu, name = self._gpu, one_line(self._gpu.name).removeprefix("NVIDIA ")
+        title = Content(f"{self._label} {name}")
+        if gpu.lost:
             return Content.assemble(
-                " GPU ", title.truncate(20, ellipsis=True, pad=True), busy, "  ",
-                bar(_share(gpu.used_bytes, gpu.total_bytes), 6), f" {memory:<16} ",
-                (f"{heat[0]:>6}", heat[1]), f"  {power:>10}",
-            )  # fmt: skip
+                (" GPU ", "bold"), title, ("  fell off the bus: see dmesg; the machine must restart", "$error")
+            )
+        if self.size.height == 1:
+            return self._line(title)
+        return self._whole(title) if self.size.height >= WHOLE_HEIGHT - 1 else self._box(title)
+
+    def _history(self, of: Callable[[GpuInfo], float | None]) -> Past:
+        return [None if gpu is None else of(gpu) for gpu in self._past]
+
+    def _line(self, title: Content) -> Content:
+        gpu = self._gpu
+        memory, heat = _memory(gpu.used_bytes, gpu.total_bytes), _told(gpu.temperature, "°C")
+        return Content.assemble(
+            " GPU ", title.truncate(20, ellipsis=True, pad=True), f"{_told(gpu.utilisation, '%'):>5}  ",
+            bar(_share(gpu.used_bytes, gpu.total_bytes), 6), f" {memory:<16} ",
+            (f"{heat:>6}", _heat(gpu.temperature)), f"  {_power(gpu):>10}", ("!" if gpu.throttle else "", "$warning"),
+        )  # fmt: skip
+
+    def _box(self, title: Content) -> Content:
+        width, gpu = self.size.width, self._gpu
+        busy = f"{_told(gpu.utilisation, '%'):>5}    "
+        memory = _memory(gpu.used_bytes, gpu.total_bytes)
         space = max(4, width - 26)
+        heat = (_told(gpu.temperature, "°C"), _heat(gpu.temperature))
+        slow = Content.assemble((f"   held back: {gpu.throttle}" if gpu.throttle else "", "$warning"))
         return Content("\n").join([
             Content.assemble(("GPU ", "bold"), title.truncate(max(1, width - 5), ellipsis=True)),
-            Content.assemble("busy ", bar(_share(gpu.utilisation, 100), space), f"{busy}    ", heat),
+            Content.assemble(
+                "busy ", (spark(self._history(lambda g: g.utilisation), space, 100), "$primary"), busy, heat
+            ),
             Content.assemble("mem  ", bar(_share(gpu.used_bytes, gpu.total_bytes), space), f" {memory}"),
-            Content.assemble("power ", power),
+            Content.assemble("power ", _power(gpu), slow).truncate(width, ellipsis=True),
+        ])  # fmt: skip
+
+    def _whole(self, title: Content) -> Content:
+        width, gpu, history = self.size.width, self._gpu, self._history
+        held = NOT_TOLD if gpu.run_bytes is None else size(gpu.run_bytes)
+        memory = f"{_memory(gpu.used_bytes, gpu.total_bytes)}, run {held}"
+        heat = Content.assemble((_told(gpu.temperature, "°C"), _heat(gpu.temperature)))
+        clocks = f"{_told(gpu.clock_mhz, 'MHz')}, memory {_told(gpu.memory_clock_mhz, 'MHz')}"
+        slow = NOT_TOLD if gpu.throttle is None else gpu.throttle or "nothing"
+        return Content("\n").join([
+            Content.assemble((" GPU ", "bold"), title, f"   clocks held back by: {slow}").truncate(width, ellipsis=True),
+            _row("busy", _told(gpu.utilisation, "%"), history(lambda g: g.utilisation), 100, width),
+            _row("memory", memory, history(lambda g: g.used_bytes), gpu.total_bytes, width),
+            _row("heat", heat, history(lambda g: g.temperature), 100, width),
+            _row("power", _power(gpu), history(lambda g: g.power_w), gpu.power_limit_w, width),
+            _row("clock", clocks, history(lambda g: g.clock_mhz), None, width),
         ])  # fmt: skip
 
 
 class HostPanel(Panel):
-    """The machine in one line, or two when the reason for having no GPU does not fit beside it."""
+    """The machine: in one line, in two when the reason for having no GPU does not fit beside it, or in four
+    with its history."""
 
     def __init__(self) -> None:
         super().__init__(id="host")
         self._reason = ""
         self._host = HostInfo(None, None, None)
+        self._past: Sequence[HostInfo] = ()
 
-    def show(self, reason: str, host: HostInfo) -> None:
-        self._reason, self._host = reason, host
+    def show(self, reason: str, host: HostInfo, past: Sequence[HostInfo] = ()) -> None:
+        self._reason, self._host, self._past = reason, host, past
         self.touch()
 
     def draw(self) -> Content:
         host = self._host
+        if self.size.height >= WHOLE_HOST:
+            return self._whole()
         figures = f"CPU {_told(host.cpu, '%'):>5}   RAM {_memory(host.used_bytes, host.total_bytes)}"
+        if host.disk_free is not None:
+            figures += f"   disk {size(host.disk_free)} free"
         if not self._reason:
             return Content.assemble(" ", (figures, "dim"))
         gap = "\n " if self.size.height > 1 else "   "
         return Content.assemble(f" {self._reason}{gap}", (figures, "dim"))
 
+    def _whole(self) -> Content:
+        host, width = self._host, self.size.width
+        held = NOT_TOLD if host.run_bytes is None else size(host.run_bytes)
+        memory = f"{_memory(host.used_bytes, host.total_bytes)}, run {held}"
+        disk = NOT_TOLD if host.disk_free is None else f"{size(host.disk_free)} free of {size(host.disk_bytes or 0)}"
+        return Content("\n").join([
+            Content.assemble((" Machine", "bold"), f"   {self._reason}").truncate(width, ellipsis=True),
+            _row("CPU", _told(host.cpu, "%"), [h.cpu for h in self._past], 100, width),
+            _row("RAM", memory, [h.used_bytes for h in self._past], host.total_bytes, width),
+            _row("disk", disk, [], None, width),
+        ])  # fmt: skip
+
 
 class Devices(Container):
-    """A panel per GPU, and the machine. `show` takes a reading when there is a new one."""
+    """A panel per GPU, and the machine. `show` takes the readings when there is a new one."""
 
     def __init__(self) -> None:
         super().__init__(id="devices")
         self._reading: GpuReading | None = None
+        self._whole = False
 
     def compose(self) -> ComposeResult:
         yield VerticalScroll(id="gpus")
         yield HostPanel()
 
-    async def show(self, reading: GpuReading | None) -> None:
+    def fill(self, whole: bool) -> None:
+        """Whether there is the whole screen for it."""
+        self._whole = whole
+        self._arrange()
+
+    async def show(self, history: Sequence[GpuReading]) -> None:
+        reading = history[-1] if history else None
         if reading is None or reading is self._reading:
             return
         moved = self._reading is None or self._reading.reason != reading.reason
@@ -108,14 +187,14 @@ class Devices(Container):
         if len(panels) != len(reading.gpus):
             grid = self.query_one("#gpus")
             await grid.remove_children()
-            await grid.mount_all(GpuPanel(i, gpu) for i, gpu in enumerate(reading.gpus))
+            panels = [GpuPanel(i, gpu) for i, gpu in enumerate(reading.gpus)]
+            await grid.mount_all(panels)
             moved = True
-        else:
-            for panel, gpu in zip(panels, reading.gpus, strict=True):
-                panel.show(gpu)
+        for place, (panel, gpu) in enumerate(zip(panels, reading.gpus, strict=True)):
+            panel.show(gpu, [r.gpus[place] if place < len(r.gpus) else None for r in history])
         if moved:
             self._arrange()
-        self.query_one(HostPanel).show(reading.reason, reading.host)
+        self.query_one(HostPanel).show(reading.reason, reading.host, [r.host for r in history])
 
     def on_resize(self) -> None:
         self._arrange()
@@ -126,8 +205,10 @@ class Devices(Container):
         across = max(1, min(count, width // BOX_WIDTH))
         boxes = self.screen.has_class("-tall") and -(-count // across) * BOX_HEIGHT <= BOXES_HEIGHT
         grid = self.query_one("#gpus")
-        grid.set_class(boxes, "-boxes")
-        grid.styles.grid_size_columns = across if boxes else max(1, width // LINE_WIDTH)
+        grid.set_class(self._whole, "-whole")
+        grid.set_class(boxes and not self._whole, "-boxes")
+        lines = max(1, width // LINE_WIDTH)
+        grid.styles.grid_size_columns = 1 if self._whole else across if boxes else lines
         grid.display = count > 0
-        wrapped = self._reading is not None and len(self._reading.reason) + 36 > width
-        self.query_one(HostPanel).styles.height = 2 if wrapped else 1
+        wrapped = self._reading is not None and len(self._reading.reason) + 56 > width
+        self.query_one(HostPanel).styles.height = WHOLE_HOST if self._whole else 2 if wrapped else 1

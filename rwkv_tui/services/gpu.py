@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import importlib
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+HISTORY = 300
+"""Readings that are kept: ten minutes, at one every two seconds."""
+THROTTLE = (  # bits of nvmlDeviceGetCurrentClocksEventReasons; idleness and set clocks hold nothing back
+    (0x04, "power limit"), (0x08, "hardware slowdown"), (0x20, "heat"), (0x40, "heat, by the hardware"),
+    (0x80, "power brake"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class GpuInfo:
-    """One device; None for what it does not tell. Bytes, percent, degrees Celsius, watts."""
+    """One device, or one slice (MIG) of one; None for what it does not tell.
+
+    Bytes, percent, degrees Celsius, watts, MHz. `run_bytes` is what the watched processes hold of
+    `used_bytes`; `throttle` names what holds the clocks back, "" for nothing. `lost`: it fell off the bus.
+    """
 
     name: str
     total_bytes: int | None = None
@@ -23,15 +33,25 @@ class GpuInfo:
     temperature: int | None = None
     power_w: float | None = None
     power_limit_w: float | None = None
+    run_bytes: int | None = None
+    clock_mhz: int | None = None
+    memory_clock_mhz: int | None = None
+    throttle: str | None = None
+    label: str = ""
+    lost: bool = False
 
 
 @dataclass(frozen=True)
 class HostInfo:
-    """The machine: use of all its cores in percent since the last reading, and memory in bytes."""
+    """The machine: use of all its cores in percent since the last reading, memory, the disk of the run's
+    folder and the memory of the run's own processes in bytes."""
 
     cpu: float | None
     used_bytes: int | None
     total_bytes: int | None
+    disk_free: int | None = None
+    disk_bytes: int | None = None
+    run_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -49,10 +69,13 @@ class Nvml:
     def __init__(self, library: Any = None) -> None:
         self._library = library
         self._open = False
-        self._names: dict[int, str] = {}
+        self._names: dict[str, str] = {}
+        self._slices: dict[int, int] = {}
+        self._lost = False
 
-    def read(self) -> GpuReading:
-        """Asks every device once. Never raises: what cannot be asked is None or a reason."""
+    def read(self, pids: frozenset[int] = frozenset()) -> GpuReading:
+        """Asks every device once. Never raises: what cannot be asked is None or a reason. `pids` are the
+        processes whose memory is told apart."""
         if self._library is None:
             try:
                 self._library = importlib.import_module("pynvml")
@@ -67,7 +90,7 @@ class Nvml:
         except library.NVMLError as error:
             self.close()
             return GpuReading((), _reason(error))
-        gpus = tuple(self._device(i) for i in range(count))
+        gpus = tuple(gpu for index in range(count) for gpu in self._device(index, pids))
         return GpuReading(gpus, "" if gpus else "The NVIDIA driver runs and finds no GPU.")
 
     def close(self) -> None:
@@ -76,33 +99,69 @@ class Nvml:
             self._open = False
             self._try(self._library.nvmlShutdown)
 
-    def _try(self, call: Callable[..., T], *args: Any) -> T | None:
+    def _try(self, query: Callable[..., T] | str, *args: Any) -> T | None:
+        """What the library answers; None where it, or this version of it, has no answer."""
+        call = getattr(self._library, query, None) if isinstance(query, str) else query
         try:
-            return call(*args)
-        except self._library.NVMLError:
+            return call(*args) if call else None
+        except self._library.NVMLError as error:
+            self._lost = self._lost or type(error).__name__ == "NVMLError_GpuIsLost"
             return None
 
-    def _device(self, index: int) -> GpuInfo:
-        lib = self._library
-        handle = self._try(lib.nvmlDeviceGetHandleByIndex, index)
+    def _device(self, index: int, pids: frozenset[int]) -> Iterator[GpuInfo]:
+        """The device and, when it is cut into slices, each of them."""
+        self._lost = False
+        handle = self._try("nvmlDeviceGetHandleByIndex", index)
+        label = str(index)
         if handle is None:
-            return GpuInfo(self._names.get(index, f"GPU {index}"))
-        name = self._try(lib.nvmlDeviceGetName, handle)
+            yield GpuInfo(self._names.get(label, f"GPU {index}"), label=label, lost=self._lost)
+            return
+        gpu = self._ask(handle, label, pids)
+        yield replace(gpu, lost=self._lost)
+        mode = self._try("nvmlDeviceGetMigMode", handle)
+        if not mode or not mode[0]:
+            return
+        for place in range(self._try("nvmlDeviceGetMaxMigDeviceCount", handle) or 0):
+            part = self._try("nvmlDeviceGetMigDeviceHandleByIndex", handle, place)
+            if part is not None:
+                yield self._ask(part, f"{index}:{place}", pids)
+
+    def _ask(self, handle: Any, label: str, pids: frozenset[int]) -> GpuInfo:
+        lib = self._library
+        name = self._try("nvmlDeviceGetName", handle)
         if name is not None:
-            self._names[index] = name.decode(errors="replace") if isinstance(name, bytes) else str(name)
-        memory = self._try(lib.nvmlDeviceGetMemoryInfo, handle)
-        rates = self._try(lib.nvmlDeviceGetUtilizationRates, handle)
-        power = self._try(lib.nvmlDeviceGetPowerUsage, handle)
-        limit = self._try(lib.nvmlDeviceGetEnforcedPowerLimit, handle)
+            self._names[label] = name.decode(errors="replace") if isinstance(name, bytes) else str(name)
+        memory = self._try("nvmlDeviceGetMemoryInfo", handle)
+        rates = self._try("nvmlDeviceGetUtilizationRates", handle)
+        power = self._try("nvmlDeviceGetPowerUsage", handle)
+        limit = self._try("nvmlDeviceGetEnforcedPowerLimit", handle)
         return GpuInfo(
-            name=self._names.get(index, f"GPU {index}"),
+            name=self._names.get(label, f"GPU {label}"),
             total_bytes=int(memory.total) if memory else None,
             used_bytes=int(memory.used) if memory else None,
             utilisation=int(rates.gpu) if rates else None,
-            temperature=self._try(lib.nvmlDeviceGetTemperature, handle, lib.NVML_TEMPERATURE_GPU),
+            temperature=self._try("nvmlDeviceGetTemperature", handle, lib.NVML_TEMPERATURE_GPU),
             power_w=None if power is None else power / 1000,
             power_limit_w=None if limit is None else limit / 1000,
-        )
+            run_bytes=self._held(handle, pids),
+            clock_mhz=self._try("nvmlDeviceGetClockInfo", handle, lib.NVML_CLOCK_SM),
+            memory_clock_mhz=self._try("nvmlDeviceGetClockInfo", handle, lib.NVML_CLOCK_MEM),
+            throttle=self._throttle(handle), label=label,
+        )  # fmt: skip
+
+    def _held(self, handle: Any, pids: frozenset[int]) -> int | None:
+        """Memory of the processes `pids`; None when it is not told, or none of them is known to the driver
+        (as in a container, where it counts processes otherwise)."""
+        processes = self._try("nvmlDeviceGetComputeRunningProcesses", handle) if pids else None
+        held = [p.usedGpuMemory for p in processes or () if p.pid in pids]
+        known = [int(amount) for amount in held if amount is not None]
+        return sum(known) if known else None
+
+    def _throttle(self, handle: Any) -> str | None:
+        bits = self._try("nvmlDeviceGetCurrentClocksEventReasons", handle)
+        if bits is None:  # the name before driver 535
+            bits = self._try("nvmlDeviceGetCurrentClocksThrottleReasons", handle)
+        return None if bits is None else ", ".join(text for bit, text in THROTTLE if bits & bit)
 
 
 def _reason(error: Exception) -> str:
@@ -124,48 +183,73 @@ def read_gpus(library: Any = None) -> GpuReading:
 
 
 class HostMeter:
-    """Reads the kernel's own counters; `proc` is where they lie."""
+    """Reads the machine and, of it, the processes of a run: that of `pid` and its children."""
 
-    def __init__(self, proc: Path = Path("/proc")) -> None:
-        self._proc = proc
-        self._last: tuple[int, int] | None = None
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder
+        self._begun = False
 
-    def read(self) -> HostInfo:
+    def read(self, pids: frozenset[int] = frozenset()) -> HostInfo:
         """Never raises; the first reading has no CPU use, since that is a difference."""
-        return HostInfo(self._cpu(), *self._memory())
+        import psutil  # in the sampling thread: the screen does not wait for it
 
-    def _cpu(self) -> float | None:
-        try:
-            first = (self._proc / "stat").read_text(encoding="ascii").split("\n", 1)[0].split()[1:9]
-            ticks = [int(f) for f in first]
-        except (OSError, ValueError):
-            return None
-        now = sum(ticks), sum(ticks[3:5])  # fields 4 and 5 are idle and iowait, see proc_stat(5)
-        last, self._last = self._last, now
-        if last is None or now[0] <= last[0]:
-            return None
-        return 100 * (1 - (now[1] - last[1]) / (now[0] - last[0]))
+        cpu = psutil.cpu_percent()
+        begun, self._begun = self._begun, True
+        memory = psutil.virtual_memory()
+        free = total = None
+        if self._folder is not None:
+            try:
+                disk = psutil.disk_usage(str(self._folder))
+                free, total = disk.free, disk.total
+            except OSError:
+                pass
+        return HostInfo(
+            cpu if begun else None, memory.total - memory.available, memory.total, free, total, _held(pids)
+        )
 
-    def _memory(self) -> tuple[int | None, int | None]:
+
+def family(pid: int) -> frozenset[int]:
+    """A process and all that came from it; empty when it is gone."""
+    import psutil
+
+    try:
+        return frozenset([pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))])
+    except psutil.Error:
+        return frozenset()
+
+
+def _held(pids: frozenset[int]) -> int | None:
+    import psutil
+
+    held = []
+    for pid in pids:
         try:
-            lines = (self._proc / "meminfo").read_text(encoding="ascii").splitlines()
-            fields = {
-                key: int(rest.split()[0]) * 1024 for key, _, rest in (line.partition(":") for line in lines)
-            }
-            return fields["MemTotal"] - fields["MemAvailable"], fields["MemTotal"]
-        except (OSError, ValueError, KeyError, IndexError):
-            return None, None
+            held.append(psutil.Process(pid).memory_info().rss)
+        except psutil.Error:
+            continue
+    return sum(held) if held else None
 
 
 class GpuSampler:
-    """Reads GPUs and host in one thread, so that a driver that hangs never stops the screen."""
+    """Reads GPUs and host in one thread, so that a driver that hangs never stops the screen.
 
-    def __init__(self, interval: float = 1.0, library: Any = None) -> None:
+    `folder` is the one whose disk is told, `owner` says which process is the run's.
+    """
+
+    def __init__(
+        self,
+        interval: float = 1.0,
+        library: Any = None,
+        *,
+        folder: Path | None = None,
+        owner: Callable[[], int | None] = lambda: None,
+    ) -> None:
         self._interval = interval
+        self._owner = owner
         self._nvml = Nvml(library)
-        self._host = HostMeter()
+        self._host = HostMeter(folder)
         self._end = threading.Event()
-        self._latest: GpuReading | None = None
+        self._history: tuple[GpuReading, ...] = ()
         self._thread = threading.Thread(target=self._sample, name="gpu-sampler", daemon=True)
 
     def start(self) -> None:
@@ -175,14 +259,16 @@ class GpuSampler:
         """Returns at once; the thread ends with its present reading."""
         self._end.set()
 
-    def snapshot(self) -> GpuReading | None:
-        """The latest reading, None before the first."""
-        return self._latest
+    def history(self) -> tuple[GpuReading, ...]:
+        """The readings so far, newest last, HISTORY at most."""
+        return self._history
 
     def _sample(self) -> None:
         while True:
-            reading = self._nvml.read()
-            self._latest = GpuReading(reading.gpus, reading.reason, self._host.read())
+            owner = self._owner()
+            pids = family(owner) if owner is not None else frozenset()
+            reading = replace(self._nvml.read(pids), host=self._host.read(pids))
+            self._history = (*self._history[1 - HISTORY :], reading)
             if self._end.wait(self._interval):
                 break
         self._nvml.close()

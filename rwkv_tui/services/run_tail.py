@@ -7,7 +7,7 @@ from array import array
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import accumulate, groupby
 from operator import lt
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from engine.contract import events as ev
 from engine.contract.rundir import RunDir
 from rwkv_tui.plain import duration, short
 from rwkv_tui.series import Series
+from rwkv_tui.services.eta import Pace
 
 STEP_MARK = b'"type":"step"'
 STEP_INTEGERS = ("v", "epoch", "tokens")
@@ -118,11 +119,22 @@ def _step_rows(lines: list[bytes]) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class LogLine:
-    """A line for a reader; `level` is "info", "good", "warning" or "error"."""
+    """A line for a reader; `level` is "info", "good", "warning" or "error". What is no mere remark, but a
+    turn of the run, has `mark`: the sign that stands for it in the time line."""
 
     t: float
     text: str
     level: str = "info"
+    mark: str = ""
+
+
+@dataclass(frozen=True)
+class StateNorms:
+    """The norm of each head's state after `step`, layer by layer: `norms[layer * heads + head]`."""
+
+    step: int
+    heads: int
+    norms: array[float]
 
 
 @dataclass
@@ -141,11 +153,15 @@ class RunModel:
     lr: Series = field(default_factory=Series)
     kt_s: Series = field(default_factory=Series)
     grad_norm: Series = field(default_factory=Series)
+    valid_loss: Series = field(default_factory=Series)
+    tokens_at: Series = field(default_factory=Series)
+    seconds_at: Series = field(default_factory=Series)
     step_s: float = 0.0
     epoch_marks: list[int] = field(default_factory=list)
     checkpoints: list[ev.Checkpoint] = field(default_factory=list)
     validations: list[ev.Validated] = field(default_factory=list)
     samples: list[ev.Sample] = field(default_factory=list)
+    states: list[StateNorms] = field(default_factory=list)
     log: deque[LogLine] = field(default_factory=lambda: deque(maxlen=2000))
     log_count: int = 0
     before: ev.Evaluated | None = None
@@ -153,7 +169,10 @@ class RunModel:
     phases: dict[str, ev.Progress] = field(default_factory=dict)
     activity: ev.Progress | None = None
     closing: ev.Finished | ev.Failed | None = None
-    _recent: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=64))
+    _pace: Pace | None = None
+    _phase_began: float = 0.0
+    _probe_began: float = 0.0
+    _per_document: float = 0.0
 
     @property
     def steps(self) -> int:
@@ -167,11 +186,8 @@ class RunModel:
 
     @property
     def seconds_left(self) -> float | None:
-        """An estimate from the last 64 steps, pauses for saving included; None when there is no basis."""
-        if self.closing or len(self._recent) < 2 or not self.steps:
-            return None
-        (t0, first), (t1, last) = self._recent[0], self._recent[-1]
-        return (t1 - t0) / (last - first) * max(0, self.steps - last) if last > first else None
+        """An estimate from the pace of the steps and the pauses so far; None when there is no basis."""
+        return self._pace.left() if self._pace and not self.closing else None
 
     def apply(self, event: ev.Event) -> None:
         """Takes in one event."""
@@ -180,34 +196,44 @@ class RunModel:
         elif isinstance(event, ev.Resumed) and self.last_t is not None:
             self.first_t += event.t - self.last_t  # nobody trained in between
         self.last_t = event.t
+        if self._pace and not isinstance(event, ev.Step | ev.Log | ev.Warned):  # those cost nothing
+            self._pace.pause()
         handler: Any = _HANDLERS.get(type(event))
         if handler:
             handler(self, event)
 
-    def _say(self, t: float, text: str, level: str = "info") -> None:
-        self.log.append(LogLine(t, text, level))
+    def _say(self, t: float, text: str, level: str = "info", mark: str = "") -> None:
+        self.log.append(LogLine(t, text, level, mark))
         self.log_count += 1
 
     def _started(self, event: ev.Started) -> None:
         self.plan, self.started, self.activity, self.closing = event.plan, event.t, None, None
-        self._recent.clear()
         plan = event.plan
+        self._pace = Pace(plan.steps, plan.epoch_steps, plan.held_out)
+        self._pace.per_document = self._per_document
+        self._pace.after = event.t - self._probe_began if self._probe_began else 0.0
+        self._pace.start(self.step)
         self._say(
-            event.t, f"training starts: {plan.steps} steps on {plan.device}, {plan.precision}, op {plan.op}"
-        )
+            event.t, f"training starts: {plan.steps} steps on {plan.device}, {plan.precision}, op {plan.op}",
+            mark="▶",
+        )  # fmt: skip
 
     def _resumed(self, event: ev.Resumed) -> None:
         """Forgets what was told of later steps: they are taken again."""
         step = event.step
         self.step, self.activity, self.closing, self.after = step, None, None, None
         self.phases.clear()
-        self._recent.clear()
-        for series in (self.loss, self.loss_smooth, self.lr, self.kt_s, self.grad_norm):
+        for series in (
+            self.loss, self.loss_smooth, self.lr, self.kt_s, self.grad_norm, self.valid_loss, self.tokens_at,
+            self.seconds_at,
+        ):  # fmt: skip
             series.cut_after(step)
+        self.states = [state for state in self.states if state.step <= step]
         self.epoch_marks = [mark for mark in self.epoch_marks if mark <= step]
         self.checkpoints = [c for c in self.checkpoints if c.step <= step]
         self.samples = [s for s in self.samples if s.step <= step]
-        self._say(event.t, f"resumed after step {step}" if step else "started again from the beginning")
+        self._say(event.t, f"resumed after step {step}" if step else "started again from the beginning",
+                  mark="▶")  # fmt: skip
 
     def _stepped(self, event: ev.Step) -> None:
         self.apply_steps([vars(event)])
@@ -215,7 +241,7 @@ class RunModel:
     def apply_steps(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Takes in step events, given as their fields; their steps rise."""
         last = rows[-1]
-        self.first_t = rows[0]["t"] if self.first_t is None else self.first_t
+        began = self.first_t = rows[0]["t"] if self.first_t is None else self.first_t
         self.last_t, self.activity = last["t"], None
         self.step, self.epoch, self.tokens, self.step_s = (
             last[name] for name in ("step", "epoch", "tokens", "step_s")
@@ -223,11 +249,17 @@ class RunModel:
         steps = [row["step"] for row in rows]
         for name in ("loss", "loss_smooth", "lr", "kt_s", "grad_norm"):
             getattr(self, name).extend(steps, [row[name] for row in rows])
-        if self._recent and self._recent[-1][1] >= steps[0]:
-            self._recent.clear()
-        self._recent.extend((row["t"], row["step"]) for row in rows[-64:])
+        self.tokens_at.extend(steps, [row["tokens"] for row in rows])
+        self.seconds_at.cut_after(steps[0] - 1)
+        # clocks are set back at times, an axis is not
+        times = accumulate((row["t"] - began for row in rows), max, initial=self.seconds_at.last or 0.0)
+        self.seconds_at.extend(steps, list(times)[1:])
+        if self._pace:
+            self._pace.walk(rows)
 
     def _progressed(self, event: ev.Progress) -> None:
+        if self.activity is None or self.activity.phase != event.phase:
+            self._phase_began = event.t
         self.phases[event.phase] = event
         self.activity = event
 
@@ -235,46 +267,54 @@ class RunModel:
         self.epoch_marks.append(self.step)
         loss = "no loss" if event.loss is None else f"mean loss {short(event.loss)}"
         self._say(
-            event.t, f"epoch {event.epoch} is over: {loss}, lr {short(event.lr)}, {duration(event.seconds)}"
-        )
+            event.t, f"epoch {event.epoch} is over: {loss}, lr {short(event.lr)}, {duration(event.seconds)}",
+            mark="┊",
+        )  # fmt: skip
 
     def _validated(self, event: ev.Validated) -> None:
         self.validations.append(event)
+        self.valid_loss.append(event.step, event.loss)
         loss = "none" if event.loss is None else f"{event.loss:.4f}"
         best = "the best so far" if event.best_epoch == event.epoch else f"best was epoch {event.best_epoch}"
-        self._say(event.t, f"validation loss {loss} after epoch {event.epoch}, {best}", "good")
+        self._say(event.t, f"validation loss {loss} after epoch {event.epoch}, {best}", "good", "•")
 
     def _saved(self, event: ev.Checkpoint) -> None:
         self.checkpoints.append(event)
-        self._say(event.t, f"saved {Path(event.path).name} at step {event.step}", "good")
+        self._say(event.t, f"saved {Path(event.path).name} at step {event.step}", "good", "◆")
 
     def _evaluated(self, event: ev.Evaluated) -> None:
         if event.when == "before":
-            self.before = event
+            self.before, self._probe_began = event, self._phase_began
+            self._per_document = (event.t - self._phase_began) / max(1, event.documents)
         else:
             self.after = event
         self._say(
-            event.t, f"loss {event.when} training: {event.loss:.4f} over {event.documents} documents", "good"
-        )
+            event.t, f"loss {event.when} training: {event.loss:.4f} over {event.documents} documents", "good",
+            "•",
+        )  # fmt: skip
 
     def _sampled(self, event: ev.Sample) -> None:
         self.samples.append(event)
-        self._say(event.t, f"answered a sample prompt at step {event.step}")
+        self._say(event.t, f"answered a sample prompt at step {event.step}", mark="“")
+
+    def _state_told(self, event: ev.StateHealth) -> None:
+        self.states.append(StateNorms(event.step, event.heads, array("f", event.norms)))
 
     def _logged(self, event: ev.Log) -> None:
         self._say(event.t, event.text)
 
     def _warned(self, event: ev.Warned) -> None:
-        self._say(event.t, event.text, "warning")
+        self._say(event.t, event.text, "warning", "!")
 
     def _failed(self, event: ev.Failed) -> None:
         self.closing, self.activity = event, None
-        self._say(event.t, event.reason, "error")
+        self._say(event.t, event.reason, "error", "✗")
 
     def _finished(self, event: ev.Finished) -> None:
         self.closing, self.activity = event, None
         self.step = event.step
-        self._say(event.t, f"{event.status} at step {event.step} after {duration(event.seconds)}", "good")
+        self._say(event.t, f"{event.status} at step {event.step} after {duration(event.seconds)}", "good",
+                  "■")  # fmt: skip
 
 
 _HANDLERS: dict[type, Any] = {
@@ -287,6 +327,7 @@ _HANDLERS: dict[type, Any] = {
     ev.Checkpoint: RunModel._saved,
     ev.Evaluated: RunModel._evaluated,
     ev.Sample: RunModel._sampled,
+    ev.StateHealth: RunModel._state_told,
     ev.Log: RunModel._logged,
     ev.Warned: RunModel._warned,
     ev.Failed: RunModel._failed,
