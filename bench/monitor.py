@@ -54,7 +54,9 @@ class Form(App):
 
 Form().run()
 """
-_ESCAPE = re.compile(rb"\x1b(?:\[([0-9;?<>=]*)[ -/]*([@-~])|[\]PX^_].*?(?:\x07|\x1b\\)|[ -/]*[0-~])", re.DOTALL)
+_ESCAPE = re.compile(
+    rb"\x1b(?:\[([0-9;?<>=]*)[ -/]*([@-~])|[\]PX^_].*?(?:\x07|\x1b\\)|[ -/]*[0-~])", re.DOTALL
+)
 
 
 class Terminal:
@@ -315,7 +317,9 @@ def idle(seconds: float) -> None:
             while time.monotonic() < end:
                 terminal.read(0.1)
             cpu = (sum(terminal.usage.cpu_times()[:2]) - used) / seconds
-            print(f"idle           {terminal.bytes - written} bytes in {seconds:.0f} s (0), {cpu:.1%} of a core")
+            print(
+                f"idle           {terminal.bytes - written} bytes in {seconds:.0f} s (0), {cpu:.1%} of a core"
+            )
 
 
 def keys(turns: int = 30) -> None:
@@ -359,7 +363,9 @@ def main() -> None:
         "first": lambda _: first_frame(), "live": live, "long": long_run, "idle": idle,
         "keys": lambda _: keys(),
     }  # fmt: skip
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("part", nargs="*", help=", ".join(parts))
     parser.add_argument("--seconds", type=float, default=20.0)
     args = parser.parse_args()

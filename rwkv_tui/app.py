@@ -87,8 +87,8 @@ class TuneApp(App[None]):
             for job in jobs:
                 job.cancel()
 
-    def open_wizard(self, step: str = "") -> None:
-        """Shows the wizard, where it was left; `step` names another step."""
+    def open_wizard(self, step: str = "", field: str = "") -> None:
+        """Shows the wizard, where it was left; `step` names another step, `field` a parameter there."""
         from rwkv_tui.screens.wizard.wizard import WizardScreen
 
         if not self.is_screen_installed("wizard"):
@@ -97,7 +97,7 @@ class TuneApp(App[None]):
         if self.screen is not wizard:
             self.push_screen(wizard)
         if step:
-            wizard.go(step)
+            wizard.go(step, field)
 
     def open_run(self, name: str, run: RunDir) -> None:
         """Shows a run above the list of runs: how it goes, or what came of it."""

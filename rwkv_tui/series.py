@@ -108,15 +108,16 @@ class Smoothed:
         if source.cuts != self._cuts:
             made.cut_after(-math.inf)
             self._cuts, self._total, self._weight = source.cuts, 0.0, 0.0
-        keep, new = self.strength, 1 - self.strength
-        for place in range(len(made), len(source)):
-            y = source.ys[place]
+        keep, new, start = self.strength, 1 - self.strength, len(made)
+        total, weight, values = self._total, self._weight, array("d")
+        for y in source.ys[start:]:
             if isnan(y):
-                made.append(source.xs[place], None)
+                values.append(y)
                 continue
-            self._total = keep * self._total + new * y
-            self._weight = keep * self._weight + new
-            made.append(source.xs[place], self._total / self._weight)
+            total, weight = keep * total + new * y, keep * weight + new
+            values.append(total / weight)
+        self._total, self._weight = total, weight
+        made.extend(source.xs[start:], values)
         return made
 
 

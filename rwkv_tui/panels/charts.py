@@ -198,9 +198,7 @@ class Charts(Container):
         for name in NAMES:
             chart = self.query_one(f"#{name}", LineChart)
             if chart.display:
-                chart.show(
-                    self._curves(name), axis=axis, epochs=epochs, saves=saves, log=name in self._log
-                )
+                chart.show(self._curves(name), axis=axis, epochs=epochs, saves=saves, log=name in self._log)
 
     def _curves(self, name: str) -> list[Curve]:
         series: Series = getattr(self._model, name)

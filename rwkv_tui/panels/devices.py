@@ -70,7 +70,9 @@ class GpuPanel(Panel):
         title = Content(f"{self._label} {name}")
         if gpu.lost:
             return Content.assemble(
-                (" GPU ", "bold"), title, ("  fell off the bus: see dmesg; the machine must restart", "$error")
+                (" GPU ", "bold"),
+                title,
+                ("  fell off the bus: see dmesg; the machine must restart", "$error"),
             )
         if self.size.height == 1:
             return self._line(title)
@@ -151,7 +153,11 @@ class HostPanel(Panel):
         host, width = self._host, self.size.width
         held = NOT_TOLD if host.run_bytes is None else size(host.run_bytes)
         memory = f"{_memory(host.used_bytes, host.total_bytes)}, run {held}"
-        disk = NOT_TOLD if host.disk_free is None else f"{size(host.disk_free)} free of {size(host.disk_bytes or 0)}"
+        disk = (
+            NOT_TOLD
+            if host.disk_free is None
+            else f"{size(host.disk_free)} free of {size(host.disk_bytes or 0)}"
+        )
         return Content("\n").join([
             Content.assemble((" Machine", "bold"), f"   {self._reason}").truncate(width, ellipsis=True),
             _row("CPU", _told(host.cpu, "%"), [h.cpu for h in self._past], 100, width),

@@ -6,13 +6,12 @@ from pathlib import Path
 
 from textual.content import Content
 
-from engine.contract.events import Failed, Finished
+from engine.contract.events import Finished
 from engine.contract.rundir import RunDir, Status
 from rwkv_tui.panels.progress import clock_time
 from rwkv_tui.plain import duration, one_line, plain
+from rwkv_tui.services.diagnosis import Diagnosis
 from rwkv_tui.services.run_tail import RunModel
-
-LAST_LINES = 4
 
 
 def change(before: float, after: float) -> str:
@@ -21,20 +20,20 @@ def change(before: float, after: float) -> str:
     return f"{before:.4f} -> {after:.4f}{percent}"
 
 
-def ending(status: Status, run: RunDir, model: RunModel, printed: str) -> Content | None:
-    """The card's text, or None while the run goes on; `printed` is what its process printed last."""
-    closing = model.closing
-    if isinstance(closing, Finished):
-        return _finished(status, closing, model)
-    if isinstance(closing, Failed):
+def ending(
+    status: Status, run: RunDir, model: RunModel, found: Diagnosis | None, resumable: int = 0
+) -> Content | None:
+    """The card's text, or None while the run goes on. `resumable` is the step after which it can go on."""
+    if isinstance(model.closing, Finished):
+        return _finished(status, model.closing, model)
+    if found is None:
+        return None
+    if status == "failed":
         where = f" at step {model.step:,} of {model.steps:,}" if model.steps else " before the first step"
-        return _card(f"The run failed{where}", closing.reason, closing.remedy, run, model) + _last(printed)
-    if status == "died":
-        heard = f", last heard of at {clock_time(model.last_t)}" if model.last_t else ""
-        where = f"at step {model.step:,}" if model.step else "before the first step"
-        reason = "Its process ended without a word: killed, out of memory, or the machine was restarted."
-        return _card(f"The run died {where}{heard}", reason, "", run, model) + _last(printed)
-    return None
+        return _card(f"The run failed{where}", found, run, model, resumable)
+    heard = f", last heard of at {clock_time(model.last_t)}" if model.last_t else ""
+    where = f"at step {model.step:,}" if model.step else "before the first step"
+    return _card(f"The run died {where}{heard}", found, run, model, resumable)
 
 
 def _finished(status: Status, closing: Finished, model: RunModel) -> Content:
@@ -51,16 +50,17 @@ def _finished(status: Status, closing: Finished, model: RunModel) -> Content:
     return Content("\n").join(lines)
 
 
-def _card(title: str, reason: str, remedy: str, run: RunDir, model: RunModel) -> Content:
-    lines = [Content.assemble((title, "bold $error")), Content(plain(reason).strip())]
-    if remedy:
-        lines.append(Content.assemble(("What to do: ", "bold"), plain(remedy).strip()))
+def _card(title: str, found: Diagnosis, run: RunDir, model: RunModel, resumable: int) -> Content:
+    lines = [Content.assemble((title, "bold $error")), Content(found.cause)]
+    if found.remedy:
+        lines.append(Content.assemble(("What to do: ", "bold"), found.remedy))
+    if found.changes:
+        changes = ", ".join(f"{name} {value}" for name, value in found.changes)
+        lines.append(Content.assemble(("b", "bold $primary"), f" goes back to the parameters with {changes}"))
+    if resumable:
+        lines.append(Content.assemble(("r", "bold $primary"), f" resumes it after step {resumable:,}"))
     kept = ", ".join(Path(c.path).name for c in model.checkpoints[-4:]) or "nothing had been saved yet"
     lines.append(Content.assemble(("Kept: ", "bold"), one_line(kept)))
     lines.append(Content.assemble(("Log: ", "bold"), one_line(str(run.log)), ("   l shows all of it", "dim")))
+    lines += [Content.assemble((f"  {plain(line)}", "dim")) for line in found.evidence]
     return Content("\n").join(lines)
-
-
-def _last(printed: str) -> Content:
-    lines = plain(printed).strip().splitlines()[-LAST_LINES:]
-    return Content.assemble(*[(f"\n  {line}", "dim") for line in lines])

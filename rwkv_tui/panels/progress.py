@@ -85,7 +85,7 @@ class Bars(Panel):
 
     def _line(self, head: str, done: int, total: int, note: str) -> Content:
         share = done / total if total else 0.0
-        space = max(4, self.size.width - len(head) - 7 - 24)
+        space = max(4, self.size.width - len(head) - 7 - 28)
         return Content.assemble(head, bar(share, space), f"{share:>5.0%}  ", (note, "dim"))
 
     def _left(self) -> str:
@@ -93,7 +93,9 @@ class Bars(Panel):
         if self._silence is None:
             return f"took {duration(model.elapsed)}"
         left = model.seconds_left
-        return f"{duration(left)} left" if left is not None else "time left: not known yet"
+        if left is None or model.last_t is None:
+            return "time left: not known yet"
+        return f"{duration(left)} left, ends {_moment(model.last_t + left, left)}"
 
     def _figures(self) -> Content:
         model, speed = self._model, self._model.kt_s.last
@@ -114,6 +116,11 @@ class Bars(Panel):
         if model.before and self.size.width >= 100:
             parts.append(f"loss before training {model.before.loss:.4f}")
         return Content(" " + "   ".join(parts))
+
+
+def _moment(t: float, ahead: float) -> str:
+    """Local time of day, with the weekday when it is not today's."""
+    return time.strftime("%H:%M" if ahead < 43_200 else "%a %H:%M", time.localtime(t))
 
 
 def _rounded(seconds: float) -> str:

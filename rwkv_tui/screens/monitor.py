@@ -1,4 +1,4 @@
-"""A run as it goes: curves, speed, time left, devices, log. Watching it never touches it."""
+"""A run as it goes: curves, speed, time left, devices, state, samples, log. Watching it never touches it."""
 
 from __future__ import annotations
 
@@ -6,35 +6,42 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from textual import getters
 from textual.app import ComposeResult
 from textual.binding import Binding
-from textual.containers import Container
 from textual.screen import Screen
 from textual.widgets import Footer, Static
 
 from engine.contract.errors import UserError
 from engine.contract.events import Finished
+from engine.contract.flags import changed, spell
 from engine.contract.rundir import RunDir, Status
+from engine.contract.settings import TrainSettings
+from rwkv_tui.app import TuneApp
+from rwkv_tui.panels.charts import Charts
 from rwkv_tui.panels.devices import Devices
 from rwkv_tui.panels.ending import ending
 from rwkv_tui.panels.log import LogPanel
 from rwkv_tui.panels.progress import Bars, Head, Phases
+from rwkv_tui.panels.samples import SamplesPanel
+from rwkv_tui.panels.state import StatePanel
 from rwkv_tui.plain import one_line
 from rwkv_tui.screens.ask import AskScreen
 from rwkv_tui.screens.log import LogScreen
+from rwkv_tui.services.diagnosis import Diagnosis, diagnose
 from rwkv_tui.services.gpu import GpuReading, GpuSampler
+from rwkv_tui.services.launch import resume
 from rwkv_tui.services.run_tail import RunModel, RunWatch
 from rwkv_tui.services.runs import engine_log_tail, is_alive, status_of, stop_run
-from rwkv_tui.widgets.chart import LineChart
-from rwkv_tui.widgets.plot import Curve
 from rwkv_tui.widgets.trail import Trail
 
-TICK_S = 0.5
-SLICE_BYTES = 1 << 20
+TICK_S = 0.75
+SLICE_BYTES = 1 << 19
 """How much of a long event file is read at once, so that keys stay quick meanwhile."""
 GPU_S = 2.0
 ENDED = ("finished", "stopped", "failed", "died")
-CHARTS = ("loss", "lr", "kt_s", "grad_norm")
+WHOLE = ("charts", "devices", "state", "samples")
+"""What can have the whole screen."""
 
 
 class GpuSource(Protocol):
@@ -42,29 +49,50 @@ class GpuSource(Protocol):
 
     def start(self) -> None: ...
     def stop(self) -> None: ...
-    def snapshot(self) -> GpuReading | None: ...
+    def history(self) -> tuple[GpuReading, ...]: ...
 
 
 class MonitorScreen(Screen[None]):
     """Shows one run. `gpus` and `clock` (seconds since the epoch) can be replaced by a test."""
 
+    app = getters.app(TuneApp)
     CSS_PATH = "../styles/monitor.tcss"
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide")]
     VERTICAL_BREAKPOINTS = [(0, "-low"), (36, "-tall")]
     HELP_TEXT = (
         "The run is a process of its own: leaving this screen, or losing the connection, does not touch it.\n"
-        "In the charts ┊ ends an epoch and ◆ is a saved file."
+        "In the charts ┊ ends an epoch, ◆ is a saved file and • the loss on held-out documents. "
+        "Each column shows the least and the greatest of its steps."
     )
     BINDINGS = [
         Binding("enter", "done", "Files and next steps"),
+        Binding("b", "fix", "Back to the parameters"),
+        Binding("r", "resume", "Resume"),
         Binding("s", "stop", "Stop the run"),
-        Binding("q,escape", "leave", "Leave", key_display="q"),
-        Binding("l", "log", "Whole log"),
-        Binding("1", "enlarge('loss')", "Enlarge a chart", key_display="1-4"),
+        Binding("q", "leave", "Leave"),
+        Binding("l", "log", "Log"),
+        Binding("1", "enlarge('loss')", "Enlarge", key_display="1-7"),
         Binding("2", "enlarge('lr')", "Enlarge the learning rate", show=False),
         Binding("3", "enlarge('kt_s')", "Enlarge the speed", show=False),
         Binding("4", "enlarge('grad_norm')", "Enlarge the gradient's norm", show=False),
-        Binding("y", "log_scale", "Logarithmic loss", show=False),
+        Binding("5", "fill('devices')", "Devices and their history", show=False),
+        Binding("6", "fill('state')", "Health of the state", show=False),
+        Binding("7", "fill('samples')", "Answers of base and tuned model", show=False),
+        Binding("left,h", "move(-1)", "Cursor", show=False, key_display="← →"),
+        Binding("right,k", "move(1)", "Cursor to the right", show=False),
+        Binding("shift+left", "move(-10)", "Cursor by ten", show=False),
+        Binding("shift+right", "move(10)", "Cursor by ten to the right", show=False),
+        Binding("plus,equals_sign", "zoom(0.5)", "Zoom", show=False, key_display="+ -"),
+        Binding("minus", "zoom(2)", "Zoom out", show=False),
+        Binding("comma", "pan(-1)", "Move what is shown; an earlier answer", show=False, key_display=", ."),
+        Binding("full_stop", "pan(1)", "Move to the right; a later answer", show=False),
+        Binding("0", "whole", "The whole run", show=False),
+        Binding("f", "follow", "Follow the newest", show=False),
+        Binding("x", "along", "Along steps, tokens or time", show=False),
+        Binding("y", "scale", "Linear or logarithmic", show=False),
+        Binding("m", "smooth(1)", "Smooth more or less", show=False, key_display="m M"),
+        Binding("M", "smooth(-1)", "Smooth less", show=False),
+        Binding("escape", "back", "Back", show=False),
     ]
 
     def __init__(
@@ -79,12 +107,13 @@ class MonitorScreen(Screen[None]):
         self.run_name = name
         self.run_dir = run
         self.status: Status = "starting"
-        self._gpus = gpus or GpuSampler(GPU_S)
+        self._gpus = gpus or GpuSampler(GPU_S, folder=run.path, owner=lambda: _pid(run))
         self._clock = clock
         self._watch = RunWatch(run)
         self._opened = clock()
-        self._log_scale = False
         self._shown: Status = "starting"
+        self._found: Diagnosis | None = None
+        self._whole = ""
 
     def compose(self) -> ComposeResult:
         yield Trail("Monitor")
@@ -92,18 +121,14 @@ class MonitorScreen(Screen[None]):
         yield Bars()
         yield Static(id="ending", markup=False)
         yield Phases()
-        with Container(id="charts"):
-            yield LineChart("Loss", id="loss")
-            yield LineChart("Learning rate", id="lr", from_zero=True)
-            yield LineChart("Speed, kt/s", id="kt_s", from_zero=True)
-            yield LineChart("Gradient norm", id="grad_norm", from_zero=True)
+        yield Charts()
+        yield StatePanel()
+        yield SamplesPanel()
         yield Devices()
         yield LogPanel()
         yield Footer(compact=True)
 
     async def on_mount(self) -> None:
-        self.query_one("#ending").display = False
-        self.query_one("#charts").display = False
         self._gpus.start()
         self.set_interval(TICK_S, self._tick)
         await self._tick()
@@ -133,9 +158,9 @@ class MonitorScreen(Screen[None]):
     async def _show(self) -> None:
         model = self._model
         stepped = bool(len(model.loss))
-        self.query_one("#charts").display = stepped
-        self.query_one(Bars).display = model.plan is not None
-        self.query_one(Phases).display = not stepped and self.status not in ENDED
+        self.set_class(stepped, "-stepped")
+        self.set_class(model.plan is not None, "-planned")
+        self.set_class(not stepped and self.status not in ENDED, "-waiting")
         self.query_one(Head).show(self.status, model)
         silence = None if self.status in ENDED else self._clock() - (model.last_t or self._opened)
         self.query_one(Bars).show(model, silence)
@@ -145,31 +170,29 @@ class MonitorScreen(Screen[None]):
             self._shown = self.status
             self._show_ending()
         if stepped:
-            self._show_charts()
-        await self.query_one(Devices).show(self._gpus.snapshot())
+            self.query_one(Charts).show(model)
+        if self._whole == "state":
+            self.query_one(StatePanel).show(model)
+        elif self._whole == "samples":
+            await self.query_one(SamplesPanel).show(model)
+        await self.query_one(Devices).show(self._gpus.history())
 
     def _show_ending(self) -> None:
-        card = ending(self.status, self.run_dir, self._model, engine_log_tail(self.run_dir))
-        place = self.query_one("#ending", Static)
-        place.display = card is not None
-        place.update(card or "")
+        printed, steps = engine_log_tail(self.run_dir), self.run_dir.resume_steps()
+        self._found = diagnose(self.status, self._model, printed, self._settings())
+        resumable = steps[0] if steps else 0
+        card = ending(self.status, self.run_dir, self._model, self._found, resumable)
+        self.query_one("#ending", Static).update(card or "")
+        self.set_class(card is not None, "-card")
         self.set_class(self.status in ENDED, "-over")
         self.set_class(self.status in ("failed", "died"), "-error")
+        self.refresh_bindings()
 
-    def _show_charts(self) -> None:
-        model = self._model
-        curves = {
-            "loss": (Curve(model.loss, "raw", "raw"), Curve(model.loss_smooth, "smooth", "main")),
-            "lr": (Curve(model.lr, "", "main"),),
-            "kt_s": (Curve(model.kt_s, "", "main"),),
-            "grad_norm": (Curve(model.grad_norm, "", "main"),),
-        }
-        saves = [c.step for c in model.checkpoints]
-        for name in CHARTS:
-            self.query_one(f"#{name}", LineChart).show(
-                curves[name], end=model.steps, epochs=model.epoch_marks, saves=saves,
-                log=self._log_scale and name == "loss",
-            )  # fmt: skip
+    def _settings(self) -> TrainSettings | None:
+        try:
+            return self.run_dir.read_settings()
+        except UserError:
+            return None
 
     def on_screen_resume(self) -> None:
         self.call_later(self._tick)
@@ -179,6 +202,10 @@ class MonitorScreen(Screen[None]):
             return self.status not in ENDED
         if action == "done":
             return isinstance(self._model.closing, Finished)
+        if action == "resume":
+            return self.status in ("stopped", "failed", "died")
+        if action == "fix":
+            return self.status in ("failed", "died") and self._settings() is not None
         return True
 
     def action_leave(self) -> None:
@@ -196,18 +223,85 @@ class MonitorScreen(Screen[None]):
     def action_log(self) -> None:
         self.app.push_screen(LogScreen(self.run_name, self.run_dir, lambda: self._model))
 
-    def action_enlarge(self, name: str) -> None:
-        """Gives one chart the room of all; the same key again gives it back."""
-        chart = self.query_one(f"#{name}")
-        large = not chart.has_class("-large")
-        for other in self.query(LineChart):
-            other.remove_class("-large")
-        chart.set_class(large, "-large")
-        self.query_one("#charts").set_class(large, "-one")
+    def action_back(self) -> None:
+        """Out of what was gone into: the cursor, a large chart, a panel; else out of the monitor."""
+        if self._whole != "charts" and self._whole:
+            self._fill("")
+        elif self.query_one(Charts).leave():
+            self._fill("charts" if self.query_one(Charts).large else "")
+        else:
+            self.action_leave()
 
-    def action_log_scale(self) -> None:
-        self._log_scale = not self._log_scale
-        self._show_charts()
+    def action_enlarge(self, name: str) -> None:
+        """Gives one chart the whole screen; the same key again gives it back."""
+        charts = self.query_one(Charts)
+        charts.enlarge(name if self._whole in ("", "charts") or charts.large != name else "")
+        self._fill("charts" if charts.large else "")
+
+    def action_fill(self, name: str) -> None:
+        """Gives a panel the whole screen; the same key again gives it back."""
+        if self.query_one(Charts).large:
+            self.query_one(Charts).enlarge("")
+        self._fill("" if self._whole == name else name)
+
+    def _fill(self, name: str) -> None:
+        self._whole = name
+        for one in WHOLE:
+            self.set_class(one == name, f"-whole-{one}")
+        self.query_one(Devices).fill(name == "devices")
+        if name == "samples":
+            self.query_one(SamplesPanel).focus()
+        else:
+            self.set_focus(None)
+        self.call_after_refresh(self._tick)
+
+    def action_move(self, by: int) -> None:
+        self.query_one(Charts).move(by)
+
+    def action_zoom(self, factor: float) -> None:
+        self.query_one(Charts).zoom(factor)
+
+    async def action_pan(self, by: int) -> None:
+        if self._whole == "samples":
+            await self.query_one(SamplesPanel).turn(by)
+        else:
+            self.query_one(Charts).pan(by)
+
+    def action_whole(self) -> None:
+        self.query_one(Charts).whole()
+
+    def action_follow(self) -> None:
+        self.query_one(Charts).follow()
+
+    def action_along(self) -> None:
+        self.query_one(Charts).along()
+
+    def action_scale(self) -> None:
+        self.query_one(Charts).scale()
+
+    def action_smooth(self, by: int) -> None:
+        self.query_one(Charts).smooth(by)
+
+    def action_fix(self) -> None:
+        """Opens the wizard with this run's settings and the remedy among them, for a run of its own."""
+        settings = self._settings()
+        if settings is None:
+            return
+        values = {name: spell(value) for name, value in changed(settings).items() if name != "proj_dir"}
+        changes = dict(self._found.changes) if self._found else {}
+        draft = self.app.draft
+        draft.load({**values, **changes})
+        draft.put("proj_dir", "")
+        draft.suggest_proj_dir(self.app.cwd)
+        self.app.open_wizard("Parameters", next(iter(changes), ""))
+
+    def action_resume(self) -> None:
+        """Starts a process that goes on with the run."""
+        try:
+            resume(self.run_name, self.run_dir)
+        except UserError as error:
+            self.notify(str(error), severity="error", markup=False)
+        self.call_later(self._tick)
 
     def action_stop(self) -> None:
         """Asks once; a run that was asked already can be ended at once, after another question."""
@@ -242,3 +336,8 @@ class MonitorScreen(Screen[None]):
         except UserError as error:
             self.notify(str(error), severity="error", markup=False)
         self.call_later(self._tick)
+
+
+def _pid(run: RunDir) -> int | None:
+    owner = run.owner()
+    return owner.pid if owner is not None else None

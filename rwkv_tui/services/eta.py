@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 RECENT = 2048
+MANY = 400
 FEW = 8  # steps whose pace is no basis yet
 
 
@@ -45,9 +46,10 @@ class Pace:
         if self._last is not None and first["step"] == self._last[0] + 1:
             self._took(max(0.0, first["t"] - self._last[1]), first["step_s"])
         self._paused = False
-        recent = rows[-RECENT - 1 :]  # between steps told in one go there was no pause
-        self._plain.extend(max(0.0, b["t"] - a["t"]) for a, b in zip(recent, recent[1:], strict=False))
-        self._walked += len(rows) - 1
+        pairs = zip(rows, rows[1:], strict=False)  # between steps told in one go there was no pause
+        walls = [max(0.0, b["t"] - a["t"]) for a, b in pairs if b["step"] == a["step"] + 1]
+        self._plain.extend(walls)
+        self._walked += len(walls)
         self._last = rows[-1]["step"], rows[-1]["t"]
         self._step = rows[-1]["step"]
 
@@ -64,13 +66,13 @@ class Pace:
 
     @property
     def step_seconds(self) -> float | None:
-        """Mean seconds from a step to the next of the last half of what is known; None too early."""
+        """Mean seconds from a step to the next, of the later ones that are known; None too early."""
         if len(self._plain) < FEW:
             return None
-        half = max(FEW, len(self._plain) // 2)
-        # the first steps compile and fill caches: half of the steps are a better basis than all of them
-        recent = list(self._plain)[-half:]
-        return sum(recent) / half
+        # the first steps compile and fill caches, and a pace may change; but a few steps alone vary too much
+        count = len(self._plain)
+        recent = list(self._plain)[-max(FEW, count * 4 // 5 if count < MANY else count // 2) :]
+        return sum(recent) / len(recent)
 
     def left(self) -> float | None:
         """Seconds from the last step to the end of the run, None when there is no basis."""
@@ -78,7 +80,7 @@ class Pace:
         if pace is None:
             return None
         remaining = max(0, self.steps - self._step)
-        epochs = self.steps // self.epoch_steps - self._step // self.epoch_steps
+        epochs = self.steps // self.epoch_steps - max(0, self._step - 1) // self.epoch_steps
         known = self._epoch_pauses
         pause = sum(known[-3:]) / len(known[-3:]) if known else self.per_document * self.held_out
         others = self._other_pauses / self._walked if self._walked else 0.0

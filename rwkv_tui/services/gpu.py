@@ -7,9 +7,8 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-T = TypeVar("T")
 HISTORY = 300
 """Readings that are kept: ten minutes, at one every two seconds."""
 THROTTLE = (  # bits of nvmlDeviceGetCurrentClocksEventReasons; idleness and set clocks hold nothing back
@@ -97,11 +96,11 @@ class Nvml:
         """Ends the session; the next `read` opens another."""
         if self._open:
             self._open = False
-            self._try(self._library.nvmlShutdown)
+            self._try("nvmlShutdown")
 
-    def _try(self, query: Callable[..., T] | str, *args: Any) -> T | None:
+    def _try(self, query: str, *args: Any) -> Any:
         """What the library answers; None where it, or this version of it, has no answer."""
-        call = getattr(self._library, query, None) if isinstance(query, str) else query
+        call = getattr(self._library, query, None)
         try:
             return call(*args) if call else None
         except self._library.NVMLError as error:

@@ -221,7 +221,7 @@ class RunModel:
     def _resumed(self, event: ev.Resumed) -> None:
         """Forgets what was told of later steps: they are taken again."""
         step = event.step
-        self.step, self.activity, self.closing, self.after = step, None, None, None
+        self.step, self.activity, self.closing, self.after, self._pace = step, None, None, None, None
         self.phases.clear()
         for series in (
             self.loss, self.loss_smooth, self.lr, self.kt_s, self.grad_norm, self.valid_loss, self.tokens_at,

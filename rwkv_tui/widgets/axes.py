@@ -68,7 +68,11 @@ class XAxis:
     def reading(self, low: float, high: float) -> str:
         """The stretch under the cursor, exact."""
         if self.unit == "time":
-            return f"{duration(low)}:" if duration(low) == duration(high) else f"{duration(low)}..{duration(high)}:"
+            return (
+                f"{duration(low)}:"
+                if duration(low) == duration(high)
+                else f"{duration(low)}..{duration(high)}:"
+            )
         first, last = math.ceil(low), math.ceil(high) - 1
         name = "step" if self.unit == "step" else "tokens"
         return f"{name} {first:,}:" if last <= first else f"{name} {first:,}..{last:,}:"

@@ -24,8 +24,7 @@ class LineChart(Widget):
     """
 
     COMPONENT_CLASSES = {
-        f"chart--{name}"
-        for name in ("title", "axis", "mark", "cursor", "raw", "main", "point", *"abcdef")
+        f"chart--{name}" for name in ("title", "axis", "mark", "cursor", "raw", "main", "point", *"abcdef")
     }
     DEFAULT_CSS = """
     LineChart {
@@ -123,7 +122,7 @@ def _strip(runs: list[Run], styles: dict[str, Style], width: int) -> Strip:
 def _changes(before: list[Run], now: list[Run], width: int) -> Iterator[tuple[int, int]]:
     """The stretches (start, length) of a row that changed; all of it when cells and characters differ."""
     old, new = _cells(before, width), _cells(now, width)
-    if any(len(char) > 1 or not char.isascii() and ord(char) > 0x2E7F for char, _ in (*old, *new)):
+    if any(len(char) > 1 or (not char.isascii() and ord(char) > 0x2E7F) for char, _ in (*old, *new)):
         yield 0, width
         return
     start = end = -1

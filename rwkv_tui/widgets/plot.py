@@ -243,4 +243,3 @@ def _x_axis(gutter: int, width: int, xs: Scale, axis: XAxis, saved: set[int]) ->
         line[x] = "◆"
     marks: list[Run] = [(" " * (gutter - 1) + "└" + "".join(line), "axis")]
     return [marks, [("".join(labels), "axis")]]
-

@@ -33,8 +33,8 @@ class StillGpus:
     def stop(self) -> None:
         pass
 
-    def snapshot(self) -> GpuReading:
-        return self.reading
+    def history(self) -> tuple[GpuReading, ...]:
+        return (self.reading,)
 
 
 def clock() -> float:

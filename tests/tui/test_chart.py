@@ -3,14 +3,16 @@ from __future__ import annotations
 import math
 import time
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from textual.app import App, ComposeResult
 from textual.geometry import Region
 
-from rwkv_tui.series import BLOCK, Series
+from rwkv_tui.series import BLOCK, Series, Smoothed
+from rwkv_tui.widgets.axes import Scale, XAxis, x_end, y_axis
 from rwkv_tui.widgets.chart import LineChart
-from rwkv_tui.widgets.plot import DOTS, Canvas, Curve, Scale, draw, rows, x_end, y_axis
+from rwkv_tui.widgets.plot import DOTS, Canvas, Curve, draw, picture
 
 VALUES = st.lists(st.none() | st.floats(-1e6, 1e6), min_size=1, max_size=300)
 
@@ -36,7 +38,7 @@ def test_every_value_has_its_dot(values: list[float | None], width: int, height:
         return
     canvas = Canvas(width, height)
     xs, ys = Scale(0, len(values), width * 2), Scale(low, high, height * 4)
-    draw(canvas, data, xs, ys, 0)
+    draw(canvas, Curve(data, "", "main"), xs, ys, 0)
     for step, value in enumerate(values, 1):
         if value is not None:
             x = xs.place(step)
@@ -75,11 +77,13 @@ def test_a_chart_fills_its_place_exactly(
 ) -> None:
     (width, height), (log, zero) = size, flags
     curves = [Curve(series(values), "raw", "raw"), Curve(Series(), "smooth", "main")]
-    lines = rows("Loss", curves, width, height, end=end, epochs=marks, saves=marks, log=log, from_zero=zero)
+    lines = picture(
+        "Loss", curves, width, height, axis=XAxis(end=end), epochs=marks, saves=marks, log=log, from_zero=zero
+    ).rows
     assert len(lines) == height
     for line in lines[1:]:
         assert len("".join(text for text, _ in line)) in (0, width)
-        assert {style for _, style in line} <= {"axis", "mark", "raw", "main"}
+        assert {style for _, style in line} <= {"axis", "mark", "raw", "main", "title"}
 
 
 @given(low=st.floats(-1e9, 1e9), span=st.floats(0, 1e9), count=st.integers(1, 20))
@@ -107,9 +111,73 @@ def test_the_axis_of_a_growing_run_seldom_moves() -> None:
     assert max(ends) == 5000
 
 
+def test_a_spike_is_seen_and_read_however_many_points_share_its_column() -> None:
+    data = series([2.0] * 70_000 + [9.5] + [2.0] * 29_999)
+    curve = Curve(data, "raw", "raw")
+    whole = picture("Loss", [curve], 80, 12, axis=XAxis(end=100_000))
+    assert whole.xs is not None
+    lines = ["".join(text for text, _ in row) for row in whole.rows]
+    assert any("\u2800" < char <= "\u28ff" for char in lines[1])  # the topmost row holds the spike alone
+    column = whole.xs.place(70_001)
+    middle = (column + 0.5) * (whole.xs.high - whole.xs.low) / whole.xs.pixels
+    read = picture("Loss", [curve], 80, 12, axis=XAxis(end=100_000, cursor=middle))
+    head = "".join(text for text, _ in read.rows[0])
+    assert "raw 2..9.5" in head
+
+
+def test_zooming_in_shows_a_stretch_and_reads_its_very_values() -> None:
+    data = series([float(n) for n in range(1, 1001)])
+    curve = Curve(data, "raw", "raw")
+    shown = picture("Loss", [curve], 60, 12, axis=XAxis(window=(400, 420), cursor=410.2))
+    text = "\n".join("".join(text for text, _ in row) for row in shown.rows)
+    assert shown.xs is not None
+    assert (shown.xs.low, shown.xs.high) == (400, 420)
+    assert "405" in text
+    assert " 1000" not in text
+    far = picture("Loss", [curve], 60, 12, axis=XAxis(window=(400, 420), cursor=410.0))
+    assert any(text.startswith("│") and style == "cursor" for text, style in far.rows[4])
+    assert "step 410:  raw 410" in "".join(text for text, _ in far.rows[0])
+
+
+def test_an_axis_that_follows_moves_by_tenths_of_its_width() -> None:
+    windows = {XAxis(end=5000, width=100).shown(1, n) for n in range(1000, 1100)}
+    assert len(windows) <= 11
+    for n in range(1000, 1100):
+        low, high = XAxis(end=5000, width=100).shown(1, n)
+        assert high - low == pytest.approx(100)
+        assert low < n <= high
+    assert XAxis(width=100).shown(1, 30) == XAxis().shown(1, 30)
+
+
+def test_time_has_ticks_that_clocks_have() -> None:
+    times = Series()
+    for step in range(1, 400):
+        times.append(step, step * 20.0)
+    curve = Curve(series([1.0] * 399), "", "main", times.ys)
+    rows = picture("Speed", [curve], 100, 10, axis=XAxis("time")).rows
+    labels = "".join(text for text, _ in rows[-1]).split()
+    assert labels[:3] == ["0:00", "30:00", "1:00:00"]
+    assert labels[-1] == "h:mm:ss"
+
+
+@given(values=VALUES, strength=st.sampled_from([0.5, 0.95]), cut=st.integers(0, 300))
+def test_smoothing_as_it_grows_is_smoothing_at_once(
+    values: list[float | None], strength: float, cut: int
+) -> None:
+    data = series(values)
+    smooth = Smoothed(data, strength)
+    smooth.update()
+    data.append(cut + 1, 4.0)
+    data.append(cut + 400, None)
+    data.append(cut + 401, 2.0)
+    grown = smooth.update()
+    assert grown.xs == data.xs
+    assert grown.ys.tobytes() == Smoothed(data, strength).update().ys.tobytes()
+
+
 def test_a_missing_value_breaks_the_line() -> None:
     canvas = Canvas(10, 2)
-    draw(canvas, series([0.0, 0.0, None, 1.0, 1.0]), Scale(0, 5, 20), Scale(0, 1, 8), 0)
+    draw(canvas, Curve(series([0.0, 0.0, None, 1.0, 1.0]), "", "main"), Scale(0, 5, 20), Scale(0, 1, 8), 0)
     columns = {x for x in range(20) if any(lit(canvas, x, y) for y in range(8))}
     assert not columns & {9, 10, 11, 12, 13, 14, 15}
 
@@ -120,7 +188,7 @@ def test_a_hundred_thousand_steps_are_drawn_quickly() -> None:
     curves = [Curve(data, "raw", "raw"), Curve(data, "smooth", "main")]
     began = time.process_time()
     for _ in range(5):
-        rows("Loss", curves, 100, 16)
+        picture("Loss", curves, 100, 16)
     assert (time.process_time() - began) / 5 < 0.1  # some 0.01 s; a shared machine is slower
 
 
@@ -135,18 +203,19 @@ async def test_only_lines_that_changed_are_painted_again() -> None:
         chart = app.query_one(LineChart)
         data = series([3.0, 2.0, 1.0, 0.0])
         curves = [Curve(data, "", "main")]
-        chart.show(curves, end=10)
+        chart.show(curves, axis=XAxis(end=10))
         await pilot.pause()
         before = [chart.render_line(y).text for y in range(12)]
         painted: list[Region] = []
         chart.refresh = lambda *regions, **_: painted.extend(regions)  # type: ignore[assignment]
-        chart.show(curves, end=10)
+        chart.show(curves, axis=XAxis(end=10))
         assert painted == []
         data.append(5, 0.5)
         assert [chart.render_line(y).text for y in range(12)] == before  # newer data wait for `show`
-        chart.show(curves, end=10)
+        chart.show(curves, axis=XAxis(end=10))
         after = [chart.render_line(y).text for y in range(12)]
         assert before != after
-        assert len(painted) < 7
+        assert sum(region.area for region in painted) < 60 * 7
         for y, (old, new) in enumerate(zip(before, after, strict=True)):
-            assert old == new or any(region.contains(0, y) for region in painted)
+            for x in (x for x in range(60) if old[x : x + 1] != new[x : x + 1]):
+                assert any(region.contains(x, y) for region in painted)

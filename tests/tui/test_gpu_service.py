@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 import threading
 import time
@@ -9,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from rwkv_tui.services.gpu import GpuInfo, GpuSampler, HostMeter, Nvml, read_gpus
+from rwkv_tui.services.gpu import GpuInfo, GpuSampler, HostMeter, Nvml, family, read_gpus
 
 
 class NVMLError(Exception):
@@ -20,11 +22,17 @@ class NVMLError_LibraryNotFound(NVMLError):
     pass
 
 
+class NVMLError_GpuIsLost(NVMLError):
+    pass
+
+
 class FakeNvml:
-    """Behaves as the pynvml module: `devices` maps a query to its answer, an error is raised."""
+    """Behaves as the pynvml module: `devices` maps a query to its answer, an error is raised. A device may
+    have "slices", devices of their own."""
 
     NVMLError = NVMLError
     NVML_TEMPERATURE_GPU = 0
+    NVML_CLOCK_SM, NVML_CLOCK_MEM = 1, 2
 
     def __init__(self, *devices: dict[str, Any], init: Exception | None = None) -> None:
         self.devices = list(devices)
@@ -42,15 +50,29 @@ class FakeNvml:
     def nvmlDeviceGetCount(self) -> int:
         return len(self.devices)
 
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
-        return index
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> dict[str, Any]:
+        return self.devices[index]
+
+    def nvmlDeviceGetMigMode(self, handle: dict[str, Any]) -> list[int]:
+        if "slices" not in handle:
+            raise NVMLError("Not Supported")
+        return [1, 1]
+
+    def nvmlDeviceGetMaxMigDeviceCount(self, handle: dict[str, Any]) -> int:
+        return 7
+
+    def nvmlDeviceGetMigDeviceHandleByIndex(self, handle: dict[str, Any], index: int) -> dict[str, Any]:
+        if index >= len(handle["slices"]):
+            raise NVMLError("Not Found")
+        part: dict[str, Any] = handle["slices"][index]
+        return part
 
     def __getattr__(self, query: str) -> Any:
-        def ask(index: int, *_: object) -> Any:
-            answer = self.devices[index].get(query, NVMLError("Not Supported"))
+        def ask(handle: dict[str, Any], *more: object) -> Any:
+            answer = handle.get(query, handle.get("everything", NVMLError("Not Supported")))
             if isinstance(answer, Exception):
                 raise answer
-            return answer
+            return answer(*more) if callable(answer) else answer
 
         return ask
 
@@ -63,29 +85,66 @@ def device(name: str | bytes) -> dict[str, Any]:
         "nvmlDeviceGetTemperature": 61,
         "nvmlDeviceGetPowerUsage": 250_500,
         "nvmlDeviceGetEnforcedPowerLimit": 450_000,
+        "nvmlDeviceGetClockInfo": lambda kind: {1: 1980, 2: 10501}[kind],
+        "nvmlDeviceGetCurrentClocksEventReasons": 0x04 | 0x20 | 0x01,
+        "nvmlDeviceGetComputeRunningProcesses": [
+            SimpleNamespace(pid=11, usedGpuMemory=3 * 2**20),
+            SimpleNamespace(pid=12, usedGpuMemory=2**20),
+            SimpleNamespace(pid=13, usedGpuMemory=None),
+        ],
     }
 
 
 def test_several_devices() -> None:
     library = FakeNvml(device("A"), device(b"B"))
     reading = read_gpus(library)
-    assert reading.gpus[0] == GpuInfo("A", 24 * 2**30, 2**30, 55, 61, 250.5, 450.0)
+    assert reading.gpus[0] == GpuInfo(
+        "A", 24 * 2**30, 2**30, 55, 61, 250.5, 450.0, None, 1980, 10501, "power limit, heat", "0"
+    )
     assert [g.name for g in reading.gpus] == ["A", "B"]
     assert reading.reason == ""
     assert library.open == 0
 
 
 def test_a_device_that_tells_nothing() -> None:
-    assert read_gpus(FakeNvml({}, device("B"))).gpus[0] == GpuInfo("GPU 0")
+    assert read_gpus(FakeNvml({}, device("B"))).gpus[0] == GpuInfo("GPU 0", label="0")
+
+
+def test_memory_of_the_watched_processes_is_told_apart() -> None:
+    nvml = Nvml(FakeNvml(device("A")))
+    assert nvml.read(frozenset([11, 12, 99])).gpus[0].run_bytes == 4 * 2**20
+    assert nvml.read(frozenset([13])).gpus[0].run_bytes is None  # the driver keeps it to itself
+    assert nvml.read(frozenset([99])).gpus[0].run_bytes is None
+
+
+def test_a_driver_of_old_names_its_reasons_too() -> None:
+    old = device("A")
+    old["nvmlDeviceGetCurrentClocksThrottleReasons"] = old.pop("nvmlDeviceGetCurrentClocksEventReasons")
+    assert read_gpus(FakeNvml(old)).gpus[0].throttle == "power limit, heat"
+    old["nvmlDeviceGetCurrentClocksThrottleReasons"] = 0x01
+    assert read_gpus(FakeNvml(old)).gpus[0].throttle == ""
+
+
+def test_the_slices_of_a_device_follow_it() -> None:
+    small = {
+        "nvmlDeviceGetName": "MIG 1g.10gb",
+        "nvmlDeviceGetMemoryInfo": SimpleNamespace(total=10 * 2**30, used=2**30, free=0),
+    }
+    gpus = read_gpus(FakeNvml({**device("A"), "slices": [small, {}]}, device("B"))).gpus
+    assert [(g.label, g.name) for g in gpus] == [
+        ("0", "A"), ("0:0", "MIG 1g.10gb"), ("0:1", "GPU 0:1"), ("1", "B"),
+    ]  # fmt: skip
+    assert (gpus[1].total_bytes, gpus[1].utilisation) == (10 * 2**30, None)
 
 
 def test_a_device_that_falls_off_the_bus_keeps_its_name_and_its_place() -> None:
     library = FakeNvml(device("A"), device("B"))
     nvml = Nvml(library)
     nvml.read()
-    library.devices[0] = {}
-    assert [g.name for g in nvml.read().gpus] == ["A", "B"]
-    assert nvml.read().gpus[0] == GpuInfo("A")
+    library.devices[0] = {"everything": NVMLError_GpuIsLost("GPU is lost")}
+    first, second = nvml.read().gpus
+    assert first == GpuInfo("A", label="0", lost=True)
+    assert (second.name, second.lost, second.utilisation) == ("B", False, 55)
 
 
 def test_no_library_no_driver_no_device_no_package(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +177,7 @@ def test_a_driver_that_hangs_never_holds_the_caller() -> None:
     sampler = GpuSampler(0.01, Hanging(device("A")))
     began = time.monotonic()
     sampler.start()
-    assert sampler.snapshot() is None
+    assert sampler.history() == ()
     sampler.stop()
     assert time.monotonic() - began < 1
     hang.set()
@@ -131,8 +190,8 @@ def test_the_sampler_renews_its_snapshot() -> None:
     deadline = time.monotonic() + 5
     library.devices[0]["nvmlDeviceGetTemperature"] = 88
     while time.monotonic() < deadline:
-        reading = sampler.snapshot()
-        if reading is not None and reading.gpus[0].temperature == 88:
+        history = sampler.history()
+        if len(history) > 1 and history[-1].gpus[0].temperature == 88:
             break
         time.sleep(0.01)
     else:
@@ -140,13 +199,16 @@ def test_the_sampler_renews_its_snapshot() -> None:
     sampler.stop()
 
 
-def test_host_use_is_the_difference_of_two_readings(tmp_path: Path) -> None:
-    stat, meminfo = tmp_path / "stat", tmp_path / "meminfo"
+def test_the_machine_the_disk_and_the_run_itself(tmp_path: Path) -> None:
     meter = HostMeter(tmp_path)
-    assert meter.read().total_bytes is None
-    stat.write_text("cpu  100 0 100 700 100 0 0 0 9 9\ncpu0 1 1 1 1\n")
-    meminfo.write_text("MemTotal:  1000 kB\nMemFree: 1 kB\nMemAvailable:  400 kB\nHugePages_Total:  0\n")
-    first = meter.read()
-    assert (first.cpu, first.used_bytes, first.total_bytes) == (None, 600 * 1024, 1000 * 1024)
-    stat.write_text("cpu  130 0 120 740 110 0 0 0 9 9\n")
-    assert meter.read().cpu == pytest.approx(50)
+    first, second = meter.read(), meter.read(family(os.getpid()))
+    assert first.cpu is None
+    assert first.run_bytes is None
+    assert second.cpu is not None
+    assert 0 <= second.cpu <= 100
+    assert second.used_bytes and second.total_bytes and second.run_bytes and second.disk_free
+    assert 2**20 < second.run_bytes < second.total_bytes
+    assert second.used_bytes < second.total_bytes
+    assert second.disk_free == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.1)
+    assert HostMeter(tmp_path / "gone").read(frozenset([2**22 - 3])).disk_free is None
+    assert family(2**22 - 3) == frozenset()

@@ -76,16 +76,56 @@ async def test_what_happens_is_shown_as_it_happens(tmp_path: Path) -> None:
         stories.tell(run, stories.stepping(run.path, 1, 210))
         await until(pilot, lambda: "210/1,000" in panel(screen, "bars"))
         loss = screen.query_one("#loss", LineChart)
-        assert "raw" in drawn(loss)
+        await until(pilot, lambda: "raw" in drawn(loss))
         assert "◆" in drawn(loss)
         assert "2/5" in panel(screen, "bars")
-        assert "7:54 left" in panel(screen, "bars")
+        assert "8:00 left, ends 09:03" in panel(screen, "bars")
         assert "saved rwkv-0.pth at step 200" in panel(screen, "log")
         assert "No NVIDIA driver" in panel(screen, "host")
         for key, large in (("2", "lr"), ("4", "grad_norm"), ("4", None)):
             await pilot.press(key)
             visible = {c.id for c in screen.query(LineChart) if c.display}
             assert visible == ({large} if large else {"loss", "lr"})
+
+
+async def test_the_charts_are_looked_at_by_keys(tmp_path: Path) -> None:
+    run = stories.new_run(tmp_path / "run", "emoji", ALIVE)
+    stories.tell(run, stories.opening() + stories.stepping(run.path, 1, 430))
+    app = screens.app(tmp_path)
+    async with app.run_test(size=(100, 30)) as pilot:
+        screen = monitor(run)
+        await app.push_screen(screen)
+        loss = screen.query_one("#loss", LineChart)
+        await until(pilot, lambda: "raw" in drawn(loss))
+
+        async def shows(keys: str, *parts: str) -> str:
+            await pilot.press(*keys.split())
+            await until(pilot, lambda: all(part in drawn(loss) for part in parts))
+            return drawn(loss)
+
+        await shows("1", "steps")
+        await until(pilot, lambda: loss.size.height > 20)
+        assert loss.size.height > 25  # the whole screen but for two lines
+        await shows("left", "step 4")
+        before = await shows("shift+left shift+left", "step 3")
+        await shows("plus plus plus", "│")
+        assert "step 3" in before
+        await shows("f", "steps")
+        await shows("escape minus minus minus minus", "smooth 0.95")
+        await shows("x", "tokens")
+        await shows("x", "h:mm:ss")
+        await shows("x m", "smooth 0.98")
+        await shows("M M", "smooth 0.9 ")
+        await shows("y", "5┤", "2┤")
+        await shows("plus plus comma", "steps")
+        assert loss.xs is not None
+        earlier = loss.xs.high
+        await shows("comma", "steps")
+        await until(pilot, lambda: loss.xs is not None and loss.xs.high < earlier)
+        await shows("0", "smooth")
+        await pilot.press("escape")
+        await until(pilot, lambda: loss.size.height < 20)
+        assert app.screen is screen
 
 
 async def test_nothing_is_painted_while_nothing_changes(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ HARM = [
 def told_of(model: RunModel) -> list[object]:
     return [
         model.first_t, model.last_t, model.step, model.epoch, model.tokens, model.step_s, list(model.log),
-        list(model._recent), model.epoch_marks,
+        vars(model._pace) if model._pace else None, model.seconds_left, model.epoch_marks,
         *(getattr(model, name).ys.tobytes() for name in SERIES), model.loss.xs.tobytes(),
         *(getattr(model, name).extremes() for name in SERIES),
     ]  # fmt: skip
@@ -156,7 +156,7 @@ def test_what_a_run_tells_is_kept() -> None:
     assert [c.step for c in model.checkpoints] == [200, 400]
     assert model.before is not None
     assert model.activity is None
-    assert model.seconds_left == pytest.approx(0.6 * 570, rel=1e-3)
+    assert model.seconds_left == pytest.approx(0.6 * 570 + 6, rel=1e-3)
     assert model.elapsed == pytest.approx(12 + 0.6 * 430)
     assert model.log_count == len(model.log) == 6
 

@@ -20,6 +20,7 @@ from engine.contract.settings import train_params
 from rwkv_tui.draft import Draft
 from rwkv_tui.screens.wizard.pane import Pane
 from rwkv_tui.series import Series
+from rwkv_tui.widgets.axes import XAxis
 from rwkv_tui.widgets.chart import LineChart
 from rwkv_tui.widgets.field import Field
 from rwkv_tui.widgets.plot import Curve
@@ -126,7 +127,7 @@ class ParametersPane(Pane):
         series = Series()
         for step in (*range(first, end - 1, stride), end - 1):
             series.append(step, learning_rate(step, end, s))
-        self.query_one("#rate", LineChart).show([Curve(series, "lr", "main")], end=end)
+        self.query_one("#rate", LineChart).show([Curve(series, "lr", "main")], axis=XAxis(end=end))
         self.query_one("#totals", Static).update(totals(self.draft))
 
 

@@ -62,6 +62,7 @@ class WizardScreen(Screen[None]):
         self.draft = draft
         self.cwd = cwd
         self._current = PANES[0]
+        self._field = ""
         self._visited: set[str] = set()
         self._left = False
 
@@ -75,7 +76,7 @@ class WizardScreen(Screen[None]):
         yield Footer(compact=True)
 
     async def on_mount(self) -> None:
-        await self._show(self._current)
+        await self._show(self._current, self._field)
 
     def on_screen_resume(self) -> None:
         if self._left:
@@ -88,7 +89,7 @@ class WizardScreen(Screen[None]):
     def go(self, step: str, field: str = "") -> None:
         """Moves to a step, and to a parameter's field there."""
         if not self.is_mounted:
-            self._current = step
+            self._current, self._field = step, field
         else:
             self.call_later(self._show, step, field)
 

@@ -1,0 +1,167 @@
+"""Why a run failed, what says so, and what to change: read from its last words, its log and its curves."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from engine.contract.events import Failed
+from engine.contract.rundir import Status
+from engine.contract.settings import TrainSettings
+from rwkv_tui.plain import plain, short
+from rwkv_tui.services.run_tail import RunModel
+
+Fix = Callable[[TrainSettings], dict[str, str]]
+LINES = 3
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """A sentence each for cause and remedy; `changes` are parameters and the values they would better have,
+    as one types them."""
+
+    cause: str
+    evidence: tuple[str, ...] = ()
+    remedy: str = ""
+    changes: tuple[tuple[str, str], ...] = ()
+
+
+def _less_memory(s: TrainSettings) -> dict[str, str]:
+    """The next of the steps that save memory, the cheapest first."""
+    if not s.grad_cp:
+        return {"grad_cp": "1"}
+    if s.micro_bsz > 1:
+        return {"micro_bsz": str(s.micro_bsz // 2)}
+    return {"ctx_len": str(max(16, s.ctx_len // 2))}
+
+
+def _lower_rate(s: TrainSettings) -> dict[str, str]:
+    return {"lr_init": f"{s.lr_init / 10:g}", "lr_final": f"{min(s.lr_final, s.lr_init / 10):g}"}
+
+
+def _fp32(s: TrainSettings) -> dict[str, str]:
+    return {"precision": "fp32"} if s.precision != "fp32" else {}
+
+
+def _plain_op(s: TrainSettings) -> dict[str, str]:
+    return {"op": "chunked"} if s.op != "chunked" else {"accelerator": "cpu"}
+
+
+def _nothing(s: TrainSettings) -> dict[str, str]:
+    return {}
+
+
+@dataclass(frozen=True)
+class _Sign:
+    """What in a run's words tells a cause."""
+
+    pattern: str
+    cause: str
+    remedy: str
+    fix: Fix
+
+
+_SIGNS = (
+    _Sign(
+        r"out of memory|OutOfMemoryError|MemoryError|DefaultCPUAllocator|CUBLAS_STATUS_ALLOC_FAILED",
+        "The memory did not suffice for a step.",
+        "Checkpoint the activations, then make a step smaller: first micro_bsz, then ctx_len.",
+        _less_memory,
+    ),
+    _Sign(
+        r"loss is (nan|inf)|no finite loss",
+        "The training diverged: the loss is no number any more.",
+        "Start again with a tenth of the learning rate.",
+        _lower_rate,
+    ),
+    _Sign(
+        r"No space left on device|disk is full|Errno 28",
+        "The disk is full.",
+        "Free some space, then resume the run; keep_checkpoints 2 keeps fewer files.",
+        lambda s: {"keep_checkpoints": "2"} if not s.keep_checkpoints else {},
+    ),
+    _Sign(
+        r"not implemented for 'Half'|value cannot be converted to type at::Half",
+        "This number format cannot be computed with here.",
+        "Compute in fp32.",
+        _fp32,
+    ),
+    _Sign(
+        r"nvcc|ninja|CUDA_HOME|Triton|triton|no kernel image",
+        "The kernel of the recurrence cannot be built or run here.",
+        "Take the operator that needs no compiler.",
+        _plain_op,
+    ),
+    _Sign(
+        r"GPU is lost|fallen off the bus|CUDA error|uncorrectable ECC",
+        "The GPU reported an error.",
+        "See dmesg for its cause, restart the machine if need be, and resume the run.",
+        _nothing,
+    ),
+    _Sign(
+        r"DataLoader worker|Permission denied|No such file",
+        "A file of the run could not be read or written.",
+        "Put the file back or mend its permissions, then resume the run.",
+        _nothing,
+    ),
+)  # fmt: skip
+
+
+def diagnose(
+    status: Status, model: RunModel, printed: str, settings: TrainSettings | None
+) -> Diagnosis | None:
+    """Of a run that failed or died; `printed` is the end of its log. None while there is nothing to explain."""
+    closing = model.closing
+    if status == "failed" and isinstance(closing, Failed):
+        words = f"{closing.reason}\n{closing.detail}"
+        sign = _sign(words) if settings else None
+        changes = closing.fix or (sign.fix(settings) if sign and settings else {})
+        evidence = (*_seen(closing.reason, printed), *_trend(model))
+        remedy = closing.remedy or (sign.remedy if sign else "")
+        cause = sign.cause if sign and not closing.remedy else closing.reason
+        return Diagnosis(plain(cause).strip(), evidence, plain(remedy).strip(), tuple(changes.items()))
+    if status == "died":
+        sign = _sign(printed)
+        if sign is not None:
+            changes = sign.fix(settings) if settings else {}
+            return Diagnosis(
+                sign.cause, (*_last(printed), *_trend(model)), sign.remedy, tuple(changes.items())
+            )
+        return Diagnosis(
+            "Its process ended without a word: killed, out of memory, or the machine was restarted.",
+            _last(printed),
+            "Resume it. If that happens again it lacks memory: make a step smaller.",
+            tuple(_less_memory(settings).items()) if settings else (),
+        )
+    return None
+
+
+def _sign(words: str) -> _Sign | None:
+    return next((s for s in _SIGNS if re.search(s.pattern, words, re.IGNORECASE)), None)
+
+
+def _seen(reason: str, printed: str) -> tuple[str, ...]:
+    """The last lines of the log, unless they only repeat the reason."""
+    return tuple(line for line in _last(printed) if line.strip() not in plain(reason))
+
+
+def _last(printed: str) -> tuple[str, ...]:
+    return tuple(plain(printed).strip().splitlines()[-LINES:])
+
+
+def _trend(model: RunModel) -> tuple[str, ...]:
+    """Whether the loss or the gradient had risen before the end."""
+    if len(model.loss_smooth) < 20:
+        return ()
+    lines = []
+    last, least = model.loss_smooth.last, model.loss_smooth.extremes()[0]
+    if last is not None and last > 1.1 * least:
+        lines.append(f"The smoothed loss had risen from {short(least)} to {short(last)}.")
+    count = len(model.grad_norm)
+    usual, end = model.grad_norm.extremes(0, count // 2)[1], model.grad_norm.extremes(count - 10)[1]
+    if end > 10 * usual > 0:
+        lines.append(
+            f"The gradient's norm had risen to {short(end)}; in the first half it was at most {short(usual)}."
+        )
+    return tuple(lines)

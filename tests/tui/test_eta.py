@@ -1,0 +1,94 @@
+"""Time left, on runs with pauses of every kind."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from engine.contract import events as ev
+from rwkv_tui.services.eta import Pace
+from rwkv_tui.services.run_tail import RunModel
+from tests.fakes import stories
+
+
+def told_run(
+    *, epochs: int, epoch_steps: int, step_s: float, spread: float = 0.0, slow_start: float = 0.0,
+    validation: float = 0.0, held_out: int = 0, save: float = 0.0, every: int = 0, probe: float = 5.0,
+) -> list[ev.Event]:  # fmt: skip
+    """Events of a run whose steps take `step_s` +- `spread` and whose pauses take what is said; `every` saves
+    in between, too."""
+    rng, t = random.Random(epochs * epoch_steps), 1000.0
+    told: list[ev.Event] = [
+        ev.Progress(t=t, phase="loss before tuning", done=0, total=32),
+        ev.Evaluated(t=t + probe, when="before", loss=3.0, tokens=1, documents=32),
+    ]
+    t += probe + 2
+    plan = stories.plan(epochs=epochs, epoch_steps=epoch_steps).model_copy(update={"held_out": held_out})
+    told.append(ev.Started(t=t, name="x", pid=1, plan=plan))
+    for step in range(1, epochs * epoch_steps + 1):
+        took = step_s * (1 + spread * rng.uniform(-1, 1)) + slow_start * 0.7**step
+        t += took
+        told.append(ev.Step(t=t, step=step, epoch=0, loss=1, loss_smooth=1, lr=1, kt_s=1, step_s=took * 0.97,
+                            grad_norm=1, tokens=step))  # fmt: skip
+        if every and step % every == 0:
+            t += save
+            told.append(ev.Checkpoint(t=t, path="x", epoch=0, step=step))
+        if step % epoch_steps == 0:
+            told.append(ev.Epoch(t=t, epoch=step // epoch_steps, loss=1, lr=1, seconds=1))
+            t += validation
+            if held_out:
+                told.append(ev.Validated(t=t, epoch=0, step=step, loss=1, best_loss=1, best_epoch=0,
+                                         documents=held_out, seconds=validation))  # fmt: skip
+            t += save
+            told.append(ev.Checkpoint(t=t, path="x", epoch=0, step=step))
+    t += probe + 2
+    told.append(ev.Finished(t=t, status="finished", step=epochs * epoch_steps, seconds=1))
+    return told
+
+
+def errors(told: list[ev.Event]) -> list[float]:
+    """How far the finish time is off at each step after the first twentieth, as a share of what is left of the
+    whole run; of the last twentieth, whose time left is little, as a share of a twentieth."""
+    model, found = RunModel(), []
+    end = told[-1].t
+    began = next(e.t for e in told if isinstance(e, ev.Started))
+    for event in told[:-1]:
+        model.apply(event)
+        if isinstance(event, ev.Step) and event.step * 20 >= model.steps:
+            left = model.seconds_left
+            assert left is not None
+            found.append(abs(event.t + left - end) / max(end - event.t, (end - began) / 20))
+    return found
+
+
+@pytest.mark.parametrize(
+    "story",
+    [
+        {"epochs": 5, "epoch_steps": 200, "step_s": 0.6},
+        {"epochs": 5, "epoch_steps": 200, "step_s": 0.2, "spread": 0.5, "slow_start": 8.0},
+        {"epochs": 10, "epoch_steps": 100, "step_s": 0.3, "validation": 10.0, "held_out": 64, "save": 1.0},
+        {"epochs": 30, "epoch_steps": 40, "step_s": 0.5, "validation": 3.0, "held_out": 19, "save": 2.0},
+        {"epochs": 4, "epoch_steps": 500, "step_s": 1.0, "spread": 0.3, "save": 5.0, "every": 37},
+    ],
+)  # fmt: skip
+def test_within_a_tenth_after_the_first_twentieth(story: dict[str, float]) -> None:
+    assert max(errors(told_run(**story))) <= 0.10  # type: ignore[arg-type]
+
+
+def test_nothing_is_promised_too_early() -> None:
+    told = told_run(epochs=1, epoch_steps=100, step_s=1.0)
+    model = RunModel()
+    for event in told[:8]:
+        model.apply(event)
+    assert model.seconds_left is None
+
+
+def test_a_pace_that_changes_is_followed() -> None:
+    pace = Pace(4000, 4000)
+    rows, t = [], 0.0
+    for step in range(1, 2001):
+        t += 0.1 if step < 500 else 0.3
+        rows.append({"step": step, "t": t, "step_s": 0.1})
+    pace.walk(rows)
+    assert pace.left() == pytest.approx(2000 * 0.3, rel=0.02)
