@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import replace
@@ -149,10 +150,9 @@ class Charts(Container):
         xs, cursor = chart.xs, self._axis.cursor
         column = (xs.high - xs.low) / xs.pixels
         low, high = self._span()
-        if cursor is None:
-            place = xs.place(min(high, xs.high))
-        else:
-            place = int((cursor - xs.low) / column // 1) + by
+        place = (
+            xs.place(min(high, xs.high)) if cursor is None else math.floor((cursor - xs.low) / column) + by
+        )
         cursor = xs.low + (place + 0.5) * column
         cursor = min(max(cursor, low - column / 2), high + column / 2)
         axis = replace(self._axis, cursor=cursor)

@@ -87,7 +87,8 @@ class GpuPanel(Panel):
         return Content.assemble(
             " GPU ", title.truncate(20, ellipsis=True, pad=True), f"{_told(gpu.utilisation, '%'):>5}  ",
             bar(_share(gpu.used_bytes, gpu.total_bytes), 6), f" {memory:<16} ",
-            (f"{heat:>6}", _heat(gpu.temperature)), f"  {_power(gpu):>10}", ("!" if gpu.throttle else "", "$warning"),
+            (f"{heat:>6}", _heat(gpu.temperature)), f"  {_power(gpu):>10}",
+            ("!" if gpu.throttle else "", "$warning"),
         )  # fmt: skip
 
     def _box(self, title: Content) -> Content:
@@ -114,7 +115,8 @@ class GpuPanel(Panel):
         clocks = f"{_told(gpu.clock_mhz, 'MHz')}, memory {_told(gpu.memory_clock_mhz, 'MHz')}"
         slow = NOT_TOLD if gpu.throttle is None else gpu.throttle or "nothing"
         return Content("\n").join([
-            Content.assemble((" GPU ", "bold"), title, f"   clocks held back by: {slow}").truncate(width, ellipsis=True),
+            Content.assemble((" GPU ", "bold"), title, f"   clocks held back by: {slow}")
+            .truncate(width, ellipsis=True),
             _row("busy", _told(gpu.utilisation, "%"), history(lambda g: g.utilisation), 100, width),
             _row("memory", memory, history(lambda g: g.used_bytes), gpu.total_bytes, width),
             _row("heat", heat, history(lambda g: g.temperature), 100, width),

@@ -89,7 +89,7 @@ class StatePanel(Panel):
         more = f" and {len(dead) - NAMED} more" if len(dead) > NAMED else ""
         return [
             Content.assemble((" largest  ", "bold"), largest).truncate(self.size.width, ellipsis=True),
-            Content.assemble((" dead     ", "bold"), f"{named}{more}").truncate(self.size.width, ellipsis=True),
+            Content.assemble((" dead     ", "bold"), named, more).truncate(self.size.width, ellipsis=True),
             Content.styled(f" {self._warning}", "$warning"),
         ]  # fmt: skip
 

@@ -111,7 +111,7 @@ _SIGNS = (
 def diagnose(
     status: Status, model: RunModel, printed: str, settings: TrainSettings | None
 ) -> Diagnosis | None:
-    """Of a run that failed or died; `printed` is the end of its log. None while there is nothing to explain."""
+    """Of a run that failed or died; `printed` is the end of its log. None when there is nothing to say."""
     closing = model.closing
     if status == "failed" and isinstance(closing, Failed):
         words = f"{closing.reason}\n{closing.detail}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 RECENT = 2048
@@ -46,7 +47,7 @@ class Pace:
         if self._last is not None and first["step"] == self._last[0] + 1:
             self._took(max(0.0, first["t"] - self._last[1]), first["step_s"])
         self._paused = False
-        pairs = zip(rows, rows[1:], strict=False)  # between steps told in one go there was no pause
+        pairs = pairwise(rows)  # between steps told in one go there was no pause
         walls = [max(0.0, b["t"] - a["t"]) for a, b in pairs if b["step"] == a["step"] + 1]
         self._plain.extend(walls)
         self._walked += len(walls)

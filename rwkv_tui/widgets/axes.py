@@ -78,6 +78,9 @@ class XAxis:
         return f"{name} {first:,}:" if last <= first else f"{name} {first:,}..{last:,}:"
 
 
+ALL_STEPS = XAxis()
+
+
 def count(x: float) -> str:
     """A number of steps or tokens: 1500, 150k, 3.2M."""
     if abs(x) < 100_000:

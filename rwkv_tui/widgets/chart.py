@@ -10,7 +10,7 @@ from textual.geometry import Region, Size
 from textual.strip import Strip
 from textual.widget import Widget
 
-from rwkv_tui.widgets.axes import Scale, XAxis
+from rwkv_tui.widgets.axes import ALL_STEPS, Scale, XAxis
 from rwkv_tui.widgets.plot import Curve, Run, picture
 
 GAP = 16
@@ -63,7 +63,7 @@ class LineChart(Widget):
         self,
         curves: Sequence[Curve],
         *,
-        axis: XAxis = XAxis(),
+        axis: XAxis = ALL_STEPS,
         epochs: Sequence[float] = (),
         saves: Sequence[float] = (),
         log: bool = False,

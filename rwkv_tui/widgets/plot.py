@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from rwkv_tui.plain import short
 from rwkv_tui.series import Series
-from rwkv_tui.widgets.axes import Scale, XAxis, nice_step, nice_time, y_axis
+from rwkv_tui.widgets.axes import ALL_STEPS, Scale, XAxis, nice_step, nice_time, y_axis
 
 # Dot bits of a braille cell: [column][row], rows from the top (U+2800 plus the bits)
 DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
@@ -118,7 +118,7 @@ def picture(
     width: int,
     height: int,
     *,
-    axis: XAxis = XAxis(),
+    axis: XAxis = ALL_STEPS,
     epochs: Sequence[float] = (),
     saves: Sequence[float] = (),
     log: bool = False,

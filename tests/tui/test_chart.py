@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -17,7 +18,7 @@ from rwkv_tui.widgets.plot import DOTS, Canvas, Curve, draw, picture
 VALUES = st.lists(st.none() | st.floats(-1e6, 1e6), min_size=1, max_size=300)
 
 
-def series(values: list[float | None]) -> Series:
+def series(values: Sequence[float | None]) -> Series:
     made = Series()
     for step, value in enumerate(values, 1):
         made.append(step, value)

@@ -48,8 +48,8 @@ def told_run(
 
 
 def errors(told: list[ev.Event]) -> list[float]:
-    """How far the finish time is off at each step after the first twentieth, as a share of what is left of the
-    whole run; of the last twentieth, whose time left is little, as a share of a twentieth."""
+    """How far the finish time is off at each step after the first twentieth, as a share of what is left;
+    in the last twentieth, where little is left, as a share of a twentieth."""
     model, found = RunModel(), []
     end = told[-1].t
     began = next(e.t for e in told if isinstance(e, ev.Started))
