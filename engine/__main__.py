@@ -48,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
 
     job = jobs.add_parser("train", help="train the run in a folder")
     job.add_argument("proj_dir", type=Path)
+    job.add_argument("--on_finish", default="", help="a shell command that is started at the end")
     job.set_defaults(job=_train)
 
     job = jobs.add_parser("convert", help="jsonl to binidx; prints events")
@@ -80,9 +81,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def _train(args: argparse.Namespace) -> int:
     from engine.contract.rundir import RunDir
+    from engine.train.stop import StopRequest
+
+    stop = StopRequest()
+    stop.install()  # before torch, which takes a second to import
     from engine.train.run import run_training
 
-    return run_training(RunDir(args.proj_dir.absolute()))
+    return run_training(RunDir(args.proj_dir.absolute()), stop, on_finish=args.on_finish)
 
 
 def _convert(args: argparse.Namespace) -> int:

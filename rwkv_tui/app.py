@@ -13,11 +13,11 @@ from textual.binding import Binding
 from textual.theme import Theme
 
 from engine.contract.paths import UserPaths
-from engine.contract.rundir import RunDir
+from engine.contract.rundir import RunDir, RunList
 from rwkv_tui.draft import Draft
+from rwkv_tui.plain import announcement
 from rwkv_tui.services.gpu import GpuReading, read_gpus
 from rwkv_tui.services.jobs import GRACE
-from rwkv_tui.services.runs import summarise_runs
 
 ENGINE_JOBS = ("summary", "convert")
 """Groups of the workers that wait for a short engine job."""
@@ -35,7 +35,7 @@ THEME = Theme(
 
 
 class TuneApp(App[None]):
-    """`start` is "home" (which goes on to the wizard while there are no runs), "wizard" or a run's name.
+    """`start` is "home" (which goes on to the wizard while there are no runs) or "wizard"; `run` is opened.
 
     `draft` holds values that prefill the wizard and `source` its data file, which may still need
     converting; a `source` leads to the wizard as well. `gpus` and `clock` (seconds since the epoch)
@@ -53,6 +53,7 @@ class TuneApp(App[None]):
         draft: Mapping[str, Any] | None = None,
         start: str = "home",
         *,
+        run: tuple[str, RunDir] | None = None,
         source: Path | None = None,
         gpus: Callable[[], GpuReading] = read_gpus,
         clock: Callable[[], float] = time.time,
@@ -65,19 +66,21 @@ class TuneApp(App[None]):
         self.cwd = Path.cwd()
         self._start = start
         self._source = source
+        self._run = run
 
     def on_mount(self) -> None:
         from rwkv_tui.screens.home import HomeScreen
 
         self.register_theme(THEME)
         self.theme = THEME.name
-        runs = summarise_runs(self.paths.runs)
         self.push_screen(HomeScreen())
-        if self._start == "wizard" or self._source or (self._start == "home" and not runs):
+        if self._run:
+            self.open_run(*self._run)
+        elif self._start == "wizard" or self._source or (self._start == "home" and not self._has_runs()):
             self.open_wizard()
-        for run in runs:
-            if run.name == self._start:
-                self.open_run(run.name, RunDir(run.proj_dir))
+
+    def _has_runs(self) -> bool:
+        return bool(RunList(self.paths.runs).all())
 
     async def on_unmount(self) -> None:
         """Jobs under way end before the program does, so that none leaves a half-written file."""
@@ -113,6 +116,11 @@ class TuneApp(App[None]):
             from rwkv_tui.screens.monitor import MonitorScreen
 
             self.push_screen(MonitorScreen(name, run))
+
+    def announce(self, name: str, status: str) -> None:
+        """Tells the terminal, which may be in the background, that a run has ended."""
+        if self._driver:
+            self._driver.write(announcement(name, status))
 
     def action_help(self) -> None:
         """Lists the keys of the screen in front."""

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.metadata import version
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         args = parse(given)
+        _prepare_output(json=getattr(args, "json", False))
         return _command(args.command)(args)
     except UserError as error:
         say(f"rwkv-tune: {error}", error=True)
@@ -37,6 +39,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read our output has gone; closing quietly is what a pipe expects.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def _prepare_output(*, json: bool) -> None:
+    """JSON is UTF-8; on a terminal that cannot show a character, a ? stands for it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    if json and isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
 
 
 def _command(name: str) -> Callable[[argparse.Namespace], int]:
@@ -85,6 +96,7 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", parser_class=_Parser)
     _add_train(commands, wanted="train" in given[:1])
     _add_resume(commands)
+    _add_runs(commands)
     _add_data(commands)
     _add_model(commands, given[2:])
     _add_preset(commands)
@@ -118,6 +130,7 @@ def _add_train(commands: argparse._SubParsersAction[_Parser], wanted: bool) -> N
     )
     command.add_argument("--preset", metavar="NAME|FILE.yaml", help="start from a preset; flags go above it")
     command.add_argument("--json", action="store_true", help="print the run's events, one JSON object a line")
+    _add_detach(command)
     command.set_defaults(command="train:train")
     if wanted:  # pydantic takes a moment to load: only the command that needs the flags pays for it
         from engine.contract.flags import add_flags
@@ -131,12 +144,66 @@ def _add_resume(commands: argparse._SubParsersAction[_Parser]) -> None:
         help="go on with a run that was stopped or broke off",
         description="Goes on exactly where a run was last saved. Exit status: as for train.",
     )
-    command.add_argument(
-        "run", metavar="RUN", nargs="?", default="",
-        help="its name, the beginning of its name, or its folder; without it the newest run",
-    )  # fmt: skip
+    _add_run(command)
     command.add_argument("--json", action="store_true", help="print the run's events, one JSON object a line")
+    _add_detach(command)
     command.set_defaults(command="resume:resume")
+
+
+def _add_run(command: argparse.ArgumentParser, *, needed: bool = False) -> None:
+    command.add_argument(
+        "run", metavar="RUN", nargs=None if needed else "?", default="",
+        help="its name, the beginning of its name, or its folder"
+        + ("" if needed else "; without it the newest run"),
+    )  # fmt: skip
+
+
+def _add_detach(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--detach", action="store_true",
+        help="print the run's name (with --json one document) and return; the run goes on by itself",
+    )  # fmt: skip
+
+
+def _add_runs(commands: argparse._SubParsersAction[_Parser]) -> None:
+    command = commands.add_parser("runs", help="your runs and how they stand, newest first")
+    command.add_argument("--json", action="store_true", help="one JSON document on stdout: a list")
+    command.set_defaults(command="runs:show_list")
+
+    command = commands.add_parser(
+        "attach", help="watch a run",
+        description="Opens the monitor; in a pipe, or with --plain or --json, follows the run as train does. "
+        "Ctrl-C only ends the watching. Several people can watch one run.",
+    )  # fmt: skip
+    _add_run(command)
+    command.add_argument("--plain", action="store_true", help="without screens on a terminal, too")
+    command.add_argument("--json", action="store_true", help="print the run's events, one JSON object a line")
+    command.set_defaults(command="attach:attach")
+
+    command = commands.add_parser(
+        "stop", help="end a run: it finishes its step and saves",
+        description="Waits until the run has ended and says how. Exit status 0 when it runs no more.",
+    )  # fmt: skip
+    _add_run(command)
+    command.add_argument(
+        "--now", action="store_true", help="kill it when it has not ended by itself within five seconds"
+    )
+    command.set_defaults(command="runs:stop")
+
+    command = commands.add_parser("logs", help="what a run has told, and what its process printed")
+    _add_run(command)
+    command.add_argument("-f", "--follow", action="store_true", help="go on until it ends")
+    command.set_defaults(command="runs:logs")
+
+    command = commands.add_parser(
+        "rm", help="forget a run that has ended and delete its records",
+        description="Deletes settings, events, log and resume files of a run that has ended. Its trained "
+        "files, their logs and whatever the program did not write stay.",
+    )  # fmt: skip
+    _add_run(command, needed=True)
+    command.add_argument("--trained", action="store_true", help="delete its trained files and logs, too")
+    command.add_argument("--yes", action="store_true", help="do not ask")
+    command.set_defaults(command="runs:rm")
 
 
 def _add_data(commands: argparse._SubParsersAction[_Parser]) -> None:

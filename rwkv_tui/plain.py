@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from math import isfinite
 
 from engine.contract.plain import one_line, plain
 
-__all__ = ["duration", "one_line", "plain", "short", "size"]
+__all__ = ["announcement", "duration", "moment", "one_line", "plain", "short", "size"]
+
+
+def announcement(name: str, status: str) -> str:
+    """The bell and, for terminals that know it (OSC 9), a notification that a run has ended."""
+    return f"\a\x1b]9;rwkv-tune: {one_line(name)} {status}\a"
 
 
 def duration(seconds: float) -> str:
@@ -18,6 +24,14 @@ def duration(seconds: float) -> str:
     if days:
         return f"{days} d {hours:02}:{minutes:02}"
     return f"{hours}:{minutes:02}:{secs:02}" if hours else f"{minutes}:{secs:02}"
+
+
+def moment(t: float) -> str:
+    """Local date and time: 2026-11-25 01:02:03."""
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(t))
+    except (OverflowError, ValueError, OSError):
+        return "?"
 
 
 def size(count: float) -> str:

@@ -11,7 +11,7 @@ from engine.contract.settings import TrainSettings, train_params
 
 _METAVARS = {"bool": "{0,1}", "int": "N", "float": "X"}
 # Flags of the command itself, beside a run's parameters, and whether they take a value.
-OWN_FLAGS = {"--preset": True, "--json": False, "--help": False, "-h": False}
+OWN_FLAGS = {"--preset": True, "--json": False, "--detach": False, "--help": False, "-h": False}
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

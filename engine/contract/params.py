@@ -28,11 +28,14 @@ def param(
     advice: str = "",
     methods: tuple[str, ...] = (),
     required: bool = False,
+    typed_only: bool = False,
     **limits: Any,
 ) -> Any:
     """A settings field. `help` says what it does, `advice` how to choose it, `methods` who reads it
-    (empty: all of them), `required` that a run cannot start while it is unset, `limits` go to pydantic."""
-    extra: Any = {"group": group, "advice": advice, "methods": list(methods), "required": required}
+    (empty: all of them), `required` that a run cannot start while it is unset, `typed_only` that no file may
+    bring it, `limits` go to pydantic."""
+    extra: Any = {"group": group, "advice": advice, "methods": list(methods), "required": required,
+                  "typed_only": typed_only}  # fmt: skip
     return Field(default, description=help, json_schema_extra=extra, **limits)
 
 
@@ -49,6 +52,7 @@ class Param:
     choices: tuple[str, ...]
     methods: tuple[str, ...]
     required: bool
+    typed_only: bool
     limits: str
 
     @property
@@ -101,5 +105,6 @@ def _param(name: str, info: FieldInfo) -> Param:
         choices=tuple(get_args(annotation)) if _kind(annotation) == "choice" else (),
         methods=tuple(extra["methods"]),
         required=extra["required"],
+        typed_only=extra["typed_only"],
         limits=_limits(info),
     )

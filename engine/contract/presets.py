@@ -20,6 +20,7 @@ from engine.contract.settings import TrainSettings, train_params
 
 LARGEST = 1 << 16  # characters
 LONGEST_NUMBER = 40  # digits
+TYPED_ONLY = "is a command that would be run, so no file may bring it; give it on the command line"
 
 
 @dataclass(frozen=True)
@@ -89,13 +90,22 @@ def parse_yaml(text: str, source: str) -> dict[str, Any]:
         named = [Problem(p.field, f"line {lines[p.field]}: {p.message}" if p.field in lines else p.message)
                  for p in problems]  # fmt: skip
         raise SettingsError(named, source)
+    brought = [
+        Problem(n, f"line {at}: {TYPED_ONLY}") for n, at in lines.items() if train_params()[n].typed_only
+    ]
+    if brought:
+        raise SettingsError(brought, source)
     return {str(k): v for k, v in values.items()}
 
 
 def render_yaml(settings: TrainSettings, title: str, keys: Iterable[str] | None = None) -> str:
-    """Settings as a preset file: each key with its help above it. Default: all keys that are changed."""
+    """Settings as a preset file: each key with its help above it. Default: all keys that are changed.
+
+    What no file may bring is left out."""
     lines = [f"# {title}"]
     for name in changed(settings) if keys is None else keys:
+        if train_params()[name].typed_only:
+            continue
         value = getattr(settings, name)
         lines += ["", f"# {train_params()[name].help}", f"{name}: {_scalar(value)}"]
     return "\n".join(lines) + "\n"

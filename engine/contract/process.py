@@ -39,11 +39,25 @@ class Process:
         except OSError:
             return False
 
-    def interrupt(self, *, now: bool = False) -> bool:
-        """Asks it to stop (SIGTERM), or ends it at once; False when it runs no more."""
+    def before_restart(self) -> bool:
+        """True when the machine has been started anew since."""
+        return self.boot != _boot_id()
+
+    def interrupt(self) -> bool:
+        """Asks it to stop (SIGTERM); False when it runs no more."""
         if not self.alive():
             return False
-        os.kill(self.pid, signal.SIGKILL if now else signal.SIGTERM)
+        os.kill(self.pid, signal.SIGTERM)
+        return True
+
+    def kill(self) -> bool:
+        """Ends it at once, with what it started in its own group; False when it runs no more."""
+        if not self.alive():
+            return False
+        if os.getpgid(self.pid) == self.pid:
+            os.killpg(self.pid, signal.SIGKILL)
+        else:
+            os.kill(self.pid, signal.SIGKILL)
         return True
 
 

@@ -2,6 +2,7 @@
 
 settings.yaml    what was asked for              events.ndjson   what happened
 run.json         name, pid, process start time   engine.log      what the process printed
+stop.json        which process was asked to stop
 train_log.txt    the incumbent's line an epoch   rwkv-N.pth      what was trained
 loss_data.jsonl  the incumbent's line a step
 resume-STEP.pt   all that is needed to go on exactly after STEP; resume-STEP.sha256 completes it and is
@@ -11,6 +12,7 @@ resume-STEP.pt   all that is needed to go on exactly after STEP; resume-STEP.sha
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 from dataclasses import asdict, dataclass
@@ -46,6 +48,10 @@ class RunDir:
         return self.path / "run.json"
 
     @property
+    def stop_mark(self) -> Path:
+        return self.path / "stop.json"
+
+    @property
     def log(self) -> Path:
         return self.path / "engine.log"
 
@@ -76,7 +82,7 @@ class RunDir:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             with self.process.open("x", encoding="utf-8") as file:
-                json.dump({"name": name}, file)
+                json.dump({"name": name, "launcher": asdict(Process.current())}, file)
         except FileExistsError:
             raise UserError(
                 f"proj_dir: {self.path} already holds the run {self.name()!r}.",
@@ -119,6 +125,11 @@ class RunDir:
     def name(self) -> str:
         return str(self._record().get("name", self.path.name))
 
+    def launcher(self) -> Process | None:
+        """Who claimed the folder, while the process of the run has not said which one it is."""
+        record = self._record().get("launcher")
+        return Process.from_record(record) if isinstance(record, dict) else None
+
     def owner(self) -> Process | None:
         """The process of this run, alive or not; None before it has started."""
         return Process.from_record(self._record())
@@ -130,15 +141,19 @@ class RunList:
 
     folder: Path
 
-    def add(self, proj_dir: Path) -> str:
-        """Registers a run and returns its name: the folder's, with a number when it is taken."""
+    def add(self, proj_dir: Path, on_finish: str = "") -> str:
+        """Registers a run and returns its name: the folder's, with a number when it is taken.
+
+        The command of on_finish is kept here and not in proj_dir, which may come from somebody else.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
+        record = {"proj_dir": str(proj_dir.absolute()), **({"on_finish": on_finish} if on_finish else {})}
         base = re.sub(r"[^\w.-]+", "-", proj_dir.name).strip("-.") or "run"
         for number in range(1, 10_000):
             name = base if number == 1 else f"{base}-{number}"
             try:
                 with (self.folder / f"{name}.json").open("x", encoding="utf-8") as file:
-                    json.dump({"proj_dir": str(proj_dir.absolute())}, file)
+                    json.dump(record, file)
                 return name
             except FileExistsError:
                 continue
@@ -148,16 +163,25 @@ class RunList:
         """Forgets a run; its files stay."""
         (self.folder / f"{name}.json").unlink(missing_ok=True)
 
-    def all(self) -> list[tuple[str, RunDir]]:
-        """(name, folder) of each run whose folder still exists."""
+    def on_finish(self, name: str, run: RunDir) -> str:
+        """The command that this very run was started with."""
+        record = self._record(name)
+        return str(record.get("on_finish", "")) if record.get("proj_dir") == str(run.path) else ""
+
+    def _record(self, name: str) -> dict[str, object]:
+        try:
+            record = json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return record if isinstance(record, dict) else {}
+
+    def all(self, *, gone: bool = False) -> list[tuple[str, RunDir]]:
+        """(name, folder) of each run whose folder exists; with `gone` of the others, too."""
         found = []
         for entry in sorted(self.folder.glob("*.json"), key=_mtime, reverse=True):
-            try:
-                path = Path(json.loads(entry.read_text(encoding="utf-8"))["proj_dir"])
-            except (OSError, ValueError, KeyError, TypeError):
-                continue
-            if path.is_dir():
-                found.append((entry.stem, RunDir(path)))
+            path = self._record(entry.stem).get("proj_dir")
+            if isinstance(path, str) and (gone or os.path.isdir(path)):  # noqa: PTH112 it never raises
+                found.append((entry.stem, RunDir(Path(path))))
         return found
 
 

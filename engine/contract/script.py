@@ -13,7 +13,7 @@ from engine.contract.check import check_values, risks
 from engine.contract.errors import Problem, UserError
 from engine.contract.flags import OWN_FLAGS, spell
 from engine.contract.incumbent import DEFAULTS_THERE, MEANINGS, Reading, on_one_device, read_flags
-from engine.contract.presets import render_yaml
+from engine.contract.presets import TYPED_ONLY, render_yaml
 from engine.contract.settings import TrainSettings, train_params
 from engine.contract.shell import Command, Word, read_commands
 
@@ -138,6 +138,9 @@ def _read_words(words: Sequence[Word]) -> Reading:
             reading.notes.append(
                 Problem(f"--{name}", f"left out: only a shell knows {word.unknown}; set it yourself")
             )
+    for name in [n for n in reading.values if n in train_params() and train_params()[n].typed_only]:
+        del reading.values[name]
+        reading.notes.append(Problem(f"--{name}", f"left out: it {TYPED_ONLY}"))
     if "--preset" in reading.rest:
         reading.problems.append(
             Problem("--preset", "a preset cannot begin with another; write its values into the script")

@@ -383,6 +383,16 @@ class TrainSettings(BaseModel):
         advice="0 lets you compare epochs; 1 or 2 saves disk when tuning a whole model.",
     )
 
+    on_finish: str = param(
+        "",
+        "A shell command that the run starts when it has finished, was stopped or has failed; it finds "
+        "RWKV_TUNE_RUN, RWKV_TUNE_STATUS, RWKV_TUNE_LOSS and RWKV_TUNE_PROJ_DIR in its environment.",
+        group="log",
+        typed_only=True,
+        advice="Nobody need watch. A run that is killed, or whose machine goes down, calls nothing. No "
+        "preset or script can bring it: you would run somebody else's command.",
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _name_the_pair(cls, values: Any) -> Any:

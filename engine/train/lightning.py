@@ -6,6 +6,7 @@ Every module that uses Lightning has `pl` from here.
 from __future__ import annotations
 
 import sys
+import warnings
 from types import ModuleType
 
 __all__ = ["pl"]
@@ -19,6 +20,9 @@ class _StandIn(ModuleType):
             raise AttributeError(name)
         return None
 
+
+# Its own use of a torch function that will change: nothing that a person could mend.
+warnings.filterwarnings("ignore", category=FutureWarning, module="pytorch_lightning")
 
 if "transformers" in sys.modules:
     import pytorch_lightning as pl

@@ -13,6 +13,7 @@ from engine.contract.errors import UserError
 from engine.contract.flags import changed
 from engine.contract.rundir import RunDir
 from engine.contract.settings import TrainSettings
+from engine.train.finish import OnFinish
 from engine.train.writer import EventWriter
 
 
@@ -22,8 +23,9 @@ class RunLog:
     `begin` opens what the settings ask for, `close` ends all.
     """
 
-    def __init__(self, run: RunDir) -> None:
+    def __init__(self, run: RunDir, on_finish: str = "") -> None:
         self._run = run
+        self._on_finish = OnFinish(run, on_finish)
         self._events = EventWriter(run.events)
         self.continued = self._events.continued
         self._losses = LossData(run.loss_data)
@@ -37,12 +39,14 @@ class RunLog:
     def __call__(self, event: events.Event) -> None:
         self._events(event)
         self._losses(event)
+        self._on_finish(event)
         self._follow(lambda log: log(event))
 
     def close(self) -> None:
         self._follow(lambda log: log.close())
         self._events.close()
         self._losses.close()
+        self._on_finish.close()
 
     def _follow(self, act: Callable[[WandbLog], None]) -> None:
         """Whatever goes wrong in a log elsewhere, it must not end the run."""

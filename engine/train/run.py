@@ -24,17 +24,20 @@ if TYPE_CHECKING:  # Lightning takes seconds to import: a refused run should not
 FINISHED, FAILED, STOPPED = 0, 1, 130
 
 
-def run_training(run: RunDir) -> int:
+def run_training(run: RunDir, stop: StopRequest | None = None, on_finish: str = "") -> int:
     """Trains the run in its folder and returns the exit status; every outcome is an event, too.
 
-    A run that an earlier process has begun goes on where the newest of its resume files says. Raises
-    UserError when that process is still alive.
+    A run that an earlier process has begun goes on where the newest of its resume files says. `stop` may
+    have been installed, and asked, before. Raises UserError when that earlier process is still alive, and
+    when nothing can be written here.
     """
-    stop = StopRequest()
+    stop = stop or StopRequest()
     stop.install()
-    emit = RunLog(run)
+    emit = RunLog(run, on_finish)
     began, point = time.monotonic(), Point()
     try:
+        if run.owner() != Process.current():  # the launcher may have been killed before it could say so
+            run.record_process(run.name(), Process.current())
         if emit.continued:
             point = newest_point(run, emit)
             began -= point.seconds

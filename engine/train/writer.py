@@ -13,12 +13,17 @@ from engine.contract.events import Event, dump_event
 class EventWriter:
     """Each event is one write to a file opened for appending, so that readers see whole lines.
 
-    Who has the file open is the run: a second writer is refused with a UserError. `continued` says
-    that an earlier process of this run has told something.
+    Who has the file open is the run: a second writer is refused with a UserError, and so is a folder that
+    cannot be written to. `continued` says that an earlier process of this run has told something.
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("a+b", buffering=0)
+        try:
+            self._file = path.open("a+b", buffering=0)
+        except OSError as error:
+            raise UserError(
+                f"Cannot write {path} ({error.strerror}).", "Check that the folder is there and writable."
+            ) from None
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -14,9 +14,12 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from engine.contract import events
 from engine.contract.plain import one_line, plain, say
 from engine.contract.rundir import RunDir
+from rwkv_tui.plain import announcement
 from rwkv_tui.services.run_tail import RunTail
+from rwkv_tui.services.runs import ending_of, engine_log_tail, is_alive, stop_run, summarise
 
 POLL = 0.1  # seconds
+STOPPED = 130  # the exit status of what somebody ended
 LINE_EVERY = 2.0  # seconds between two lines about steps in a pipe
 
 
@@ -28,6 +31,9 @@ class Show(ABC):
 
     def close(self) -> None:  # noqa: B027
         """Called after the last one, whatever happened."""
+
+    def ended(self, name: str, status: str) -> None:  # noqa: B027
+        """Called when a run has ended that was watched until then."""
 
     @abstractmethod
     def event(self, event: events.Event) -> None: ...
@@ -44,28 +50,29 @@ def renderer(json: bool) -> Show:
     return BarShow() if sys.stdout.isatty() else LineShow()
 
 
-def follow(name: str, run: RunDir, show: Show, since: int = 0) -> int:
-    """Shows a run until it ends; Ctrl-C and SIGTERM stop it. Returns the exit status of the command.
+def follow(name: str, run: RunDir, show: Show, since: int = 0, *, owning: bool = True) -> int:
+    """Shows a run until it ends, and returns the exit status of the command.
 
-    `since` leaves out the first bytes of its events.
+    Ctrl-C and SIGTERM stop it; without `owning` they only end the watching. `since` leaves out the first
+    bytes of its events.
     """
-    owner = run.owner()
     asked = False
 
     def stop(signum: int, frame: FrameType | None) -> None:
         nonlocal asked
-        if owner and owner.interrupt() and not asked:
+        if owning and stop_run(run) and not asked:
             show.note("stopping: the step is finished and saved first")
         asked = True
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
-    tail, last = RunTail(run, since), None
+    tail, last, watched = RunTail(run, since), None, False
     show.open()
     try:
         alive = True
-        while alive:
-            alive = owner is not None and owner.alive()  # before the poll: events written last are read
+        while alive and (owning or not asked):
+            alive = is_alive(run) is not False  # before the poll: events written last are read
+            watched |= alive
             for event in tail.poll():
                 show.event(event)
                 last = event if isinstance(event, events.Finished | events.Failed) else last
@@ -73,16 +80,25 @@ def follow(name: str, run: RunDir, show: Show, since: int = 0) -> int:
                 time.sleep(POLL)
     finally:
         show.close()
+    if alive:
+        show.note(f"The run goes on; `rwkv-tune attach {name}` comes back to it.")
+        return STOPPED
+    if watched:
+        show.ended(name, last.status if isinstance(last, events.Finished) else "failed" if last else "died")
     return _status(name, run, last)
 
 
 def _status(name: str, run: RunDir, last: events.Event | None) -> int:
     if isinstance(last, events.Finished):
-        return 0 if last.status == "finished" else 130
+        return 0 if last.status == "finished" else STOPPED
     if isinstance(last, events.Failed):
-        say(f"rwkv-tune: {last.reason} {last.remedy}".strip(), error=True)
+        said = f"{last.reason} {last.remedy}"
+    elif not run.path.is_dir():
+        said = f"The folder of the run {name}, {run.path}, is gone; what it had saved there is gone with it."
     else:
-        say(f"rwkv-tune: the process of run {name} ended without a word; see {run.log}.", error=True)
+        words = engine_log_tail(run).strip().splitlines()[-1:] or ["nothing"]
+        said = f"{ending_of(summarise(name, run))} Its last words in {run.log}: {words[0]}"
+    say(f"rwkv-tune: {one_line(said)}", error=True)
     return 1
 
 
@@ -177,6 +193,10 @@ class BarShow(Show):
 
     def close(self) -> None:
         self.bar.stop()
+
+    def ended(self, name: str, status: str) -> None:
+        self.console.file.write(announcement(name, status))
+        self.console.file.flush()
 
     def event(self, event: events.Event) -> None:
         if isinstance(event, events.Resumed):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from engine.contract.check import require_settings, risks
+from engine.contract.events import dump_json
 from engine.contract.flags import given_flags
 from engine.contract.incumbent import on_one_device
 from engine.contract.paths import UserPaths
 from engine.contract.presets import PresetStore
+from engine.contract.rundir import RunDir
 from rwkv_tui.commands.follow import follow, renderer
 from rwkv_tui.services.launch import launch
 
@@ -23,6 +26,17 @@ def train(args: argparse.Namespace) -> int:
     settings = require_settings(values)
     show = renderer(args.json)
     for note in (*args.notes, *replaced, *risks(settings)):
-        show.note(f"{note}")
+        if args.detach:
+            print(note, file=sys.stderr)
+        else:
+            show.note(f"{note}")
     name, run = launch(settings, paths)
-    return follow(name, run, show)
+    return tell_started(name, run, json=args.json) if args.detach else follow(name, run, show)
+
+
+def tell_started(name: str, run: RunDir, *, json: bool) -> int:
+    """Prints the run's name, or a document about it, and leaves it to itself."""
+    owner = run.owner()
+    document = {"name": name, "proj_dir": str(run.path), "pid": owner.pid if owner else None}
+    print(dump_json(document) if json else name)
+    return 0

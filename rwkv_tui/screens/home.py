@@ -13,7 +13,7 @@ from textual.worker import get_current_worker
 
 from engine.contract.errors import UserError
 from engine.contract.presets import Preset, PresetStore
-from engine.contract.rundir import RunDir
+from engine.contract.rundir import RunDir, RunList
 from rwkv_tui.app import TuneApp
 from rwkv_tui.plain import duration, plain
 from rwkv_tui.services.launch import resume
@@ -121,7 +121,7 @@ class HomeScreen(Screen[None]):
         """Goes on with the run under the cursor, and into it."""
         if run := self._chosen():
             try:
-                resume(run.name, RunDir(run.proj_dir))
+                resume(run.name, RunDir(run.proj_dir), RunList(self.app.paths.runs))
             except UserError as error:
                 self.notify(str(error), severity="error", markup=False)
             else:

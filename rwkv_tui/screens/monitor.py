@@ -114,6 +114,7 @@ class MonitorScreen(Screen[None]):
         self._shown: Status = "starting"
         self._found: Diagnosis | None = None
         self._whole = ""
+        self._lived = False
 
     def compose(self) -> ComposeResult:
         yield Trail("Monitor")
@@ -152,6 +153,11 @@ class MonitorScreen(Screen[None]):
         )
         if self.status != before:
             self.refresh_bindings()
+        if alive is not False:
+            self._lived = True
+        elif self._lived and self.status in ENDED:
+            self._lived = False
+            self.app.announce(self.run_name, self.status)
         if self.app.screen is self or self.app.screen.is_modal:  # else it is covered
             await self._show()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import signal
 import subprocess
 import threading
 from pathlib import Path
@@ -19,6 +20,8 @@ from engine.contract.settings import TrainSettings
 from rwkv_tui.services.engine import engine_command, engine_environment
 from rwkv_tui.services.runs import is_alive, summarise
 
+STOPPING = (signal.SIGTERM, signal.SIGINT)
+
 
 def launch(settings: TrainSettings, paths: UserPaths) -> tuple[str, RunDir]:
     """Starts the run and gives its name and folder.
@@ -30,17 +33,18 @@ def launch(settings: TrainSettings, paths: UserPaths) -> tuple[str, RunDir]:
     assert settings.proj_dir is not None
     run, runs = RunDir(settings.proj_dir), RunList(paths.runs)
     try:
-        name = runs.add(run.path)
+        name = runs.add(run.path, settings.on_finish)
     except OSError as error:
         raise UserError(
-            f"Cannot write to {paths.runs} ({error.strerror}).", "Check the folder's permissions."
+            f"Cannot write the list of your runs to {paths.runs} ({error.strerror}).",
+            "Check the folder's permissions, or set XDG_STATE_HOME to a folder that you can write to.",
         ) from error
     claimed = False
     try:
         run.claim(name)
         claimed = True
         write_atomic(run.settings, render_yaml(settings, f"The settings of the run {name}"))
-        run.record_process(name, Process.of(_start(run)))
+        run.record_process(name, Process.of(_start(run, settings.on_finish)))
     except (UserError, OSError) as error:
         runs.remove(name)
         if claimed:
@@ -53,7 +57,7 @@ def launch(settings: TrainSettings, paths: UserPaths) -> tuple[str, RunDir]:
     return name, run
 
 
-def resume(name: str, run: RunDir) -> int:
+def resume(name: str, run: RunDir, runs: RunList) -> int:
     """Starts a process that goes on with a run, and gives the bytes of events told before it.
 
     Raises UserError when the run is alive or has finished, or when its settings or files are gone.
@@ -68,7 +72,7 @@ def resume(name: str, run: RunDir) -> int:
             if status == "finished":
                 raise UserError(f"The run {name} has finished.", f"Its files are in {run.path}.")
             told = run.events.stat().st_size if run.events.exists() else 0
-            run.record_process(name, Process.of(_start(run)))
+            run.record_process(name, Process.of(_start(run, runs.on_finish(name, run))))
             return told
     except OSError as error:
         raise UserError(
@@ -76,14 +80,22 @@ def resume(name: str, run: RunDir) -> int:
         ) from error
 
 
-def _start(run: RunDir) -> int:
-    """The pid of the run's process: own session, no terminal, its words appended to engine.log."""
-    with run.log.open("ab") as log:
-        process = subprocess.Popen(
-            engine_command("train", str(run.path)),
-            cwd=run.path, env=engine_environment(), start_new_session=True, close_fds=True,
-            stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+def _start(run: RunDir, on_finish: str) -> int:
+    """The pid of the run's process: own session, no terminal, its words appended to engine.log.
+
+    It begins with the signals that stop a run held back, and takes them once it can heed them.
+    """
+    words = [str(run.path), *([f"--on_finish={on_finish}"] if on_finish else [])]
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    try:
+        with run.log.open("ab") as log:
+            process = subprocess.Popen(
+                engine_command("train", *words),
+                cwd=run.path, env=engine_environment(), start_new_session=True, close_fds=True,
+                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     threading.Thread(target=process.wait, daemon=True).start()  # or it would stay behind as a zombie
     return process.pid
 

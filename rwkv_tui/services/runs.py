@@ -1,22 +1,22 @@
-"""Which runs there are, how they stand, and stopping one."""
+"""Which runs there are, how they stand, stopping one and removing one."""
 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from engine.contract.errors import UserError
 from engine.contract.events import Event, Failed, Finished, Resumed, Started, Step, parse_event
+from engine.contract.files import write_atomic
 from engine.contract.process import Process
 from engine.contract.rundir import RunDir, RunList, Status
+from rwkv_tui.plain import moment
 
 HEAD_BYTES = 1 << 18
 TAIL_BYTES = 1 << 16
-START_GRACE_S = 60.0
-"""How long a claimed folder may be without a process before its run counts as dead."""
 ENGINE_LOG_BYTES = 1 << 13
 
 
@@ -62,6 +62,12 @@ def find_run(folder: Path, wanted: str) -> tuple[str, RunDir]:
     run = RunDir(path)
     if run.process.is_file():
         return run.name(), run
+    for name, gone in RunList(folder).all(gone=True):
+        if wanted == name or gone.path == path:
+            raise UserError(
+                f"The folder of the run {name}, {gone.path}, is gone.",
+                f"Put it back, or forget the run with `rwkv-tune rm {name}`.",
+            )
     names = ", ".join(name for name, _ in begin_so or runs[:8]) or "none"
     if begin_so:
         raise UserError(f"Several runs begin with {wanted}: {names}.", "Give one of these names.")
@@ -102,15 +108,15 @@ def summarise(name: str, run: RunDir) -> RunSummary:
 
 
 def is_alive(run: RunDir) -> bool | None:
-    """Whether its process runs; None while it has not said which one it is."""
+    """Whether its process runs; None while that has not begun, and whoever is to start it lives.
+
+    No clock and no age of a file decides: a process is known by its start since the machine's boot.
+    """
     owner = run.owner()
     if owner is not None:
         return owner.alive()
-    try:
-        fresh = time.time() - run.process.stat().st_mtime < START_GRACE_S
-    except OSError:
-        return False
-    return None if fresh else False
+    launcher = run.launcher()
+    return None if launcher is not None and launcher.alive() else False
 
 
 def status_of(run: RunDir, *, alive: bool | None, began: bool, closing: Finished | Failed | None) -> Status:
@@ -129,7 +135,7 @@ def status_of(run: RunDir, *, alive: bool | None, began: bool, closing: Finished
 def stop_asked(run: RunDir) -> bool:
     """True when the run's present process was asked to stop through `stop_run`."""
     try:
-        record = json.loads(_stop_mark(run).read_text(encoding="utf-8"))
+        record = json.loads(run.stop_mark.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return (
@@ -138,21 +144,42 @@ def stop_asked(run: RunDir) -> bool:
 
 
 def stop_run(run: RunDir, *, now: bool = False) -> bool:
-    """Asks a run to finish its step, save and end; with `now` ends it without saving.
+    """Asks a run to finish its step, save and end; with `now` ends it without saving. Asking twice is once.
 
     False when it runs no more. Raises UserError when it belongs to somebody else.
     """
     owner = run.owner()
     if owner is None or not owner.alive():
         return False
+    with suppress(OSError):  # only a note for the lists: the signal counts
+        write_atomic(run.stop_mark, json.dumps(asdict(owner)))
     try:
-        _stop_mark(run).write_text(json.dumps(asdict(owner)), encoding="utf-8")
-        return owner.interrupt(now=now)
+        return owner.kill() if now else owner.interrupt()
+    except ProcessLookupError:
+        return False
     except OSError as error:
         raise UserError(
             f"Cannot stop the run in {run.path} ({error.strerror}).",
             f"Ask whoever started it, or end process {owner.pid} yourself.",
         ) from None
+
+
+def ending_of(run: RunSummary) -> str:
+    """How a run stands, as a sentence for people; one that can go on says so."""
+    step = f"step {run.step:,}" + (f" of {run.steps:,}" if run.steps else "")
+    match run.status:
+        case "finished":
+            return f"The run {run.name} finished at {step}; its files are in {run.proj_dir}."
+        case "starting" | "running" | "stopping":
+            return f"The run {run.name} is {run.status}" + (f", at {step}." if run.step else ".")
+    seen = f" (last seen {moment(run.updated)})" if run.status == "died" and run.updated else ""
+    owner = RunDir(run.proj_dir).owner()
+    why = " when the machine was restarted" if seen and owner and owner.before_restart() else ""
+    steps = RunDir(run.proj_dir).resume_steps()
+    place = f"from step {steps[0]:,}" if steps else "from the beginning"
+    where = f"at {step}" if run.step else "before its first step"
+    return (f"The run {run.name} {run.status} {where}{why}{seen}; "
+            f"`rwkv-tune resume {run.name}` goes on {place}.")  # fmt: skip
 
 
 def engine_log_tail(run: RunDir) -> str:
@@ -165,10 +192,6 @@ def engine_log_tail(run: RunDir) -> str:
     except OSError:
         return ""
     return text.partition("\n")[2] if start else text
-
-
-def _stop_mark(run: RunDir) -> Path:
-    return run.path / "stop.json"
 
 
 def _head_and_tail(path: Path) -> tuple[list[Event], list[Event]]:

@@ -378,7 +378,7 @@ def test_the_command_resumes_a_killed_run(
     refused = rwkv_tune("resume", "lo")
     owner = run.owner()
     assert owner is not None
-    owner.interrupt(now=True)
+    owner.kill()
     assert process.wait() in (0, 1)
     process.communicate()
     if summarise("long", run).status == "died":
@@ -418,9 +418,9 @@ def test_a_run_is_found_by_name_beginning_or_folder(tmp_path: Path) -> None:
         find_run(paths.runs, "b")
 
 
-def test_a_living_run_is_not_resumed(make: Making) -> None:
+def test_a_living_run_is_not_resumed(make: Making, tmp_path: Path) -> None:
     run = make()
     run.record_process("run", Process.current())
     with pytest.raises(UserError, match="The run run is starting"):
-        resume("run", run)
+        resume("run", run, RunList(tmp_path))
     assert run.owner() == Process.current()

@@ -78,8 +78,8 @@ async def test_the_list_follows_and_keeps_its_place(make_app: MakeApp, place: Pa
         assert rows(app)[options.highlighted].split()[1] == name
 
 
-async def test_a_run_can_be_opened_by_name(make_app: MakeApp, place: Path) -> None:
-    app = make_app(start="emoji")
+async def test_a_run_can_be_opened_at_once(make_app: MakeApp, place: Path) -> None:
+    app = make_app(run=("emoji", RunDir(place / "emoji")))
     add_run(app.paths, place / "emoji", 5, 2.0)
     async with app.run_test():
         assert isinstance(app.screen, MonitorScreen)

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
-import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -45,9 +46,12 @@ def test_status(tmp_path: Path, owner: Process | None, told: list[ev.Event], sta
     assert summarise("run", run).status == status
 
 
-def test_a_claim_without_a_process_is_dead_after_a_minute(tmp_path: Path) -> None:
+def test_a_claim_is_dead_with_who_made_it(tmp_path: Path) -> None:
+    """However old the file seems: clocks jump."""
     run = stories.new_run(tmp_path / "run", "run", None)
-    os.utime(run.process, (time.time() - 61, time.time() - 61))
+    os.utime(run.process, (1, 1))
+    assert summarise("run", run).status == "starting"
+    run.process.write_text(json.dumps({"name": "run", "launcher": asdict(stories.GONE)}))
     assert summarise("run", run).status == "died"
 
 

@@ -1,0 +1,51 @@
+"""The command of on_finish: started once, at the very end, whether anybody watches or not."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+from engine.contract import events
+from engine.contract.rundir import RunDir
+
+
+class OnFinish:
+    """Takes a run's events and, at `close`, starts the shell command if one of them was its last word.
+
+    The command gets a session of its own: it may take its time, and ending the run does not end it. What it
+    prints goes where the run's own words go.
+    """
+
+    def __init__(self, run: RunDir, command: str) -> None:
+        self._run = run
+        self._command = command
+        self._status = ""
+        self._loss: float | None = None
+
+    def __call__(self, event: events.Event) -> None:
+        match event:
+            case events.Step():
+                self._loss = event.loss_smooth
+            case events.Evaluated(when="after"):
+                self._loss = event.loss
+            case events.Finished():
+                self._status = event.status
+            case events.Failed():
+                self._status = "failed"
+
+    def close(self) -> None:
+        if not (self._command and self._status):
+            return
+        told = {
+            "RWKV_TUNE_RUN": self._run.name(), "RWKV_TUNE_STATUS": self._status,
+            "RWKV_TUNE_LOSS": "" if self._loss is None else f"{self._loss:.6g}",
+            "RWKV_TUNE_PROJ_DIR": str(self._run.path),
+        }  # fmt: skip
+        print(f"on_finish: {self._command}", flush=True)
+        try:
+            subprocess.Popen(
+                ["/bin/sh", "-c", self._command], cwd=self._run.path, env={**os.environ, **told},
+                stdin=subprocess.DEVNULL, start_new_session=True,
+            )  # fmt: skip
+        except OSError as error:
+            print(f"on_finish: it could not be started ({error})", flush=True)

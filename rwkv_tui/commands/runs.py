@@ -1,0 +1,161 @@
+"""`rwkv-tune runs`, `stop`, `logs` and `rm`: a person's runs without screens."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from dataclasses import asdict
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from engine.contract.errors import UserError
+from engine.contract.events import dump_json
+from engine.contract.paths import UserPaths
+from engine.contract.rundir import RunDir, RunList
+from rwkv_tui.plain import duration, moment, one_line, plain, size
+from rwkv_tui.services.removal import Removal, plan_removal, remove
+from rwkv_tui.services.run_tail import RunModel, RunTail
+from rwkv_tui.services.runs import (
+    RunSummary,
+    ending_of,
+    find_run,
+    is_alive,
+    stop_run,
+    summarise,
+    summarise_runs,
+)
+
+POLL = 0.1  # seconds
+GRACE_S = 5.0
+"""How long a run that is to end now may take to end by itself."""
+PIPE_WIDTH = 200  # columns of a table nobody's terminal limits
+
+
+def show_list(args: argparse.Namespace) -> int:
+    """Newest first; below the table one line for each run that waits to be resumed."""
+    runs = summarise_runs(UserPaths.of_user().runs)
+    if args.json:
+        print(dump_json([{**asdict(run), "proj_dir": str(run.proj_dir)} for run in runs]))
+        return 0
+    if not runs:
+        print("There are no runs yet. Start one with `rwkv-tune` or `rwkv-tune train`.")
+        return 0
+    console = Console(
+        highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else PIPE_WIDTH
+    )
+    console.print(_table(runs, time.time()))
+    for run in runs:
+        if run.status in ("died", "failed", "stopped"):
+            print(one_line(ending_of(run)))
+    return 0
+
+
+def _table(runs: list[RunSummary], now: float) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column("run", overflow="fold")
+    table.add_column("status")
+    table.add_column("step", justify="right")
+    table.add_column("loss", justify="right")
+    table.add_column("trains")
+    table.add_column("last word", justify="right")
+    for run in runs:
+        table.add_row(
+            one_line(run.name), run.status,
+            f"{run.step:,}/{run.steps:,}" if run.steps else "",
+            f"{run.loss:.4f}" if run.loss is not None else "",
+            f"{run.method} {run.version}".strip(),
+            f"{duration(now - run.updated)} ago" if run.updated else "",
+        )  # fmt: skip
+    return table
+
+
+def stop(args: argparse.Namespace) -> int:
+    """Waits until the run has ended and says how. Ctrl-C leaves it to end by itself."""
+    name, run = find_run(UserPaths.of_user().runs, args.run)
+    while (alive := is_alive(run)) is None:
+        time.sleep(POLL)
+    if not alive:
+        print(f"It had ended already. {one_line(ending_of(summarise(name, run)))}")
+        return 0
+    stop_run(run)
+    print("Asked to stop: it finishes its step and saves.", file=sys.stderr)
+    asked, killed = time.monotonic(), False
+    try:
+        while is_alive(run):
+            if args.now and not killed and time.monotonic() - asked > GRACE_S:
+                killed = stop_run(run, now=True)
+            time.sleep(POLL)
+    except KeyboardInterrupt:
+        print(f"It still stops; `rwkv-tune logs {name}` tells how it ended.", file=sys.stderr)
+        return 130
+    done = "It did not end within five seconds and was ended at once. " if killed else ""
+    print(done + one_line(ending_of(summarise(name, run))))
+    return 0
+
+
+def logs(args: argparse.Namespace) -> int:
+    """What the process printed, then what the run told; with -f until it ends."""
+    _, run = find_run(UserPaths.of_user().runs, args.run)
+    told, model, printed, shown = RunTail(run), RunModel(), 0, 0
+    while True:
+        alive = is_alive(run) is not False  # before reading: a run that ends in between is read to its end
+        printed = _more_printed(run, printed)
+        for event in told.poll(steps=False):
+            model.apply(event)
+            fresh = model.log_count - shown
+            shown = model.log_count
+            for line in list(model.log)[len(model.log) - fresh :] if fresh else ():
+                print(f"{moment(line.t)}  {plain(line.text)}")
+        sys.stdout.flush()
+        if not (args.follow and alive):
+            return 0
+        time.sleep(POLL)
+
+
+def _more_printed(run: RunDir, start: int) -> int:
+    """Prints what has been added to engine.log as whole lines; gives where it ends."""
+    try:
+        with run.log.open("rb") as file:
+            file.seek(start)
+            whole, newline, _ = file.read().rpartition(b"\n")
+    except OSError:
+        return start
+    for line in whole.decode("utf-8", "replace").splitlines():
+        print(f"{run.log.name}: {plain(line)}")
+    return start + len(whole) + len(newline)
+
+
+def rm(args: argparse.Namespace) -> int:
+    """Says what goes and what stays, and asks unless --yes was given."""
+    runs = RunList(UserPaths.of_user().runs)
+    name, run = next(
+        ((name, run) for name, run in runs.all(gone=True) if name == args.run and not run.path.is_dir()),
+        None,
+    ) or find_run(runs.folder, args.run)
+    removal = plan_removal(name, run, trained=args.trained)
+    print(_describe(removal))
+    if not args.yes and not _agreed():
+        print("Nothing was deleted.")
+        return 1
+    remove(removal, runs)
+    print(f"{one_line(name)} is removed.")
+    return 0
+
+
+def _describe(removal: Removal) -> str:
+    if not removal.run.path.is_dir():
+        return f"The folder {one_line(str(removal.run.path))} is gone; only the run's name is forgotten."
+    lines = [f"To be deleted in {one_line(str(removal.run.path))} ({size(removal.size)}):"]
+    lines += [f"  {one_line(path.name)}" for path in removal.doomed]
+    if removal.kept:
+        lines += ["Kept:", *(f"  {one_line(path.name)}" for path in removal.kept)]
+    return "\n".join(lines)
+
+
+def _agreed() -> bool:
+    if not sys.stdin.isatty():
+        raise UserError("Nobody can be asked here; nothing was deleted.", "Add --yes to delete.")
+    return input("Delete them? [y/N] ").strip().lower() in ("y", "yes")
