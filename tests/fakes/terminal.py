@@ -1,0 +1,78 @@
+"""A real terminal for a program: a pty of its own, which can be hung up."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import struct
+import subprocess
+import termios
+import threading
+import time
+from collections.abc import Sequence
+
+import pytest
+
+_ESCAPES = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_].*?(?:\x07|\x1b\\)|[ -/]*[0-~])", re.DOTALL)
+
+
+def _take_terminal() -> None:
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+class Terminal:
+    """Runs a program in a session of its own whose controlling terminal is the pty."""
+
+    def __init__(
+        self, words: Sequence[object], *, columns: int = 80, rows: int = 24, **options: object
+    ) -> None:
+        self._master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        env = {**os.environ, "TERM": "xterm-256color", **options.pop("env", {})}  # type: ignore[dict-item]
+        self.process: subprocess.Popen[bytes] = subprocess.Popen(
+            list(map(str, words)), stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
+            preexec_fn=_take_terminal, env=env, **options,  # type: ignore[call-overload] # noqa: PLW1509
+        )  # fmt: skip
+        os.close(slave)
+        self.raw = b""
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        while True:
+            try:
+                fresh = os.read(self._master, 1 << 16)
+            except OSError:  # hung up, on one side or the other
+                return
+            if not fresh:
+                return
+            self.raw += fresh
+
+    @property
+    def text(self) -> str:
+        """What was written so far, without escape sequences."""
+        return _ESCAPES.sub(b"", self.raw).decode("utf-8", "replace")
+
+    def sees(self, wanted: str, seconds: float = 90) -> None:
+        deadline = time.monotonic() + seconds
+        while wanted not in self.text:
+            if time.monotonic() > deadline:
+                pytest.fail(f"no {wanted!r} in\n{self.text[-3000:]}")
+            time.sleep(0.02)
+
+    def keys(self, keys: str) -> None:
+        os.write(self._master, keys.encode())
+
+    def wait(self, seconds: float = 60) -> int:
+        return self.process.wait(seconds)
+
+    def hang_up(self) -> None:
+        """Closes the terminal's side of the pty, as a terminal emulator that is killed does."""
+        os.close(self._master)
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
