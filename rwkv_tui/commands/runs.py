@@ -14,8 +14,9 @@ from rich.table import Table
 from engine.contract.errors import UserError
 from engine.contract.events import dump_json
 from engine.contract.paths import UserPaths
+from engine.contract.plain import one_line, say, say_json
 from engine.contract.rundir import RunDir, RunList
-from rwkv_tui.plain import duration, moment, one_line, plain, size
+from rwkv_tui.plain import duration, moment, size
 from rwkv_tui.services.removal import Removal, plan_removal, remove
 from rwkv_tui.services.run_tail import RunModel, RunTail
 from rwkv_tui.services.runs import (
@@ -38,10 +39,10 @@ def show_list(args: argparse.Namespace) -> int:
     """Newest first; below the table one line for each run that waits to be resumed."""
     runs = summarise_runs(UserPaths.of_user().runs)
     if args.json:
-        print(dump_json([{**asdict(run), "proj_dir": str(run.proj_dir)} for run in runs]))
+        say_json(dump_json([{**asdict(run), "proj_dir": str(run.proj_dir)} for run in runs]))
         return 0
     if not runs:
-        print("There are no runs yet. Start one with `rwkv-tune` or `rwkv-tune train`.")
+        say("There are no runs yet. Start one with `rwkv-tune` or `rwkv-tune train`.")
         return 0
     console = Console(
         highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else PIPE_WIDTH
@@ -49,7 +50,7 @@ def show_list(args: argparse.Namespace) -> int:
     console.print(_table(runs, time.time()))
     for run in runs:
         if run.status in ("died", "failed", "stopped"):
-            print(one_line(ending_of(run)))
+            say(one_line(ending_of(run)))
     return 0
 
 
@@ -78,10 +79,10 @@ def stop(args: argparse.Namespace) -> int:
     while (alive := is_alive(run)) is None:
         time.sleep(POLL)
     if not alive:
-        print(f"It had ended already. {one_line(ending_of(summarise(name, run)))}")
+        say(f"It had ended already. {one_line(ending_of(summarise(name, run)))}")
         return 0
     stop_run(run)
-    print("Asked to stop: it finishes its step and saves.", file=sys.stderr)
+    say("Asked to stop: it finishes its step and saves.", error=True)
     asked, killed = time.monotonic(), False
     try:
         while is_alive(run):
@@ -89,10 +90,10 @@ def stop(args: argparse.Namespace) -> int:
                 killed = stop_run(run, now=True)
             time.sleep(POLL)
     except KeyboardInterrupt:
-        print(f"It still stops; `rwkv-tune logs {name}` tells how it ended.", file=sys.stderr)
+        say(f"It still stops; `rwkv-tune logs {name}` tells how it ended.", error=True)
         return 130
     done = "It did not end within five seconds and was ended at once. " if killed else ""
-    print(done + one_line(ending_of(summarise(name, run))))
+    say(done + one_line(ending_of(summarise(name, run))))
     return 0
 
 
@@ -108,7 +109,7 @@ def logs(args: argparse.Namespace) -> int:
             fresh = model.log_count - shown
             shown = model.log_count
             for line in list(model.log)[len(model.log) - fresh :] if fresh else ():
-                print(f"{moment(line.t)}  {plain(line.text)}")
+                say(f"{moment(line.t)}  {line.text}")
         sys.stdout.flush()
         if not (args.follow and alive):
             return 0
@@ -124,7 +125,7 @@ def _more_printed(run: RunDir, start: int) -> int:
     except OSError:
         return start
     for line in whole.decode("utf-8", "replace").splitlines():
-        print(f"{run.log.name}: {plain(line)}")
+        say(f"{run.log.name}: {line}")
     return start + len(whole) + len(newline)
 
 
@@ -136,12 +137,12 @@ def rm(args: argparse.Namespace) -> int:
         None,
     ) or find_run(runs.folder, args.run)
     removal = plan_removal(name, run, trained=args.trained)
-    print(_describe(removal))
+    say(_describe(removal))
     if not args.yes and not _agreed():
-        print("Nothing was deleted.")
+        say("Nothing was deleted.")
         return 1
     remove(removal, runs)
-    print(f"{one_line(name)} is removed.")
+    say(f"{one_line(name)} is removed.")
     return 0
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from engine.contract.check import require_settings, risks
 from engine.contract.events import dump_json
 from engine.contract.flags import given_flags
 from engine.contract.incumbent import on_one_device
 from engine.contract.paths import UserPaths
+from engine.contract.plain import say, say_json
 from engine.contract.presets import PresetStore
 from engine.contract.rundir import RunDir
 from rwkv_tui.commands.follow import follow, renderer
@@ -27,7 +27,7 @@ def train(args: argparse.Namespace) -> int:
     show = renderer(args.json)
     for note in (*args.notes, *replaced, *risks(settings)):
         if args.detach:
-            print(note, file=sys.stderr)
+            say(str(note), error=True)
         else:
             show.note(f"{note}")
     name, run = launch(settings, paths)
@@ -38,5 +38,8 @@ def tell_started(name: str, run: RunDir, *, json: bool) -> int:
     """Prints the run's name, or a document about it, and leaves it to itself."""
     owner = run.owner()
     document = {"name": name, "proj_dir": str(run.path), "pid": owner.pid if owner else None}
-    print(dump_json(document) if json else name)
+    if json:
+        say_json(dump_json(document))
+    else:
+        say(name)
     return 0
