@@ -15,7 +15,7 @@ from textual.widgets import Footer, Static
 from engine.contract.errors import UserError
 from engine.contract.events import Finished
 from engine.contract.flags import changed, spell
-from engine.contract.rundir import RunDir, Status
+from engine.contract.rundir import RunDir, RunList, Status
 from engine.contract.settings import TrainSettings
 from rwkv_tui.app import TuneApp
 from rwkv_tui.panels.charts import Charts
@@ -304,7 +304,7 @@ class MonitorScreen(Screen[None]):
     def action_resume(self) -> None:
         """Starts a process that goes on with the run."""
         try:
-            resume(self.run_name, self.run_dir)
+            resume(self.run_name, self.run_dir, RunList(self.app.paths.runs))
         except UserError as error:
             self.notify(str(error), severity="error", markup=False)
         self.call_later(self._tick)
