@@ -1,9 +1,14 @@
-"""Small files that appear whole or not at all."""
+"""Files that appear whole or not at all: a small one, or several together."""
 
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
+from types import TracebackType
+
+from engine.contract.process import Process
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -14,3 +19,84 @@ def write_atomic(path: Path, text: str) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+class Staged:
+    """Files that appear together: `parts` are written in the `with` block and put in place at its end.
+
+    The last target is the one without which a reader takes the others for nothing: it is moved away
+    first and put in place last. An exception in the block, or while files are moved, leaves what was
+    there before. What a killed process left, the next one clears up: its parts go, and what it had
+    moved aside comes back unless it had put in place all of its own.
+    """
+
+    def __init__(self, targets: Sequence[Path], *, replace: bool = True) -> None:
+        pid = os.getpid()
+        self.targets, self._replace = tuple(targets), replace
+        self.parts = tuple(t.with_name(f".{t.name}.{pid}.part") for t in targets)
+        self._olds = tuple(t.with_name(f".{t.name}.{pid}.old") for t in targets)
+
+    def __enter__(self) -> Staged:
+        for folder in {target.parent for target in self.targets}:
+            folder.mkdir(parents=True, exist_ok=True)
+        self._clear()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._publish()
+        finally:
+            for part in self.parts:
+                part.unlink(missing_ok=True)
+
+    def _publish(self) -> None:
+        """Raises FileExistsError for a target that is there and is not to be replaced."""
+        if not self._replace:
+            for target in self.targets:
+                if target.exists():
+                    raise FileExistsError(f"{target} appeared meanwhile")
+        try:
+            for target, old in reversed(list(zip(self.targets, self._olds, strict=True))):
+                if target.exists():
+                    target.replace(old)
+            for target, part in zip(self.targets, self.parts, strict=True):
+                part.replace(target)
+        except BaseException:  # also a signal between two of them
+            for target, part, old in zip(self.targets, self.parts, self._olds, strict=True):
+                if old.exists():
+                    old.replace(target)
+                elif not part.exists():
+                    target.unlink(missing_ok=True)
+            raise
+        for old in self._olds:
+            old.unlink(missing_ok=True)
+
+    def _clear(self) -> None:
+        for target in self.targets:
+            for path in _left(target, "part"):
+                path.unlink(missing_ok=True)
+        complete = self.targets[-1].exists()
+        for target in self.targets:
+            for old in _left(target, "old"):
+                if complete:
+                    old.unlink()
+                else:
+                    old.replace(target)
+
+
+def _left(target: Path, kind: str) -> list[Path]:
+    """The files beside the target that processes which are gone have left."""
+    pattern = re.compile(rf"\.{re.escape(target.name)}\.(\d+)\.{kind}")
+    found = [(path, pattern.fullmatch(path.name)) for path in target.parent.iterdir()]
+    return [path for path, match in found if match and not _runs(int(match[1]))]
+
+
+def _runs(pid: int) -> bool:
+    try:
+        Process.of(pid)
+    except OSError:
+        return False
+    return True

@@ -87,7 +87,7 @@ class EvalReport(Report):
 
 
 class Converted(Report):
-    """A finished conversion."""
+    """A finished conversion. `documents` and `skipped` are of all sources; the rest of the pair itself."""
 
     prefix: str
     documents: int
@@ -97,6 +97,39 @@ class Converted(Report):
     dtype: str
     skipped: int = 0
     seconds: float = 0.0
+    held_out_prefix: str | None = None
+    held_out_documents: int = 0
+
+
+class DataSource(Report):
+    """A file that a pair was made from. `documents` and `tokens` once each; `skipped` bad lines."""
+
+    path: str
+    bytes: int
+    sha256: str
+    documents: int
+    tokens: int
+    skipped: int = 0
+    weight: float | None = None
+
+
+class DataOrigin(Report):
+    """How a pair was made: the content of PREFIX.idx.json beside it.
+
+    `part` says which side of the split the pair is; `held_out` is what the split was asked for.
+    """
+
+    made_by: str
+    part: Literal["train", "held out"]
+    sources: tuple[DataSource, ...]
+    template: str = ""
+    tokenizer: str
+    seed: int
+    repeat: int
+    held_out: float = 0.0
+    items: int
+    tokens: int
+    dtype: str
 
 
 class Merged(Report):

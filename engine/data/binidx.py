@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import struct
-from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +20,7 @@ from numpy.typing import NDArray
 
 from engine.contract.check import data_half
 from engine.contract.errors import UserError
-from engine.contract.process import Process
+from engine.contract.files import Staged
 
 MAGIC = b"MMIDIDX\x00\x00"
 DTYPES = {
@@ -126,61 +124,56 @@ class BinIdx:
         return int(np.searchsorted(self._pointers, pointer, side="right")) - 1
 
 
-class BinIdxWriter:
-    """Writes a uint16 pair item by item in constant memory; the pair appears when the `with` block ends.
+@contextlib.contextmanager
+def write_pair(prefix: Path) -> Iterator[PairWriter]:
+    """A pair that appears, or replaces what is there, when the `with` block ends without an exception."""
+    targets = [data_half(prefix, suffix) for suffix in (".bin", ".idx")]
+    with Staged(targets) as staged, PairWriter(*staged.parts) as writer:
+        yield writer
 
-    Both halves are written beside their targets. An exception in the block removes them again and
-    leaves the targets as they were; only one in the instant between the two final renames removes the
-    targets too, rather than leave a half. What a killed process left, the next writer removes.
-    """
 
-    def __init__(self, prefix: Path) -> None:
-        self.prefix = prefix
+class PairWriter:
+    """Writes the two halves of a uint16 pair in constant memory; they are complete when the block ends."""
+
+    def __init__(self, bin_path: Path, idx_path: Path) -> None:
+        self._paths = bin_path, idx_path
         self.items = 0
         self.tokens = 0
-        self._sizes = array("i")
 
-    def __enter__(self) -> BinIdxWriter:
-        self.prefix.parent.mkdir(parents=True, exist_ok=True)
-        self._targets = [data_half(self.prefix, suffix) for suffix in (".bin", ".idx")]
-        self._parts = [target.with_name(f".{target.name}.{os.getpid()}.part") for target in self._targets]
-        for target in self._targets:
-            _remove_stale(target)
-        try:
-            self._bin = self._parts[0].open("wb", buffering=_BLOCK)
-            self._idx = self._parts[1].open("w+b", buffering=_BLOCK)
-        except BaseException:
-            self._discard()
-            raise
+    def __enter__(self) -> PairWriter:
+        self._files = contextlib.ExitStack()
+        self._bin = self._files.enter_context(self._paths[0].open("wb", buffering=_BLOCK))
+        self._idx = self._files.enter_context(self._paths[1].open("w+b", buffering=_BLOCK))
         self._idx.seek(_HEADER.size)
         return self
 
     def add(self, tokens: bytes) -> None:
         """Appends one item: its ids as little-endian uint16."""
+        self.write(tokens)
+        self.end(np.array([len(tokens) // 2]))
+
+    def write(self, tokens: bytes) -> None:
+        """Appends ids, little-endian uint16, of items whose sizes `end` is told."""
         self._bin.write(tokens)
-        self._sizes.append(len(tokens) // 2)
-        self.items += 1
         self.tokens += len(tokens) // 2
-        if len(self._sizes) == _BLOCK:
-            self._flush_sizes()
+
+    def end(self, sizes: NDArray[Any]) -> None:
+        """The sizes in tokens of the next items."""
+        self._idx.write(sizes.astype("<i4").tobytes())
+        self.items += len(sizes)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            if kind is None:
+        if kind is None:
+            with self._files:
                 self._finish()
-                self._publish()
-        finally:
-            self._discard()
-
-    def _flush_sizes(self) -> None:
-        self._idx.write(np.asarray(self._sizes, "<i4").tobytes())
-        self._sizes = array("i")
+        else:
+            with contextlib.suppress(OSError):  # the buffer of a full disk cannot be flushed
+                self._files.close()
 
     def _finish(self) -> None:
         """Completes the index: the sizes are in it by now, all else follows from them."""
-        self._flush_sizes()
         self._idx.flush()
         for pointers in self._pointers():
             self._idx.write(pointers.tobytes())
@@ -201,42 +194,6 @@ class BinIdxWriter:
             ends = position + np.cumsum(sizes)
             yield (ends - sizes).astype("<i8")
             position = int(ends[-1])
-
-    def _publish(self) -> None:
-        """Puts the halves in place; a reader never meets a new half beside an old one."""
-        try:
-            self._targets[1].unlink(missing_ok=True)
-            for part, target in zip(self._parts, self._targets, strict=True):
-                part.replace(target)
-        except BaseException:  # also a signal between the two
-            if not self._targets[1].exists():
-                self._targets[0].unlink(missing_ok=True)
-            raise
-
-    def _discard(self) -> None:
-        for name in ("_bin", "_idx"):
-            if hasattr(self, name):
-                with contextlib.suppress(OSError):  # the buffer of a full disk cannot be flushed
-                    getattr(self, name).close()
-        for part in self._parts:
-            part.unlink(missing_ok=True)
-
-
-def _remove_stale(target: Path) -> None:
-    """Removes the unfinished files of processes that are gone."""
-    pattern = re.compile(rf"\.{re.escape(target.name)}\.(\d+)\.part")
-    for path in target.parent.iterdir():
-        match = pattern.fullmatch(path.name)
-        if match and not _runs(int(match[1])):
-            path.unlink(missing_ok=True)
-
-
-def _runs(pid: int) -> bool:
-    try:
-        Process.of(pid)
-    except OSError:
-        return False
-    return True
 
 
 def cut_numbers(sizes: NDArray[Any], ctx_len: int) -> tuple[int, int]:

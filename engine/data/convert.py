@@ -2,84 +2,105 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-import os
-import tempfile
 import time
-from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from engine.contract.check import data_half
 from engine.contract.errors import UserError
-from engine.contract.reports import BadLine, Converted
-from engine.data.binidx import BinIdxWriter
+from engine.contract.files import Staged
+from engine.contract.reports import BadLine, Converted, DataOrigin, DataSource
+from engine.data.binidx import PairWriter
 from engine.data.jsonl import BadLines, open_source, read_documents
-from engine.data.tokenizer import END_OF_DOCUMENT, Tokenizer
+from engine.data.mix import Mix, Part
+from engine.data.origin import ORIGIN, Digests
+from engine.data.scratch import Rows, Scratch
+from engine.data.tokenizer import END_OF_DOCUMENT, VOCABULARY, Tokenizer
 
 Progress = Callable[[str, int, int], None]
 
-_BUFFER = 1 << 20
+HELD_OUT = "-val"
+"""Comes behind the prefix of the pair with the documents held out."""
+
+_BATCH = 256  # documents in one call of the tokenizer, which holds back signals for as long
+_PIECE = 1 << 18  # characters likewise; longer documents are tokenised in pieces of as many
 _EVERY = 0.1
 _SKIP = "Mend them, or leave them out with --skip-bad."
 
 
 def convert(
-    source: Path,
+    sources: Path | Sequence[Path],
     prefix: Path,
     *,
     repeat: int = 10,
     ctx_len: int = 512,
     seed: int = 0,
+    weights: Sequence[float] = (),
+    held_out: float = 0.0,
     skip_bad: bool = False,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Converted:
-    """Writes PREFIX.bin and PREFIX.idx, an item per document and repeat, each ended by token 0.
+    """Writes PREFIX.bin and PREFIX.idx, an item per document and repeat, each ended by token 0, and to
+    PREFIX.idx.json how they were made. With `held_out` the documents set aside become a pair PREFIX-val.
 
-    The same source, repeat and seed give the same bytes. Memory: a buffer, the longest document and
-    12 bytes per document. `progress(phase, done, total)` is called about ten times a second with
-    bytes of the source ("reading") and then tokens of the target ("writing").
+    The same sources, weights, repeat and seed give the same pair on any machine. Memory: that of the
+    vocabulary, some buffers, and a few times the longest document. `progress(phase, done, total)` is
+    called about ten times a second with bytes of the sources ("reading"), tokens hashed ("holding out")
+    and tokens of the target ("writing"). `mix.Mix` says what `weights` and `held_out` mean.
 
     Raises UserError for a source that cannot be read or holds no documents, for bad lines unless
     `skip_bad`, for an existing pair unless `force`, and when the target cannot be written. Whatever
     ends it early, the target is left as it was.
     """
-    if repeat < 1 or ctx_len < 1:
-        raise UserError(
-            f"repeat {repeat} and ctx_len {ctx_len} must both be at least 1.", "Nothing was written."
-        )
     began = time.monotonic()
+    sources = [sources] if isinstance(sources, Path) else list(sources)
+    _check(prefix, sources, weights, repeat=repeat, ctx_len=ctx_len, seed=seed, held_out=held_out)
     tell = Ticker(progress or (lambda *_: None))
-    with open_source(source) as file, _writing(prefix):
-        _check_target(prefix, force)
-        prefix.parent.mkdir(parents=True, exist_ok=True)
-        with BinIdxWriter(prefix) as writer, tempfile.TemporaryFile(dir=prefix.parent) as scratch:
-            total = os.fstat(file.fileno()).st_size
-            starts, bad = tokenise(read_documents(file), total, scratch, skip_bad, tell)
-            if bad.count and not skip_bad:
-                raise refusal(f"{source} cannot be converted as it is", bad, _SKIP)
-            if len(starts) == 1:
-                raise UserError(
-                    f"{source} holds no documents"
-                    + (f" ({bad.count} bad lines were skipped)." if bad.count else "."),
-                    'Each line must be a JSON object like {"text": "..."}.',
-                )
-            _write(writer, scratch.fileno(), starts, tell, repeat=repeat, seed=seed)
+    held_prefix = Path(f"{prefix}{HELD_OUT}")
+    prefixes = [held_prefix, prefix] if held_out else [prefix]
+    targets = [data_half(p, suffix) for p in prefixes for suffix in (ORIGIN, ".bin", ".idx")]
+    with _writing(prefix), Staged(targets, replace=force) as staged, Digests(sources) as digests:
+        _check_free(targets, force)
+        with Scratch(prefix.parent) as scratch:
+            parts, skipped = _read(sources, scratch, skip_bad, tell)
+            mix = Mix(scratch, parts, weights, seed)
+            if held_out:
+                mix.hold_out(held_out, tell)
+            rows = itertools.chain.from_iterable(map(mix.repeat, range(repeat)))
+            total = mix.tokens(repeat)
+            writer = _write(scratch, rows, staged.parts[-2:], tell, total)
+            tell("writing", writer.tokens, writer.tokens)
+            if held_out:
+                held = _write(scratch, mix.held_out(), staged.parts[1:3], tell, total)
+        origin = DataOrigin(
+            made_by=f"rwkv-tune {version('rwkv-tune')}", part="train",
+            sources=_described(sources, digests.result(), parts, skipped, weights), tokenizer=VOCABULARY,
+            seed=seed, repeat=repeat, held_out=held_out, items=writer.items, tokens=writer.tokens,
+            dtype="uint16",
+        )  # fmt: skip
+        _describe(staged.parts[-3], origin)
+        if held_out:
+            counts = {"items": held.items, "tokens": held.tokens}
+            _describe(staged.parts[0], origin.model_copy(update={"part": "held out", "repeat": 1, **counts}))
     return Converted(
         prefix=str(prefix),
-        documents=len(starts) - 1,
+        documents=scratch.documents,
         tokens=writer.tokens,
         items=writer.items,
         magic_prime=magic_prime(writer.tokens, ctx_len),
         dtype="uint16",
-        skipped=bad.count,
+        skipped=sum(skipped),
         seconds=time.monotonic() - began,
+        held_out_prefix=str(held_prefix) if held_out else None,
+        held_out_documents=held.items if held_out else 0,
     )
 
 
@@ -97,49 +118,117 @@ class Ticker:
             self._next = now + _EVERY
 
 
+def _read(
+    sources: Sequence[Path], scratch: Scratch, skip_bad: bool, tell: Ticker
+) -> tuple[list[Part], list[int]]:
+    """Tokenises each source; gives where its documents lie in the scratch, and its number of bad lines."""
+    sizes = [source.stat().st_size for source in sources]
+    parts, skipped = list[Part](), list[int]()
+    for i, source in enumerate(sources):
+        first, tokens, done = scratch.documents, scratch.tokens, sum(sizes[:i])
+        with open_source(source) as file:
+            documents = ((done + read, document) for read, document in read_documents(file))
+            bad = tokenise(documents, sum(sizes), scratch, skip_bad, tell, done)
+        if bad.count and not skip_bad:
+            raise refusal(f"{source} cannot be converted as it is", bad, _SKIP)
+        if scratch.documents == first:
+            raise UserError(
+                f"{source} holds no documents"
+                + (f" ({bad.count} bad lines were skipped)." if bad.count else "."),
+                'Each line must be a JSON object like {"text": "..."}.',
+            )
+        parts.append(Part(first, scratch.documents, scratch.tokens - tokens))
+        skipped.append(bad.count)
+    return parts, skipped
+
+
 def tokenise(
-    documents: Iterator[tuple[int, str | BadLine]],
+    documents: Iterable[tuple[int, str | BadLine]],
     total: int,
-    scratch: IO[bytes],
+    scratch: Scratch,
     skip_bad: bool,
     tell: Ticker,
-) -> tuple[NDArray[np.int64], BadLines]:
-    """Puts the tokens of all documents into `scratch`; gives where each begins in bytes, the end last.
+    done: int = 0,
+) -> BadLines:
+    """Puts the tokens of all documents into `scratch`; gives the bad lines.
 
-    `documents` are pairs of the bytes read so far, of `total`, and a text or what is wrong with it.
-    After a bad line that will refuse the file it goes on only to count the others.
+    `documents` are pairs of the bytes read so far, of `total` and from `done` on, and a text or what is
+    wrong with it. After a bad line that will refuse the file it goes on only to count the others.
     """
-    tokenizer, starts, bad = Tokenizer(), array("q", [0]), BadLines()
-    position = 0
+    bad, batch, characters = BadLines(), list[str](), 0
     for read, document in documents:
         if isinstance(document, BadLine):
             bad.add(document)
         elif skip_bad or not bad.count:
-            ids = tokenizer.encode(document)
-            ids.append(END_OF_DOCUMENT)
-            position += scratch.write(np.array(ids, "<u2").tobytes())
-            starts.append(position)
+            if len(document) > _PIECE:
+                _add(scratch, batch)
+                for share in _add_long(scratch, document):
+                    tell("reading", done + round((read - done) * share), total)
+                characters = 0
+            else:
+                batch.append(document)
+                characters += len(document)
+                if len(batch) == _BATCH or characters > _PIECE:
+                    _add(scratch, batch)
+                    characters = 0
+        done = read
         tell("reading", read, total)
-    scratch.flush()
-    return np.frombuffer(starts, np.int64), bad
+    _add(scratch, batch)
+    return bad
+
+
+def _add(scratch: Scratch, batch: list[str]) -> None:
+    """Tokenises the documents and empties the batch."""
+    if batch:
+        scratch.add(*Tokenizer().encode_documents(batch))
+        batch.clear()
+
+
+def _add_long(scratch: Scratch, document: str) -> Iterator[float]:
+    """Tokenises one document; gives after each piece the share of it that is done."""
+    size = 0
+    pieces = (document[start : start + _PIECE] for start in range(0, len(document), _PIECE))
+    for number, ids in enumerate(Tokenizer().encode_long(pieces), 1):
+        scratch.add(ids, ())
+        size += len(ids)
+        yield min(1.0, number * _PIECE / len(document))
+    scratch.add(np.array([END_OF_DOCUMENT], np.uint16), (size + 1,))
 
 
 def _write(
-    writer: BinIdxWriter, scratch: int, starts: NDArray[np.int64], tell: Ticker, *, repeat: int, seed: int
-) -> None:
-    """Copies the documents into the target. Plain reads, not a map: mapped pages would count as memory."""
-    rng = np.random.Generator(np.random.PCG64(seed))
-    order = np.arange(len(starts) - 1, dtype=np.uint32)
-    total = int(starts[-1]) // 2 * repeat
-    for _ in range(repeat):
-        rng.shuffle(order)
-        for first in range(0, len(order), _BUFFER // 64):
-            block = order[first : first + _BUFFER // 64]
-            begins = starts[block]
-            lengths = starts[block + 1] - begins
-            for begin, length in zip(begins.tolist(), lengths.tolist(), strict=True):
-                writer.add(os.pread(scratch, length, begin))
+    scratch: Scratch, rows: Iterable[Rows], halves: Sequence[Path], tell: Ticker, total: int
+) -> PairWriter:
+    """Copies documents of the scratch into a pair."""
+    with PairWriter(*halves) as writer:
+        for begins, sizes in rows:
+            for piece in scratch.read(begins, sizes):
+                writer.write(piece)
                 tell("writing", writer.tokens, total)
+            writer.end(sizes)
+    return writer
+
+
+def _described(
+    sources: Sequence[Path],
+    digests: Sequence[str],
+    parts: Sequence[Part],
+    skipped: Sequence[int],
+    weights: Sequence[float],
+) -> tuple[DataSource, ...]:
+    each = weights or itertools.repeat(None, len(sources))
+    return tuple(
+        DataSource(
+            path=str(source.absolute()), bytes=source.stat().st_size, sha256=digest,
+            documents=part.last - part.first, tokens=part.tokens, skipped=bad, weight=weight,
+        )
+        for source, digest, part, bad, weight in zip(
+            sources, digests, parts, skipped, each, strict=True
+        )
+    )  # fmt: skip
+
+
+def _describe(path: Path, origin: DataOrigin) -> None:
+    path.write_text(origin.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
 def magic_prime(tokens: int, ctx_len: int) -> int | None:
@@ -155,13 +244,27 @@ def _is_prime(number: int) -> bool:
     return all(number % d for d in range(2, math.isqrt(number) + 1))
 
 
-def _check_target(prefix: Path, force: bool) -> None:
+def _check(prefix: Path, sources: Sequence[Path], weights: Sequence[float], **numbers: float) -> None:
+    """Raises UserError for what no file needs to be read for; sources must exist."""
+    for name, least in (("repeat", 1), ("ctx_len", 1), ("seed", 0), ("held_out", 0)):
+        if not numbers[name] >= least:
+            raise UserError(f"{name} {numbers[name]} must be at least {least}.", "Nothing was written.")
+    if weights and (len(weights) != len(sources) or not all(0 < w < math.inf for w in weights)):
+        raise UserError(
+            f"--weights has {len(weights)} numbers for {len(sources)} sources.",
+            "Give one above 0 for each source, like 3,1.",
+        )
     if not prefix.name:
         raise UserError(f"{prefix} names a folder.", "Give a name for the pair, like data/mine.")
-    for suffix in (".bin", ".idx"):
-        if data_half(prefix, suffix).exists() and not force:
+    for source in sources:
+        open_source(source).close()
+
+
+def _check_free(targets: Sequence[Path], force: bool) -> None:
+    for target in targets:
+        if target.exists() and not force:
             raise UserError(
-                f"{data_half(prefix, suffix)} already exists; nothing was changed.",
+                f"{target} already exists; nothing was changed.",
                 "Choose another name, or replace it with --force.",
             )
 

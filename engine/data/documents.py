@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.contract.errors import UserError
+from engine.data.scratch import content_hasher
 
 _TELL = 1 << 14
 
@@ -100,16 +100,24 @@ def split(
     key = seed.to_bytes(16, "little", signed=False)
     hashes = np.empty(len(data), np.uint64)
     for i in range(len(data)):
-        digest = hashlib.blake2b(data.item(i).tobytes(), digest_size=8, key=key).digest()
-        hashes[i] = int.from_bytes(digest, "little")
+        digest = content_hasher(key)
+        digest.update(data.item(i).tobytes())
+        hashes[i] = int.from_bytes(digest.digest(), "little")
         if progress and i % _TELL == 0:
             progress(i, len(data))
     distinct, first, group = np.unique(hashes, return_index=True, return_inverse=True)
-    wanted = max(1, round(held_out * len(distinct))) if held_out < 1 else int(held_out)
-    if wanted >= len(distinct):
+    wanted = held_out_count(held_out, len(distinct), "val_split")
+    return Subset(data, np.flatnonzero(group >= wanted)), Subset(data, np.sort(first[:wanted]))
+
+
+def held_out_count(held_out: float, distinct: int, name: str) -> int:
+    """How many of the distinct documents a share below 1, or a number, holds out: those with the least
+    hashes. Raises UserError, calling the parameter by its name, when nothing would be left."""
+    wanted = max(1, round(held_out * distinct)) if held_out < 1 else int(held_out)
+    if wanted >= distinct:
         raise UserError(
-            f"val_split: {held_out:g} holds out {wanted} of {len(distinct)} distinct documents and leaves "
+            f"{name}: {held_out:g} holds out {wanted} of {distinct} distinct documents and leaves "
             "none to train on.",
             "Lower it, or give more data; 0 holds out nothing.",
         )
-    return Subset(data, np.flatnonzero(group >= wanted)), Subset(data, np.sort(first[:wanted]))
+    return wanted

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -18,6 +17,7 @@ from engine.data.binidx import BinIdx
 from engine.data.convert import Progress, Ticker, refusal, tokenise
 from engine.data.documents import Stored, TokenArray
 from engine.data.jsonl import open_source, read_documents
+from engine.data.scratch import Scratch
 from engine.data.tokenizer import END_OF_DOCUMENT, Tokenizer
 
 _BLOCK = 1 << 20
@@ -50,30 +50,28 @@ def read_jsonl(path: Path, folder: Path | None, progress: Progress) -> TokenArra
     """A document a line, each ended by token 0."""
     with open_source(path) as file, _scratch(folder) as scratch:
         total = os.fstat(file.fileno()).st_size
-        starts, bad = tokenise(read_documents(file), total, scratch, False, Ticker(progress))
+        bad = tokenise(read_documents(file), total, scratch, False, Ticker(progress))
         if bad.count:
             raise refusal(f"{path} cannot be trained on as it is", bad, _CONVERT)
-        if len(starts) == 1:
+        if not scratch.documents:
             raise UserError(
                 f"data_file: {path} holds no documents.",
                 'Each line must be a JSON object like {"text": "..."}.',
             )
-        return TokenArray(path, np.memmap(scratch, "<u2", "r"), starts // 2)
+        return _array_of(scratch, path)
 
 
 def read_text(path: Path, encoding: str, folder: Path | None, progress: Progress) -> TokenArray:
     """A text file as one document, ended by token 0: the ids of the whole text, found block by block."""
     with open_source(path) as file, _scratch(folder) as scratch:
         tell, total = Ticker(progress), os.fstat(file.fileno()).st_size
-        for ids in _encode(_characters(file, path, encoding)):
-            scratch.write(ids.tobytes())
+        for ids in Tokenizer().encode_long(_characters(file, path, encoding)):
+            scratch.add(ids, ())
             tell("reading", file.tell(), total)
-        if not scratch.tell():
+        if not scratch.tokens:
             raise UserError(f"data_file: {path} holds no text.", "Give a file with some text in it.")
-        scratch.write(np.array([END_OF_DOCUMENT], "<u2").tobytes())
-        scratch.flush()
-        stream = np.memmap(scratch, "<u2", "r")
-    return TokenArray(path, stream, np.array([0, len(stream)]))
+        scratch.add(np.array([END_OF_DOCUMENT], np.uint16), (scratch.tokens + 1,))
+        return _array_of(scratch, path)
 
 
 def read_tokens(path: Path, kind: str) -> TokenArray:
@@ -103,8 +101,13 @@ def dummy(ctx_len: int, vocab_size: int, seed: int) -> TokenArray:
     return TokenArray(Path("dummy"), stream, np.arange(count + 1) * length)
 
 
-def _scratch(folder: Path | None) -> IO[bytes]:
-    return tempfile.TemporaryFile(dir=folder if folder and folder.is_dir() else None)
+def _scratch(folder: Path | None) -> Scratch:
+    return Scratch(folder if folder and folder.is_dir() else None)
+
+
+def _array_of(scratch: Scratch, path: Path) -> TokenArray:
+    ends = np.concatenate([begins + sizes for begins, sizes in scratch.rows()])
+    return TokenArray(path, scratch.stream(), np.concatenate([np.zeros(1, np.int64), ends]))
 
 
 def _array(path: Path) -> NDArray[Any]:
@@ -151,24 +154,3 @@ def _characters(file: IO[bytes], path: Path, encoding: str) -> Iterator[str]:
         if first and text:
             text, first = text.removeprefix("\ufeff"), False
         yield text
-
-
-def _encode(blocks: Iterator[str]) -> Iterator[NDArray[np.uint16]]:
-    """The ids of the joined blocks.
-
-    The longest match at a byte depends on the next `longest` bytes at most. So tokens that end at
-    least that far before the end of what is known, and at a whole character, are final; the rest is
-    matched again together with the next block.
-    """
-    tokenizer, lengths, rest = Tokenizer(), Tokenizer().lengths(), b""
-    longest = int(lengths.max())
-    for block in blocks:
-        known = rest + block.encode()
-        ids = np.array(tokenizer.encode(known.decode()), np.uint16)
-        ends = np.cumsum(lengths[ids], dtype=np.int64)
-        safe = ends[ends <= len(known) - longest]
-        begins_character = (np.frombuffer(known, np.uint8)[safe] & 0xC0) != 0x80
-        final = int(np.flatnonzero(begins_character)[-1]) + 1 if begins_character.any() else 0
-        yield ids[:final]
-        rest = known[int(ends[final - 1]) if final else 0 :]
-    yield np.array(tokenizer.encode(rest.decode()), np.uint16)

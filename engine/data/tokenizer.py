@@ -10,7 +10,8 @@ from __future__ import annotations
 import ast
 import codecs
 import functools
-from collections.abc import Iterable, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import resources
 from typing import Any
 
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from engine.contract.errors import UserError
 
+VOCABULARY = "rwkv_vocab_v20230424"
 VOCAB_SIZE = 65536
 END_OF_DOCUMENT = 0
 
@@ -38,7 +40,7 @@ def _table() -> tuple[bytes, ...]:
     """The bytes of each id. Lines of the file read `ID LITERAL LENGTH`, LITERAL a Python str or bytes."""
     table = [_UNKNOWN] * VOCAB_SIZE
     table[END_OF_DOCUMENT] = b""
-    file = resources.files("pyrwkv_tokenizer") / "rwkv_vocab_v20230424.txt"
+    file = resources.files("pyrwkv_tokenizer") / f"{VOCABULARY}.txt"
     entries = 0
     for line in file.read_text(encoding="utf-8").splitlines():
         number, _, rest = line.partition(" ")
@@ -70,6 +72,13 @@ def _lengths() -> NDArray[np.uint8]:
     return np.array([len(piece) for piece in _table()], np.uint8)
 
 
+@functools.cache
+def _joined() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """The bytes of all ids end to end, and where those of each id [V] begin."""
+    ends = np.cumsum(_lengths(), dtype=np.int64)
+    return np.frombuffer(b"".join(_table()), np.uint8), ends - _lengths()
+
+
 class Tokenizer:
     """Free to construct; the vocabulary is loaded once, when it is first needed.
 
@@ -82,10 +91,42 @@ class Tokenizer:
         ids: list[int] = _encoder().encode(text)
         return ids
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each text. One call per text: the library's own batch call was measured no faster,
-        and it would delay a signal until the whole batch is done."""
-        return [self.encode(text) for text in texts]
+    def encode_documents(self, texts: Sequence[str]) -> tuple[NDArray[np.uint16], list[int]]:
+        """The ids of all texts, each ended by token 0, end to end; and how many each has.
+
+        Raises UnicodeEncodeError for a lone surrogate in any of them, and ValueError if the ids
+        should not stand for the very bytes of the texts. It does not return, nor does a signal get
+        through, before all is done: give it a few hundred at a time.
+        """
+        ids = array("I")  # the one type that takes a list of ints quickly: five times as fast as numpy
+        rows: list[list[int]] = _encoder().encode_batch(texts)
+        for row in rows:
+            row.append(END_OF_DOCUMENT)
+            ids.fromlist(row)
+        encoded = np.frombuffer(ids, np.uint32).astype(np.uint16)
+        if self.bytes_of(encoded) != "".join(texts).encode():
+            raise ValueError("the tokenizer's ids do not stand for the text")
+        return encoded, list(map(len, rows))
+
+    def encode_long(self, pieces: Iterable[str]) -> Iterator[NDArray[np.uint16]]:
+        """The ids of the joined pieces, as they become certain, without the end of document.
+
+        The longest match at a byte depends on the next `longest` bytes at most. So tokens that end at
+        least that far before the end of what is known, and at a whole character, are final; the rest is
+        matched again together with the next piece.
+        """
+        lengths, rest = self.lengths(), b""
+        longest = int(lengths.max())
+        for piece in pieces:
+            known = rest + piece.encode()
+            ids = np.array(self.encode(known.decode()), np.uint16)
+            ends = np.cumsum(lengths[ids], dtype=np.int64)
+            safe = ends[ends <= len(known) - longest]
+            begins_character = (np.frombuffer(known, np.uint8)[safe] & 0xC0) != 0x80
+            final = int(np.flatnonzero(begins_character)[-1]) + 1 if begins_character.any() else 0
+            yield ids[:final]
+            rest = known[int(ends[final - 1]) if final else 0 :]
+        yield np.array(self.encode(rest.decode()), np.uint16)
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes of one id."""
@@ -94,6 +135,14 @@ class Tokenizer:
     def lengths(self) -> NDArray[np.uint8]:
         """How many bytes each id [V] has."""
         return _lengths()
+
+    def bytes_of(self, ids: NDArray[Any]) -> bytes:
+        """As `decode_bytes`, for many ids [t] from 0 to 65535 at once."""
+        lengths = _lengths()[ids]
+        ends = np.cumsum(lengths, dtype=np.int64)
+        joined, starts = _joined()
+        places = np.repeat(starts[ids] - (ends - lengths), lengths)
+        return joined[places + np.arange(len(places))].tobytes()
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes of all ids, joined; not necessarily valid UTF-8."""

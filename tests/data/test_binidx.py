@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from engine.contract.errors import UserError
-from engine.data.binidx import BinIdx, BinIdxWriter, cut_numbers
+from engine.data.binidx import BinIdx, cut_numbers, write_pair
 
 
 def write(prefix: Path, items: list[list[int]]) -> None:
-    with BinIdxWriter(prefix) as writer:
+    with write_pair(prefix) as writer:
         for item in items:
             writer.add(np.array(item, "<u2").tobytes())
 
@@ -115,31 +115,11 @@ def test_a_pair_of_empty_items_is_refused(tmp_path: Path) -> None:
 
 def test_an_exception_leaves_the_old_pair(tmp_path: Path) -> None:
     write(tmp_path / "d", [[1, 0]])
-    with pytest.raises(KeyboardInterrupt), BinIdxWriter(tmp_path / "d") as writer:
+    with pytest.raises(KeyboardInterrupt), write_pair(tmp_path / "d") as writer:
         writer.add(b"\x09\x00" * 100)
         raise KeyboardInterrupt
     assert names(tmp_path) == ["d.bin", "d.idx"]
     assert BinIdx(tmp_path / "d").item(0).tolist() == [1, 0]
-
-
-@pytest.mark.parametrize("existing", [False, True])
-@pytest.mark.parametrize("interrupted", [".bin", ".idx"])
-def test_no_half_pair_when_interrupted_between_the_renames(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, existing: bool, interrupted: str
-) -> None:
-    if existing:
-        write(tmp_path / "d", [[1, 0]])
-    real = Path.replace
-
-    def replace(self: Path, target: Path) -> Path:
-        if target.suffix == interrupted:
-            raise KeyboardInterrupt
-        return real(self, target)
-
-    monkeypatch.setattr(Path, "replace", replace)
-    with pytest.raises(KeyboardInterrupt):
-        write(tmp_path / "d", [[2, 3, 0]])
-    assert names(tmp_path) == []
 
 
 def test_stale_partial_files_go_and_others_stay(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from engine.contract.errors import UserError
 from engine.contract.settings import TrainSettings
-from engine.data.binidx import BinIdx, BinIdxWriter
+from engine.data.binidx import BinIdx, write_pair
 from engine.data.dataset import (
     IGNORED,
     EpochSampler,
@@ -32,7 +32,7 @@ from engine.data.tokenizer import Tokenizer
 
 
 def pair(prefix: Path, items: list[list[int]]) -> BinIdx:
-    with BinIdxWriter(prefix) as writer:
+    with write_pair(prefix) as writer:
         for item in items:
             writer.add(np.array(item, "<u2").tobytes())
     return BinIdx(prefix)

@@ -74,13 +74,6 @@ def test_a_text_file_is_one_document(data_type: str, mark: str, tmp_path: Path) 
     assert documents(data) == [[*Tokenizer().encode(text), 0]]
 
 
-@given(st.text(st.sampled_from("ab \n=-🙂你好é\u0301"), max_size=600), st.integers(1, 200))
-def test_text_read_in_blocks_has_the_ids_of_the_whole(text: str, size: int) -> None:
-    blocks = [text[i : i + size] for i in range(0, len(text), size)]
-    found = [token for ids in sources._encode(iter(blocks)) for token in ids.tolist()]
-    assert found == Tokenizer().encode(text)
-
-
 @given(
     st.text(st.sampled_from("a🙂你é"), max_size=40), st.sampled_from(["utf-8", "utf-16le"]), st.integers(1, 5)
 )

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from engine.contract.errors import UserError
 from engine.contract.reports import DataSummary
-from engine.data.binidx import BinIdx, BinIdxWriter
+from engine.data.binidx import BinIdx, write_pair
 from engine.data.convert import convert
 from engine.data.summary import _histogram, summarise
 from engine.data.tokenizer import Tokenizer
@@ -148,7 +148,7 @@ def test_the_histogram_counts_every_document_once(sizes: list[int], limit: int) 
 
 
 def test_se_shows_what_stands_between_its_ids(tmp_path: Path) -> None:
-    with BinIdxWriter(tmp_path / "d") as writer:
+    with write_pair(tmp_path / "d") as writer:
         writer.add(np.array([66, 67, 68, 69, 70, 0], "<u2").tobytes())  # ids 1 to 256 are the single bytes
 
     def shown(ids: tuple[int, int] | None) -> list[tuple[str, str]]:

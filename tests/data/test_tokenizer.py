@@ -7,6 +7,7 @@ import sys
 from importlib import resources
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -34,7 +35,9 @@ def test_ids_and_bytes_are_the_references(reference: Any) -> None:
     tokenizer = Tokenizer()
     for text in TEXTS:
         assert tokenizer.encode(text) == reference.encode(text)
-    assert tokenizer.encode_batch(TEXTS) == [tokenizer.encode(text) for text in TEXTS]
+    ids, sizes = tokenizer.encode_documents(TEXTS)
+    assert ids.tolist() == [i for text in TEXTS for i in [*reference.encode(text), 0]]
+    assert sizes == [len(reference.encode(text)) + 1 for text in TEXTS]
     for token in range(1, 65530):
         assert tokenizer.token_bytes(token) == reference.idx2token[token]
 
@@ -48,6 +51,29 @@ def test_decoding_undoes_encoding(text: str) -> None:
     assert tokenizer.decode(ids) == text
     assert tokenizer.decode_bytes(ids) == text.encode()
     assert 0 not in ids
+
+
+@given(st.text(st.sampled_from("ab \n=-🙂你好é\u0301"), max_size=600), st.integers(1, 200))
+def test_a_long_text_in_pieces_has_the_ids_of_the_whole(text: str, size: int) -> None:
+    pieces = (text[i : i + size] for i in range(0, len(text), size))
+    found = [token for ids in Tokenizer().encode_long(pieces) for token in ids.tolist()]
+    assert found == Tokenizer().encode(text)
+
+
+@given(st.lists(st.integers(0, VOCAB_SIZE - 1)))
+def test_many_ids_at_once_have_the_same_bytes(ids: list[int]) -> None:
+    assert Tokenizer().bytes_of(np.array(ids, np.uint16)) == Tokenizer().decode_bytes(ids)
+
+
+def test_ids_that_do_not_stand_for_the_text_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Wrong:
+        def encode_batch(self, texts: list[str]) -> list[list[int]]:
+            return [[66] for _ in texts]
+
+    monkeypatch.setattr("engine.data.tokenizer._encoder", Wrong)
+    assert Tokenizer().encode_documents(["A", "A"])[1] == [2, 2]
+    with pytest.raises(ValueError, match="do not stand"):
+        Tokenizer().encode_documents(["A", "B"])
 
 
 @given(st.lists(st.integers(-5, VOCAB_SIZE + 5)))

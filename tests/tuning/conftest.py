@@ -15,7 +15,7 @@ import yaml
 from engine.checkpoints.save import save_tensors
 from engine.contract import events
 from engine.contract.rundir import RunDir
-from engine.data.binidx import BinIdxWriter
+from engine.data.binidx import write_pair
 from engine.models.init import init_model
 from engine.train.run import run_training
 
@@ -39,7 +39,7 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight documents that count, each from another number."""
     prefix = tmp_path_factory.mktemp("data") / "count"
-    with BinIdxWriter(prefix) as writer:
+    with write_pair(prefix) as writer:
         for start in range(8):
             writer.add(np.arange(1 + 4 * start, 21 + 4 * start, dtype="<u2").tobytes())
     return prefix
