@@ -155,33 +155,39 @@ def tokenise(
     `documents` are pairs of the bytes read so far, of `total` and from `done` on, and a text or what is
     wrong with it. After a bad line that will refuse the file it goes on only to count the others.
     """
-    bad, batch, characters = BadLines(), list[str](), 0
-    for read, document in documents:
+    bad, batch, characters = BadLines(), dict[int, str](), 0
+    for row, (read, document) in enumerate(documents, 1):
         if isinstance(document, BadLine):
             bad.add(document)
+        elif len(document) > _PIECE and (skip_bad or not bad.count):
+            _add(scratch, batch, bad)
+            characters = 0
+            for share in _add_long(scratch, document):
+                tell("reading", done + round((read - done) * share), total)
         elif skip_bad or not bad.count:
-            if len(document) > _PIECE:
-                _add(scratch, batch)
-                for share in _add_long(scratch, document):
-                    tell("reading", done + round((read - done) * share), total)
+            batch[row] = document
+            characters += len(document)
+            if len(batch) == _BATCH or characters > _PIECE:
+                _add(scratch, batch, bad)
                 characters = 0
-            else:
-                batch.append(document)
-                characters += len(document)
-                if len(batch) == _BATCH or characters > _PIECE:
-                    _add(scratch, batch)
-                    characters = 0
         done = read
         tell("reading", read, total)
-    _add(scratch, batch)
+    _add(scratch, batch, bad)
     return bad
 
 
-def _add(scratch: Scratch, batch: list[str]) -> None:
-    """Tokenises the documents and empties the batch."""
-    if batch:
-        scratch.add(*Tokenizer().encode_documents(batch))
-        batch.clear()
+def _add(scratch: Scratch, batch: dict[int, str], bad: BadLines) -> None:
+    """Tokenises the documents, by their rows, and empties the batch."""
+    try:
+        if batch:
+            scratch.add(*Tokenizer().encode_documents(list(batch.values())))
+    except UnicodeEncodeError:
+        if len(batch) == 1:
+            bad.add(BadLine(line=next(iter(batch)), reason="the text has a lone surrogate"))
+        else:
+            for row, document in batch.items():
+                _add(scratch, {row: document}, bad)
+    batch.clear()
 
 
 def _add_long(scratch: Scratch, document: str) -> Iterator[float]:

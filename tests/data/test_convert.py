@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from engine.contract.check import data_half
 from engine.contract.errors import UserError
 from engine.data.binidx import BinIdx
-from engine.data.convert import convert, magic_prime
+from engine.data.convert import Ticker, convert, magic_prime, tokenise
+from engine.data.scratch import Scratch
 from engine.data.tokenizer import Tokenizer
 
 DOCUMENTS = [f"User: 问题 {i} 🙂\n\nAssistant: answer {i * i}" for i in range(100)]
@@ -94,6 +95,37 @@ def test_any_unicode_comes_through(documents: list[str], repeat: int, ascii_only
         data = BinIdx(Path(folder) / "a")
         assert sorted(texts(data)) == sorted(documents * repeat)
         assert (len(data), data.tokens) == (report.items, report.tokens)
+
+
+def test_a_reader_may_let_a_lone_surrogate_through(tmp_path: Path) -> None:
+    with Scratch(tmp_path) as scratch:
+        rows = [(1, "one"), (2, "a\ud83c"), (3, "three")]
+        bad = tokenise(iter(rows), 3, scratch, True, Ticker(lambda *_: None))
+        assert [line.line for line in bad.first] == [2]
+        assert Tokenizer().decode_bytes(scratch.stream().tolist()) == b"onethree"
+
+
+def test_one_huge_document_is_told_of_and_can_be_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "All work and no play. 你好 🙂\n" * 20_000
+    source = jsonl(tmp_path / "a.jsonl", ["first", text])
+    told: list[int] = []
+
+    def progress(phase: str, done: int, total: int) -> None:
+        told.append(done)
+        if len(told) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("engine.data.convert._EVERY", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        convert(source, tmp_path / "a", progress=progress)
+    assert names(tmp_path) == ["a.jsonl"] and told[1] < told[2] < source.stat().st_size
+
+    convert(source, tmp_path / "a", repeat=1)
+    assert sorted(texts(BinIdx(tmp_path / "a"))) == sorted(["first", text])
+    ids = max((BinIdx(tmp_path / "a").item(i) for i in range(2)), key=len)
+    assert ids.tolist() == [*Tokenizer().encode(text), 0]
 
 
 def test_bom_blank_lines_and_windows_line_ends(tmp_path: Path) -> None:

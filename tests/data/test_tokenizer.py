@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from importlib import resources
@@ -68,12 +69,42 @@ def test_many_ids_at_once_have_the_same_bytes(ids: list[int]) -> None:
 def test_ids_that_do_not_stand_for_the_text_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     class Wrong:
         def encode_batch(self, texts: list[str]) -> list[list[int]]:
-            return [[66] for _ in texts]
+            return [[66, 67][: len(text)] for text in texts]
 
     monkeypatch.setattr("engine.data.tokenizer._encoder", Wrong)
-    assert Tokenizer().encode_documents(["A", "A"])[1] == [2, 2]
-    with pytest.raises(ValueError, match="do not stand"):
-        Tokenizer().encode_documents(["A", "B"])
+    assert Tokenizer().encode_documents(["AB", "A"])[1] == [3, 2]
+    for texts in (["BA"], ["AB", "ABC"]):
+        with pytest.raises(ValueError, match="do not stand"):
+            Tokenizer().encode_documents(texts)
+
+
+def test_without_the_quick_library_the_ids_are_the_same() -> None:
+    """In a process of its own, where importing it fails as it does under Python 3.14."""
+    code = """
+import json, sys
+sys.modules["pyrwkv_tokenizer"] = None
+from engine.data.tokenizer import Tokenizer
+t = Tokenizer()
+ids, sizes = t.encode_documents(json.load(sys.stdin))
+assert t.bytes_of(ids).decode() == t.decode(ids.tolist())
+print(json.dumps([ids.tolist(), sizes]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=json.dumps(TEXTS), capture_output=True, text=True, check=True
+    )
+    ids, sizes = Tokenizer().encode_documents(TEXTS)
+    assert json.loads(done.stdout) == [ids.tolist(), sizes]
+
+
+def test_without_any_tokenizer_a_person_is_told_what_to_install() -> None:
+    code = """
+import sys
+sys.modules["pyrwkv_tokenizer"] = sys.modules["rwkv"] = None
+from engine.data.tokenizer import Tokenizer
+Tokenizer().encode("a")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "UserError: No tokenizer is installed. Install pyrwkv-tokenizer" in done.stderr
 
 
 @given(st.lists(st.integers(-5, VOCAB_SIZE + 5)))
