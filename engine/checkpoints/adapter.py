@@ -273,12 +273,14 @@ def inject_new(config: PeftConfig, model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def set_parts(model: nn.Module, parts: Mapping[str, Tensor]) -> None:
-    """Gives parts of a model other values. Raises UserError for one that it does not have."""
+def set_parts(model: nn.Module, parts: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+    """Gives parts of a model that computes in `dtype` other values. Raises UserError for one that it
+    does not have."""
     known = dict(model.named_parameters())
     for name, tensor in parts.items():
         if name not in known or known[name].shape != tensor.shape:
             raise UserError(
                 f"The adapter's {name} does not fit the model.", "Use the base model it was trained on."
             )
-        known[name].copy_(tensor)
+        kept = torch.promote_types(known[name].dtype, dtype)
+        known[name].data = tensor.detach().to(known[name].device, kept, copy=True)

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 LN_EPS = 1e-5
 LN_X_EPS = 64e-5
+WIDENED = 1 << 23  # elements of a narrow matrix that are widened at a time
 
 
 class LayerCarry(NamedTuple):
@@ -136,6 +137,7 @@ class RWKV(nn.Module):
     def __init__(self, tensors: Mapping[str, Tensor], operator: Any, *, grad_cp: bool = False) -> None:
         super().__init__()
         self.grad_cp = grad_cp
+        self.dtype = tensors["ln_out.weight"].dtype  # of the computation; emb and head may be narrower
         self.emb = _embedding(tensors["emb.weight"])
         layers = 1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("blocks."))
         blocks = (under(tensors, f"blocks.{i}.") for i in range(layers))
@@ -186,7 +188,7 @@ class RWKV(nn.Module):
 
     def logits(self, hidden: Tensor, carry: Carry) -> Tensor:
         """[B, T, D] -> [B, T, V], of the last T tokens that `carry` has seen."""
-        logits: Tensor = self.head(hidden)
+        logits = product(hidden, self.head.weight)
         if carry.copied is None:
             return logits
         scores = self.copy_scores(hidden, carry.copied)
@@ -201,7 +203,7 @@ class RWKV(nn.Module):
 
     def hidden(self, tokens: Tensor, carry: Carry | None = None) -> tuple[Tensor, Carry]:
         """As `run`, with [B, T, D] instead of logits: what `logits` makes them of."""
-        x = self.emb(tokens)
+        x = self.emb(tokens).to(self.dtype)
         v_first = None
         carried = []
         recompute = self.grad_cp and self.training and torch.is_grad_enabled()
@@ -264,6 +266,28 @@ def under(tensors: Mapping[str, Any], prefix: str) -> dict[str, Any]:
 def wide(x: Tensor) -> Tensor:
     """At least fp32."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def product(x: Tensor, weight: Tensor) -> Tensor:
+    """x @ weight.T in the type of x; a narrower weight [out, in] is widened a part at a time."""
+    if weight.dtype == x.dtype:
+        return x @ weight.T
+    return torch.cat([x @ part.to(x.dtype).T for part in torch.split(weight, _rows(weight))], -1)
+
+
+def product_back(gradient: Tensor, weight: Tensor) -> Tensor:
+    """gradient [P, out] @ weight in the type of the gradient, as `product`."""
+    if weight.dtype == gradient.dtype:
+        return gradient @ weight
+    total = gradient.new_zeros(len(gradient), weight.shape[1])
+    rows = _rows(weight)
+    for g, part in zip(torch.split(gradient, rows, 1), torch.split(weight, rows), strict=True):
+        total.addmm_(g, part.to(g.dtype))
+    return total
+
+
+def _rows(weight: Tensor) -> int:
+    return max(1, WIDENED // weight.shape[1])
 
 
 def shifted(x: Tensor, before: Tensor | None) -> Tensor:

@@ -38,8 +38,9 @@ def load_model(
 
     The file is memory-mapped: weights that are already in `dtype` take no memory of their own on the
     CPU. `state` is a state file or its tensors (`blocks.i.att.time_state` [H, N, N]), `adapter` an
-    adapter's folder or file. `quant` (int8, nf4) packs the layers' linears one by one as they are read;
-    `adjust` may change each of them, by its name, before that. Raises UserError for a file that is no such
+    adapter's folder or file. `quant` (int8, nf4) packs the layers' linears one by one as they are read, and
+    keeps embedding and head as narrow as the file has them; `adjust` may change each linear, by its name,
+    before it is packed. Raises UserError for a file that is no such
     model and for a foreign state or adapter.
     """
     info = inspect_model(path)
@@ -76,9 +77,10 @@ def _load_packed(
     linears: dict[str, QuantLinear] = {}
     for name, t in load_tensors(path).items():  # only shapes: nothing is read yet
         packed = is_linear_weight(name)
-        tensors[name] = torch.empty(
-            t.shape, dtype=_kept(name, dtype), device="meta" if packed else device
-        )  # fmt: skip
+        kept = _kept(name, dtype)
+        if name in ("emb.weight", "head.weight") and torch.promote_types(t.dtype, dtype) == dtype:
+            kept = t.dtype  # widened when used: they are a large part of a small model
+        tensors[name] = torch.empty(t.shape, dtype=kept, device="meta" if packed else device)
         if packed:
             linears[name.removesuffix(".weight")] = QuantLinear(t.shape, quant, dtype, device)
     for name, t in read_stream(path):
@@ -92,7 +94,7 @@ def _load_packed(
 def _set_adapter(model: RWKV, adapter: Adapter) -> None:
     model.requires_grad_(False)
     inject(model, adapter)
-    set_parts(model, adapter.parts)
+    set_parts(model, adapter.parts, model.dtype)
     model.requires_grad_(True).eval()
 
 

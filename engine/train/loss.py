@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from engine.data.dataset import IGNORED
-from engine.models.base import RWKV, Carry
+from engine.models.base import RWKV, Carry, product, product_back
 
 L2WRAP = 1e-4
 # Logits held at a time. On a CPU 16 MiB of them stay near the cores; a GPU wants larger products.
@@ -70,7 +70,7 @@ def _logits(
     size = max(1, CHUNK_ELEMENTS[hidden.device.type] // weight.shape[0])
     for start in range(0, len(hidden), size):
         part = slice(start, start + size)
-        logits, copied = (hidden[part] @ weight.T).float(), None
+        logits, copied = product(hidden[part], weight).float(), None
         if scores is not None and ids is not None and rows is not None:
             copied = ids[rows[part]]
             logits.scatter_add_(1, copied, scores[part].float())
@@ -100,8 +100,8 @@ class LinearCrossEntropy(Function):
             gradient[rows, where[:, 0]] += L2WRAP * highest[:, 0]
             if grad_scores is not None and copied is not None:
                 grad_scores[part] = gradient.gather(1, copied).to(grad_scores.dtype)
-            gradient = gradient.to(weight.dtype)
-            grad_hidden[part] = gradient @ weight
+            gradient = gradient.to(hidden.dtype)
+            grad_hidden[part] = product_back(gradient, weight)
             if grad_weight is not None:
                 grad_weight.addmm_(gradient.T.float(), h.float())
         ctx.save_for_backward(grad_hidden, grad_weight, grad_scores)

@@ -52,7 +52,7 @@ class AdapterTuning(Tuning):
                 "Use train_parts for them.",
             )
         if start is not None:
-            set_parts(model, start.parts)
+            set_parts(model, start.parts, model.dtype)
             keep_wide(model, start.parts)  # they go on learning, and are saved again
         train_parts(model, self.parts)
 

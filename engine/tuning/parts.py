@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from engine.models.base import RWKV
+
 # A name is one that `names` gives. `time` are the vectors and low-rank matrices beside the linears.
 PARTS = {
     "emb": r"emb\.weight",
@@ -29,16 +31,16 @@ def _plain(name: str) -> str:
     return re.sub(r"\.parametrizations\.(\w+)\.original$", r".\1", name)
 
 
-def train_parts(model: nn.Module, parts: Iterable[str]) -> None:
+def train_parts(model: RWKV, parts: Iterable[str]) -> None:
     """Makes the named parts (`PARTS`) trainable, in at least fp32."""
     wanted = "|".join(f"({PARTS[part]})" for part in parts)
     if wanted:
         keep_wide(model, [name for name in names(model) if re.fullmatch(wanted, name)])
 
 
-def keep_wide(model: nn.Module, chosen: Iterable[str]) -> None:
+def keep_wide(model: RWKV, chosen: Iterable[str]) -> None:
     """Makes parameters trainable and keeps those of 16 bits in fp32, for steps of a small rate would
-    vanish in theirs. The model goes on computing with what they are in their own type."""
+    vanish in theirs. The model goes on computing with what they are in its own type."""
     for name in chosen:
         parent, _, leaf = name.rpartition(".")
         module = model.get_submodule(parent)
@@ -46,10 +48,11 @@ def keep_wide(model: nn.Module, chosen: Iterable[str]) -> None:
         if parametrize.is_parametrized(module, leaf):
             continue
         if parameter.dtype in (torch.bfloat16, torch.float16):
-            narrow = parameter.dtype
-            setattr(module, leaf, nn.Parameter(parameter.detach().float()))
-            parametrize.register_parametrization(module, leaf, _Narrow(narrow), unsafe=True)
-            parameter = module.parametrizations[leaf].original  # type: ignore[union-attr, index]
+            parameter = nn.Parameter(parameter.detach().float())
+            setattr(module, leaf, parameter)
+            if model.dtype in (torch.bfloat16, torch.float16):
+                parametrize.register_parametrization(module, leaf, _Narrow(model.dtype), unsafe=True)
+                parameter = module.parametrizations[leaf].original  # type: ignore[union-attr, index]
         parameter.requires_grad_(True)
 
 

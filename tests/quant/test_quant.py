@@ -62,32 +62,63 @@ from engine.quant import QuantLinear
 def peak():
     return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 
-path, kind = Path(sys.argv[1]), sys.argv[2]
+path, kind, dtype = Path(sys.argv[1]), sys.argv[2], getattr(torch, sys.argv[3])
 warm = QuantLinear(torch.Size((64, 64)), kind, torch.bfloat16, torch.device("cpu"))
 warm.pack(torch.randn(64, 64))
 before = peak()
-model = load_model(path, quant=kind, dtype=torch.bfloat16)
+model = load_model(path, quant=kind, dtype=dtype)
 print((peak() - before) / path.stat().st_size)
 """
 
 
 @pytest.fixture(scope="module")
 def wide_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sixteen layers of width 512 in bf16: 100 MB."""
+    """Sixteen layers of width 512 and the vocabulary of the released models in bf16: 240 MB, more than
+    half of it embedding and head."""
     from engine.checkpoints.stream import write_stream
     from engine.models.init import init_model
 
     one = init_model("x070", n_layer=2, n_embd=512, vocab_size=256)
     layer = {n: t.bfloat16() for n, t in one.items() if n.startswith("blocks.1.")}
     rest = {n: t.bfloat16() for n, t in one.items() if n not in layer}
+    rest |= {n: torch.randn(65536, 512, dtype=torch.bfloat16) for n in ("emb.weight", "head.weight")}
     more = {n.replace(".1.", f".{i}.", 1): t for i in range(1, 16) for n, t in layer.items()}
     path = tmp_path_factory.mktemp("wide") / "m.pth"
     write_stream((rest | more).items(), path)
     return path
 
 
-@pytest.mark.parametrize("kind", ["int8", "nf4"])
-def test_loading_takes_little_more_than_the_file(kind: str, wide_model: Path) -> None:
-    command = [sys.executable, "-c", MEASURE, str(wide_model), kind]
+@pytest.mark.parametrize(("kind", "dtype"), [("int8", "bfloat16"), ("int8", "float32"), ("nf4", "float32")])
+def test_loading_takes_little_more_than_the_file(kind: str, dtype: str, wide_model: Path) -> None:
+    command = [sys.executable, "-c", MEASURE, str(wide_model), kind, dtype]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
+    print(f"{kind}, {dtype}: {float(done.stdout):.2f} of {wide_model.stat().st_size >> 20} MiB")
     assert 0.2 < float(done.stdout) < 1.3
+
+
+def test_a_narrow_embedding_and_head_compute_as_wide_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a bf16 file in fp32: the same logits, loss and gradient as with the matrices widened."""
+    from engine.checkpoints.save import save_tensors
+    from engine.models import base, load_model
+    from engine.train.loss import training_loss
+    from engine.tuning.state import StateTuning
+    from tests.fakes.weights import random_weights
+
+    monkeypatch.setattr(base, "WIDENED", 48 * 32)  # several parts
+    save_tensors({n: t.bfloat16() for n, t in random_weights(2, 48, 16, 100).items()}, tmp_path / "m.pth")
+    tokens = torch.arange(60).view(2, 30)
+    found = []
+    for widen in (False, True):
+        model = load_model(tmp_path / "m.pth", quant="int8").train()
+        assert {model.emb.weight.dtype, model.head.weight.dtype} == {torch.bfloat16}
+        if widen:
+            for part in (model.emb, model.head):
+                part.weight.data = part.weight.data.float()
+        StateTuning().attach(model)
+        loss = training_loss(model, tokens, tokens + 1)
+        loss.backward()  # type: ignore[no-untyped-call]
+        gradients = [m.time_state.grad for m in model.time_mixers() if m.time_state is not None]
+        found.append([model(tokens).detach(), loss.detach(), *gradients])
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-6)

@@ -14,7 +14,7 @@ from engine.contract.check import check_values
 from engine.models import load_model
 from engine.tuning.full import FullTuning
 from engine.tuning.parts import names
-from tests.tuning.conftest import TOKENS, Train
+from tests.tuning.conftest import TOKENS, Train, Trained, train_in
 
 
 @pytest.mark.parametrize(
@@ -63,6 +63,24 @@ def test_small_steps_are_not_lost_in_bf16(base: Path, train: Train) -> None:
     saved = torch.load(done.pth, weights_only=True)
     assert {t.dtype for t in saved.values()} == {torch.bfloat16}
     assert load_model(done.pth, dtype=torch.bfloat16)(TOKENS).isfinite().all()
+
+
+def test_parts_of_a_packed_bf16_file_learn_in_fp32(base: Path, data: Path, tmp_path: Path) -> None:
+    """Embedding and head stay narrow as long as they are frozen, and no longer."""
+    from engine.checkpoints.save import load_tensors, save_tensors
+    from engine.data.binidx import BinIdx
+    from engine.train.evaluate import evaluate
+
+    narrow = tmp_path / "narrow.pth"
+    save_tensors({n: t.bfloat16() for n, t in load_tensors(base).items()}, narrow)
+    flags = {"peft": "lora", "peft_config": {"r": 2}, "train_parts": "emb,head", "quant": "int8"}
+    done = train_in(tmp_path / "run", narrow, data, **flags, lr_init=1e-4, lr_final=1e-4)
+    assert isinstance(done, Trained), done
+    parts = read_adapter(done.folder).parts
+    assert {t.dtype for t in parts.values()} == {torch.float32}
+    assert all(not torch.equal(t, t.bfloat16().float()) for t in parts.values())  # steps too small for bf16
+    again = load_model(narrow, adapter=done.folder, quant="int8")
+    assert evaluate(again, BinIdx(data), 20).loss == pytest.approx(done.end.loss_after, abs=1e-5)
 
 
 @pytest.mark.parametrize("method", ["lora", "miss"])
