@@ -24,6 +24,8 @@ from engine.contract.plain import say
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns the exit status: 0 done, 1 refused or failed, 130 stopped."""
+    if arguments is None:
+        _in_utf8()
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         args = parse(given)
@@ -39,6 +41,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read our output has gone; closing quietly is what a pipe expects.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def _in_utf8() -> None:
+    """Begins anew where the language settings would hide file names that are UTF-8, as ours are.
+
+    What goes to the terminal stays in the terminal's own encoding.
+    """
+    if sys.getfilesystemencoding() != "utf-8":
+        terminal = sys.stdout.encoding if sys.stdout else "ascii"
+        told = {"PYTHONUTF8": "1", "PYTHONIOENCODING": f"{terminal}:replace"}
+        os.execve(sys.executable, sys.orig_argv, {**os.environ, **told})
 
 
 def _prepare_output(*, json: bool) -> None:

@@ -13,8 +13,10 @@ def engine_command(job: str, *arguments: str) -> list[str]:
 
 
 def engine_environment() -> dict[str, str]:
-    """The person's environment, with the current folder kept out of the module path (Python 3.11 on)."""
-    return {**os.environ, "PYTHONSAFEPATH": "1"}
+    """The person's environment, with the current folder kept out of the module path (Python 3.11 on).
+
+    File names are UTF-8 whatever the language settings say."""
+    return {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONUTF8": "1"}
 
 
 def become_engine(job: str, arguments: Sequence[str]) -> int:

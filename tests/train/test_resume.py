@@ -182,6 +182,30 @@ def test_a_stopped_run_goes_on_from_its_last_step(step: int, make: Making, alone
     assert summarise("run", run).step == STEPS
 
 
+def test_ctrl_c_in_the_middle_of_saving_spoils_nothing(make: Making, alone: RunDir) -> None:
+    """Each file is being written when both signals come, twice."""
+    run = make()
+    child = os.fork()
+    if not child:
+        save = torch.save
+
+        def save_and_ask(*given: Any, **more: Any) -> None:
+            save(*given, **more)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+                os.kill(os.getpid(), number)
+
+        torch.save = save_and_ask
+        os._exit(run_training(run))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 130
+    told = read(run)
+    end, saved = told[-1], {e.path: e.sha256 for e in told if isinstance(e, events.Checkpoint)}
+    assert isinstance(end, events.Finished) and (end.status, end.step) == ("stopped", 6)
+    assert saved == {path: sha256(Path(path)) for path in saved} and run.resume_steps() == [6, 5]
+    assert not list(run.path.glob(".*.part"))
+    assert run_training(run) == 0
+    same(run, alone)
+
+
 def test_full_tuning_goes_on_exactly(make: Making) -> None:
     flags = {
         "train_type": "none", "lr_init": 1e-3, "lr_final": 1e-4, "weight_decay": 0.1, "keep_checkpoints": 1,
