@@ -22,6 +22,8 @@ from engine.contract.job_flags import (
     add_evaluate_flags,
     add_init_flags,
     add_merge_flags,
+    add_plan_flags,
+    add_source_flags,
 )
 from engine.contract.plain import say, say_json
 
@@ -55,12 +57,17 @@ def _parser() -> argparse.ArgumentParser:
     add_convert_flags(job)
     job.set_defaults(job=_convert)
 
-    job = jobs.add_parser("summary", help="what a data file holds, as JSON")
-    job.add_argument("path", type=Path)
-    job.add_argument("--ctx_len", type=int, default=512)
-    job.add_argument("--loss_mask", default="qa")
-    job.add_argument("--mask_id", default="")
+    job = jobs.add_parser("summary", help="what data holds, as JSON; with --whole as events")
+    add_source_flags(job)
+    add_plan_flags(job)
+    job.add_argument("--whole", action="store_true", help="read all of it, not just the first part")
     job.set_defaults(job=_summary)
+
+    job = jobs.add_parser("show", help="a document as tokens, as JSON")
+    add_source_flags(job, several=False)
+    add_plan_flags(job)
+    job.add_argument("number", type=int)
+    job.set_defaults(job=_show)
 
     job = jobs.add_parser("init", help="write a model with random weights; prints its description")
     add_init_flags(job)
@@ -95,28 +102,34 @@ def _convert(args: argparse.Namespace) -> int:
 
     signal.signal(signal.SIGTERM, _interrupt)
 
-    def emit(event: events.Event) -> None:
-        sys.stdout.write(events.dump_event(event))
-        sys.stdout.flush()
-
-    last = 0.0
-
-    def progress(phase: str, done: int, total: int) -> None:
-        nonlocal last
-        if done == total or time.monotonic() - last >= PROGRESS_EVERY:
-            last = time.monotonic()
-            emit(events.Progress(phase=phase, done=done, total=total))
-
     try:
         report = convert(
             args.source, args.out, repeat=args.repeat, ctx_len=args.ctx_len, seed=args.seed,
-            skip_bad=args.skip_bad, force=args.force, progress=progress,
+            skip_bad=args.skip_bad, force=args.force, progress=_progress(),
         )  # fmt: skip
     except UserError as error:
-        emit(events.Failed(reason=error.message, remedy=error.remedy))
+        _emit(events.Failed(reason=error.message, remedy=error.remedy))
         return 1
-    emit(events.Converted(report=report))
+    _emit(events.Converted(report=report))
     return 0
+
+
+def _emit(event: events.Event) -> None:
+    sys.stdout.write(events.dump_event(event))
+    sys.stdout.flush()
+
+
+def _progress() -> Callable[[str, int, int], None]:
+    """Tells of progress now and then."""
+    last = 0.0
+
+    def tell(phase: str, done: int, total: int) -> None:
+        nonlocal last
+        if done == total or time.monotonic() - last >= PROGRESS_EVERY:
+            last = time.monotonic()
+            _emit(events.Progress(phase=phase, done=done, total=total))
+
+    return tell
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
@@ -124,11 +137,25 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 
 
 def _summary(args: argparse.Namespace) -> int:
-    from engine.contract.settings import TrainSettings
+    from engine.data.plan import plan_of
     from engine.data.summary import summarise
 
-    ids = TrainSettings.model_validate({"mask_id": args.mask_id}).mask_ids
-    say_json(summarise(args.path, args.ctx_len, args.loss_mask, mask_ids=ids).model_dump_json())
+    signal.signal(signal.SIGTERM, _interrupt)
+    how = {"fields": args.fields, "template": args.template}
+    if not args.whole:
+        say_json(summarise(args.source, plan_of(args), **how).model_dump_json())
+        return 0
+    report = summarise(args.source, plan_of(args), **how, limit_bytes=None, progress=_progress())
+    _emit(events.Summarised(report=report))
+    return 0
+
+
+def _show(args: argparse.Namespace) -> int:
+    from engine.data.plan import plan_of
+    from engine.data.show import show_document
+
+    how = {"fields": args.fields, "template": args.template}
+    say_json(show_document(args.source, args.number, plan_of(args), **how).model_dump_json())
     return 0
 
 

@@ -18,6 +18,8 @@ from engine.contract.job_flags import (
     add_evaluate_flags,
     add_init_flags,
     add_merge_flags,
+    add_plan_flags,
+    add_source_flags,
 )
 from engine.contract.plain import say
 
@@ -223,7 +225,23 @@ def _add_data(commands: argparse._SubParsersAction[_Parser]) -> None:
     data = commands.add_parser("data", help="prepare training data").add_subparsers(
         metavar="ACTION", required=True, parser_class=_Parser
     )
-    convert = data.add_parser("convert", help="jsonl to the .bin/.idx pair that training reads")
+    lint = data.add_parser(
+        "lint", help="what is wrong with data, before anything is written",
+        description="Exit status: 0 nothing that conversion would refuse, 1 something.",
+    )  # fmt: skip
+    add_source_flags(lint)
+    add_plan_flags(lint)
+    lint.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    lint.set_defaults(command="data:lint")
+    show = data.add_parser("show", help="a document as tokens: learned, only read, cut off")
+    add_source_flags(show, several=False)
+    show.add_argument("number", metavar="N", type=int, help="which document, from 1")
+    add_plan_flags(show)
+    show.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    show.set_defaults(command="data:show")
+    template = data.add_parser("template", help="print the template that makes text of conversations")
+    template.set_defaults(command="data:template")
+    convert = data.add_parser("convert", help="anything to the .bin/.idx pair that training reads")
     add_convert_flags(convert)
     convert.add_argument("--json", action="store_true", help="one JSON document on stdout")
     convert.set_defaults(command="data:convert")

@@ -219,9 +219,16 @@ class Converted(Base):
     report: reports.Converted
 
 
+class Summarised(Base):
+    """Data was looked at, all of it."""
+
+    type: Literal["summarised"] = "summarised"
+    report: reports.DataSummary
+
+
 Event = (
     Started | Resumed | Progress | Step | Epoch | Validated | Checkpoint | Evaluated | Sample
-    | StateHealth | Log | Warned | Failed | Finished | Converted
+    | StateHealth | Log | Warned | Failed | Finished | Converted | Summarised
 )  # fmt: skip
 Emit = Callable[[Event], None]
 

@@ -5,6 +5,33 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+PLAN_FLAGS = ("ctx_len", "loss_mask", "mask_id", "epoch_steps", "micro_bsz")
+"""What of a run decides about its data."""
+
+
+def add_source_flags(job: argparse.ArgumentParser, *, several: bool = True) -> None:
+    """Where data comes from and how its rows are read."""
+    job.add_argument(
+        "source", metavar="FILE|FOLDER|PATTERN" if several else "PREFIX|FILE", nargs="+" if several else 1,
+        type=Path, help="jsonl, JSON, CSV, Parquet, text or Markdown, packed with gz or zst or not",
+    )  # fmt: skip
+    job.add_argument(
+        "--fields", metavar="PART=FIELD,...", default="",
+        help="which fields are what, where it is not recognised: text=body, prompt=q,answer=a, "
+        "instruction=i,input=x,output=o or messages=turns; system= and think= may be added",
+    )  # fmt: skip
+    job.add_argument(
+        "--template", metavar="FILE", type=Path,
+        help="how conversations become text; `rwkv-tune data template` prints the one of RWKV",
+    )  # fmt: skip
+
+
+def add_plan_flags(job: argparse.ArgumentParser) -> None:
+    """What training will make of the data; the flags of `train`, and their defaults."""
+    for name in PLAN_FLAGS:
+        spelled = dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}"))
+        job.add_argument(*spelled, dest=name, help="as for train")
+
 
 def add_convert_flags(job: argparse.ArgumentParser) -> None:
     """The flags of a conversion."""

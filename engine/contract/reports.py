@@ -46,35 +46,101 @@ class DocumentSample(Report):
 
 
 class BadLine(Report):
-    """A line of a jsonl file that cannot be a document."""
+    """A row that cannot be a document. `line` counts from 1 in `unit`s (line or row) of `file`, which is
+    named only where there are several; `code` sorts it among the findings."""
 
     line: int
     reason: str
+    unit: str = "line"
+    file: str = ""
+    code: str = "row"
+
+    @property
+    def where(self) -> str:
+        """line 3, or data/a.csv, row 7."""
+        return place(self.file, self.unit, self.line)
+
+
+def place(file: str, unit: str, number: int) -> str:
+    """How a place in the data is called: line 3, or data/a.csv, row 7."""
+    return f"{file}, {unit} {number:,}" if file else f"{unit} {number:,}"
+
+
+class Token(Report):
+    """A token of a document: its text, or its bytes in hex where they are no characters by themselves."""
+
+    id: int
+    text: str
+    kind: Literal["trained", "masked", "cut", "end"]
+
+
+class DocumentTokens(Report):
+    """A document as training sees it; `number` of `documents` counts from 1. `tokens` are the first
+    of its `size`; `padding` places follow it where another of its batch fills ctx_len."""
+
+    path: str
+    number: int
+    documents: int | None
+    where: str
+    size: int
+    padding: int
+    tokens: tuple[Token, ...]
+
+
+class Place(Report):
+    """Where something was found, and what it is there."""
+
+    where: str
+    reason: str
+
+
+class Finding(Report):
+    """Something about a data set that a person should know: what it is, the first places, what to do.
+
+    Conversion refuses data with errors.
+    """
+
+    code: str
+    level: Literal["error", "warning", "note"]
+    count: int
+    what: str
+    remedy: str
+    places: tuple[Place, ...] = ()
 
 
 class DataSummary(Report):
-    """What a data file holds. `complete` is False when only the first part of it was read;
-    then documents, tokens and the histogram speak of that part.
+    """What data holds. `complete` is False when only the first part of it was read; then everything
+    but `file_bytes` speaks of that part.
 
-    `histogram` is a list of (upper bound in tokens, documents with at most that many and more than
-    the bound before). `cut_documents` have more than ctx_len + 1 tokens and lose `cut_tokens`.
+    `kind` is binidx for a pair and rows for everything that conversion makes one of; `described` says
+    of which formats and kinds those are. `template` turns rows that are no plain text into documents;
+    `rendered` says whether there are any. `bad_count` rows cannot be documents.
+    `histogram` is a list of (upper bound in tokens, documents with at most that
+    many and more than the bound before). `cut_documents` have more than ctx_len + 1 tokens and lose
+    `cut_tokens`. `scripts` counts documents by the script of most of their letters.
     """
 
     path: str
-    kind: Literal["jsonl", "binidx"]
+    kind: Literal["rows", "binidx"]
+    described: str
     file_bytes: int
     complete: bool
     documents: int
     tokens: int
     longest: int
+    longest_at: str
     shortest: int
+    shortest_at: str
     ctx_len: int
     cut_documents: int
     cut_tokens: int
     histogram: tuple[tuple[int, int], ...]
     samples: tuple[DocumentSample, ...]
-    bad_lines: tuple[BadLine, ...] = ()
     bad_count: int = 0
+    template: str = ""
+    rendered: bool = False
+    scripts: tuple[tuple[str, int], ...] = ()
+    findings: tuple[Finding, ...] = ()
 
 
 class EvalReport(Report):

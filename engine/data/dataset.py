@@ -16,7 +16,7 @@ from engine.contract.errors import UserError
 from engine.contract.settings import TrainSettings
 from engine.data.binidx import cut_numbers
 from engine.data.documents import Documents, Stored
-from engine.data.masks import MARKER_TOKENS, trained_mask
+from engine.data.masks import trained_mask
 
 IGNORED = -100
 """A target that is not learned; torch's cross_entropy skips it by default."""
@@ -49,8 +49,9 @@ class PadDataset(Dataset[Pair]):
 
     def __getitem__(self, index: int) -> Pair:
         length = self.ctx_len + 1
-        seen = self.data.item(index)[: length + MARKER_TOKENS].astype(np.int64)
-        tokens, learned = seen[:length], trained_mask(seen, self.loss_mask, self.mask_ids)[:length]
+        document = self.data.item(index)
+        tokens = document[:length].astype(np.int64)
+        learned = trained_mask(document, self.loss_mask, self.mask_ids, length)
         targets = np.where(learned, tokens, IGNORED)
         return torch.from_numpy(tokens[:-1]), torch.from_numpy(targets[1:])
 
@@ -90,7 +91,7 @@ class WindowDataset(Dataset[Pair]):
         tokens = document[here].astype(np.int64)
         if self.loss_mask in ("none", "pad"):
             return tokens, tokens
-        learned = trained_mask(document[: here.stop + MARKER_TOKENS], self.loss_mask, self.mask_ids)[here]
+        learned = trained_mask(document, self.loss_mask, self.mask_ids, here.stop)[here]
         return tokens, np.where(learned, tokens, IGNORED)
 
 

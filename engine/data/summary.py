@@ -1,10 +1,9 @@
-"""What a data file holds, for a person deciding about it: counts, lengths against ctx_len, real samples."""
+"""What data holds, for a person deciding about it: counts, lengths against ctx_len, findings, samples."""
 
 from __future__ import annotations
 
-import functools
-from array import array
-from collections.abc import Callable
+import bisect
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -15,54 +14,49 @@ from numpy.typing import NDArray
 
 from engine.contract.check import data_half
 from engine.contract.errors import UserError
-from engine.contract.reports import BadLine, DataSummary, DocumentSample, Segment
+from engine.contract.reports import BadLine, DataSummary, DocumentSample, Segment, place
 from engine.data.binidx import MAGIC, BinIdx, cut_numbers
-from engine.data.jsonl import BadLines, open_source, read_documents
-from engine.data.masks import trained_mask
+from engine.data.lint import FEW, Linter
+from engine.data.plan import DataPlan
+from engine.data.rows import Corpus, open_corpus
+from engine.data.rows.files import open_source
 from engine.data.tokenizer import END_OF_DOCUMENT, StreamDecoder, Tokenizer
 
 Kind = Literal["trained", "masked", "cut"]
-Mask = Callable[[NDArray[Any]], NDArray[np.bool_]]
+Progress = Callable[[str, int, int], None]
 
 FIRST_PART = 8 << 20
-"""Bytes of a jsonl file that a summary reads; about a second of work."""
+"""Bytes that a first look reads; about a second of work."""
 
 _CUT_SHOWN = 256
+_LOOKED_AT = 1 << 16
+_REMEDY = "Rows need a text, messages, an instruction and its output, or a prompt and its completion."
 _FRACTIONS = (1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1, 3 / 2, 2, 4)
-_REMEDY = 'Give a .jsonl file with a JSON object like {"text": "..."} on each line, or a .bin/.idx pair.'
-_LOOKS = {
-    b"\x1f\x8b": "is compressed with gzip; unpack it first",
-    b"PK\x03\x04": "is a zip archive, as .pth models are",
-    b"PAR1": "is a parquet table; export it as jsonl",
-    b"\xff\xfe": "is UTF-16 text; save it as UTF-8",
-    b"\xfe\xff": "is UTF-16 text; save it as UTF-8",
-    b"[": "is one JSON list; write each of its objects on a line of its own",
-}
 
 
 def summarise(
-    path: Path,
-    ctx_len: int,
-    loss_mask: str = "qa",
+    paths: Sequence[Path],
+    plan: DataPlan,
+    *,
+    fields: str = "",
+    template: Path | None = None,
     samples: int = 3,
-    limit_bytes: int = FIRST_PART,
-    mask_ids: tuple[int, int] | None = None,
+    limit_bytes: int | None = FIRST_PART,
+    progress: Progress = lambda *_: None,
 ) -> DataSummary:
-    """Recognises a jsonl file or a binidx pair (PREFIX, PREFIX.bin or PREFIX.idx) by its content.
+    """Looks at a binidx pair (PREFIX, PREFIX.bin or PREFIX.idx) or at all else that conversion takes.
 
-    Of a jsonl file only the first `limit_bytes` are read; a pair is counted whole from its index.
-    Raises UserError when it is neither, saying what it looks like, or when the pair is damaged.
+    Of the latter it reads `limit_bytes`, or everything, in small memory. A pair is counted from its
+    index, and the ends of its first 65,536 documents are looked at. `progress(phase, done, total)` is
+    told bytes. Raises UserError for what is neither, and for a damaged pair.
     """
-    prefix = _pair(path)
-    learned = functools.partial(trained_mask, loss_mask=loss_mask, ids=mask_ids)
-    if loss_mask == "se" and mask_ids is None:  # nobody has said yet what is learned
-        learned = functools.partial(trained_mask, loss_mask="none")
+    prefix = pair_prefix(paths[0]) if len(paths) == 1 else None
     if prefix is not None:
-        return _of_pair(path, prefix, ctx_len, learned, samples)
-    return _of_jsonl(path, ctx_len, learned, samples, limit_bytes)
+        return _of_pair(paths[0], prefix, plan, samples)
+    return _of_rows(open_corpus(paths, fields, template), paths, plan, samples, limit_bytes, progress)
 
 
-def _pair(path: Path) -> Path | None:
+def pair_prefix(path: Path) -> Path | None:
     """The prefix when the path means a pair, one of whose halves may be missing."""
     if not path.is_file():
         halves = (data_half(path, suffix) for suffix in (".idx", ".bin"))
@@ -78,92 +72,138 @@ def _pair(path: Path) -> Path | None:
     return None
 
 
-def _of_pair(path: Path, prefix: Path, ctx_len: int, learned: Mask, samples: int) -> DataSummary:
-    data = BinIdx(prefix)
-    shown = [data.item(i) for i in range(min(samples, len(data)))]
+def _of_pair(path: Path, prefix: Path, plan: DataPlan, samples: int) -> DataSummary:
+    data, lengths, linter = BinIdx(prefix), Lengths(plan.ctx_len), Linter(plan.loss_mask)
+    lengths.add_all(data.sizes)
+    last = data.stream[np.cumsum(data.sizes[:_LOOKED_AT], dtype=np.int64) - 1]
+    for i in np.flatnonzero(last != END_OF_DOCUMENT).tolist():
+        linter.note("no end", place("", "document", i + 1), f"it ends with token {last[i]}")
+    _note_plan(linter, plan, lengths)
     return DataSummary(
         path=str(path),
         kind="binidx",
+        described="binidx",
         file_bytes=sum(data_half(prefix, suffix).stat().st_size for suffix in (".bin", ".idx")),
         complete=True,
-        samples=tuple(_sample(i, tokens, ctx_len, learned) for i, tokens in enumerate(shown, 1)),
-        **_lengths(data.sizes, data.tokens, ctx_len),
+        samples=tuple(sample(i + 1, data.item(i), plan) for i in range(min(samples, len(data)))),
+        findings=linter.findings(),
+        **lengths.numbers(),
     )
 
 
-def _of_jsonl(path: Path, ctx_len: int, learned: Mask, samples: int, limit_bytes: int) -> DataSummary:
-    tokenizer, sizes, bad = Tokenizer(), array("i"), BadLines()
+def _of_rows(
+    corpus: Corpus, paths: Sequence[Path], plan: DataPlan, samples: int, limit: int | None, progress: Progress
+) -> DataSummary:
+    tokenizer, lengths, linter = Tokenizer(), Lengths(plan.ctx_len), Linter(plan.loss_mask)
     shown: list[DocumentSample] = []
-    with open_source(path) as file:
-        _refuse_other_formats(path, file.read(4096))
-        file.seek(0)
-        for read, document in read_documents(file):
-            if isinstance(document, BadLine):
-                bad.add(document)
-            else:
-                ids = [*tokenizer.encode(document), END_OF_DOCUMENT]
-                sizes.append(len(ids))
-                if len(shown) < samples:
-                    shown.append(_sample(len(sizes), np.array(ids), ctx_len, learned))
-            if read >= limit_bytes:
-                break
-        complete = not file.read(1)
-    if not sizes:
-        line = f"; line {bad.first[0].line}: {bad.first[0].reason}" if bad.count else ""
-        raise UserError(f"{path} has no documents{line}.", _REMEDY)
-    counted = np.asarray(sizes, np.int32)
+    done, complete = 0, True
+    for read, document in corpus.read():
+        if limit is not None and done >= limit:
+            complete = False
+            break
+        done = read
+        progress("reading", read, corpus.total)
+        if isinstance(document, BadLine):
+            linter.bad(document)
+            continue
+        ids = [*tokenizer.encode(document.text), END_OF_DOCUMENT]
+        lengths.add(len(ids), document.row.where)
+        linter.document(document)
+        if lost := max(0, len(ids) - plan.ctx_len - 1):
+            linter.note("cut", document.row.where, f"{len(ids):,} tokens, of which {lost:,} are lost")
+        if len(shown) < samples:
+            shown.append(sample(lengths.documents, np.array(ids), plan))
+    _note_plan(linter, plan, lengths, corpus)
+    findings = linter.findings()
+    if not lengths.documents:
+        first = next((f": {p.where}: {p.reason}" for f in findings for p in f.places), "")
+        raise UserError(f"{' '.join(map(str, paths))} has no documents{first}.", _REMEDY)
     return DataSummary(
-        path=str(path),
-        kind="jsonl",
-        file_bytes=path.stat().st_size,
+        path=str(paths[0]),
+        kind="rows",
+        described=corpus.describe(),
+        file_bytes=corpus.total,
         complete=complete,
         samples=tuple(shown),
-        bad_lines=tuple(bad.first),
-        bad_count=bad.count,
-        **_lengths(counted, int(counted.sum(dtype=np.int64)), ctx_len),
+        bad_count=sum(finding.count for finding in findings if finding.level == "error"),
+        template=corpus.template.text,
+        rendered=corpus.rendered,
+        scripts=tuple(linter.scripts.most_common()),
+        findings=findings,
+        **lengths.numbers(),
     )
 
 
-def _refuse_other_formats(path: Path, head: bytes) -> None:
-    looks = next((what for start, what in _LOOKS.items() if head.lstrip().startswith(start)), "")
-    if not looks and b"\x00" in head:
-        looks = "is not text"
-    if looks:
-        raise UserError(f"{path} {looks}.", _REMEDY)
+def _note_plan(linter: Linter, plan: DataPlan, lengths: Lengths, corpus: Corpus | None = None) -> None:
+    """What is not about single rows."""
+    if lengths.documents * FEW < plan.epoch_documents:
+        times = plan.epoch_documents / max(1, lengths.documents)
+        linter.note("few", "an epoch", f"it takes {plan.epoch_documents:,} and sees each {times:,.0f} times")
+        linter.count["few"] = lengths.documents
+    ignored = corpus and corpus.rendered and not corpus.template.learned_by_qa()
+    if ignored and plan.loss_mask == "qa":
+        linter.note("qa template", "the template", "it has turns that begin otherwise")
 
 
-def _lengths(sizes: NDArray[np.int32], tokens: int, ctx_len: int) -> dict[str, Any]:
-    cut_documents, cut_tokens = cut_numbers(sizes, ctx_len)
-    return {
-        "documents": len(sizes),
-        "tokens": tokens,
-        "longest": int(sizes.max()),
-        "shortest": int(sizes.min()),
-        "ctx_len": ctx_len,
-        "cut_documents": cut_documents,
-        "cut_tokens": cut_tokens,
-        "histogram": _histogram(sizes, ctx_len + 1),
-    }
+class Lengths:
+    """How long documents are, in tokens, counted as they come."""
+
+    def __init__(self, ctx_len: int) -> None:
+        self.ctx_len = ctx_len
+        self.bounds = sorted({max(1, round((ctx_len + 1) * f)) for f in _FRACTIONS})
+        self.counts = [0] * (len(self.bounds) + 1)
+        self.documents = self.tokens = self.cut_documents = self.cut_tokens = 0
+        self.longest, self.shortest = (0, ""), (0, "")
+
+    def add(self, size: int, where: str) -> None:
+        """Counts a document that lies `where`."""
+        self.counts[bisect.bisect_left(self.bounds, size)] += 1
+        self.longest = max(self.longest, (size, where), key=itemgetter(0))
+        least = self.shortest if self.documents else (size, where)
+        self.shortest = min(least, (size, where), key=itemgetter(0))
+        self.documents += 1
+        self.tokens += size
+        self.cut_documents += size > self.ctx_len + 1
+        self.cut_tokens += max(0, size - self.ctx_len - 1)
+
+    def add_all(self, sizes: NDArray[Any]) -> None:
+        """Counts the documents of a pair."""
+        if not len(sizes):
+            return
+        self.counts = np.bincount(np.searchsorted(self.bounds, sizes), minlength=len(self.counts)).tolist()
+        longest, shortest = int(sizes.argmax()), int(sizes.argmin())
+        self.longest = int(sizes[longest]), place("", "document", longest + 1)
+        self.shortest = int(sizes[shortest]), place("", "document", shortest + 1)
+        self.documents, self.tokens = len(sizes), int(sizes.sum(dtype=np.int64))
+        self.cut_documents, self.cut_tokens = cut_numbers(sizes, self.ctx_len)
+
+    def numbers(self) -> dict[str, Any]:
+        """The fields of a summary that speak of lengths."""
+        return {
+            "documents": self.documents,
+            "tokens": self.tokens,
+            "longest": self.longest[0],
+            "longest_at": self.longest[1],
+            "shortest": self.shortest[0],
+            "shortest_at": self.shortest[1],
+            "ctx_len": self.ctx_len,
+            "cut_documents": self.cut_documents,
+            "cut_tokens": self.cut_tokens,
+            "histogram": self.histogram(),
+        }
+
+    def histogram(self) -> tuple[tuple[int, int], ...]:
+        """Bounds at fractions of ctx_len + 1, which is always one of them; the last holds the longest."""
+        bounds = [*self.bounds, max(self.longest[0], self.bounds[-1] + 1)]
+        both = list(zip(bounds, self.counts, strict=True))
+        filled = [i for i, (bound, count) in enumerate(both) if count or bound == self.ctx_len + 1]
+        return tuple(both[filled[0] : filled[-1] + 1])
 
 
-def _histogram(sizes: NDArray[np.int32], limit: int) -> tuple[tuple[int, int], ...]:
-    """Bounds at fixed fractions of `limit`, which is always one of them; the last holds the longest."""
-    longest = int(sizes.max())
-    bounds = sorted({max(1, round(limit * f)) for f in _FRACTIONS})
-    if longest > bounds[-1]:
-        bounds.append(longest)
-    counts = np.bincount(np.searchsorted(bounds, sizes), minlength=len(bounds)).tolist()
-    filled = [
-        i for i, (bound, count) in enumerate(zip(bounds, counts, strict=True)) if count or bound == limit
-    ]
-    return tuple(zip(bounds, counts, strict=True))[filled[0] : filled[-1] + 1]
-
-
-def _sample(number: int, tokens: NDArray[Any], ctx_len: int, learned: Mask) -> DocumentSample:
+def sample(number: int, tokens: NDArray[Any], plan: DataPlan) -> DocumentSample:
     """The document in stretches of one kind. A character whose bytes two kinds share goes to the second."""
-    limit = ctx_len + 1
-    shown = tokens[: limit + _CUT_SHOWN]
-    kinds: list[Kind] = ["trained" if trained else "masked" for trained in learned(shown)[:limit]]
+    shown = tokens[: plan.ctx_len + 1 + _CUT_SHOWN]
+    kinds: list[Kind] = ["trained" if trained else "masked" for trained in plan.learned(tokens)]
     kinds += ["cut"] * (len(shown) - len(kinds))
     decoder, segments = StreamDecoder(), []
     for kind, group in groupby(zip(shown.tolist(), kinds, strict=True), key=itemgetter(1)):

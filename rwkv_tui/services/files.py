@@ -7,6 +7,8 @@ from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.contract.data_files import SUFFIXES, unpacked
+
 SKIPPED_FOLDERS = {"node_modules", "__pycache__", "site-packages", "venv"}
 
 
@@ -114,9 +116,19 @@ def short(path: Path, cwd: Path) -> str:
 
 def free_prefix(source: Path) -> Path:
     """A name for the binidx pair of `source`, beside it: never that of an existing pair."""
-    base = source.with_name(source.name.removesuffix(".jsonl"))
+    name = unpacked(source.name)
+    base = source.with_name(Path(name).stem if Path(name).suffix in SUFFIXES else name)
     number, prefix = 1, base
     while any(Path(f"{prefix}{half}").exists() for half in (".bin", ".idx")):
         number += 1
         prefix = base.with_name(f"{base.name}-{number}")
     return prefix
+
+
+def free_file(path: Path) -> Path:
+    """The path itself, or with a number in its name where a file is already."""
+    number, free = 1, path
+    while free.exists():
+        number += 1
+        free = path.with_stem(f"{path.stem}-{number}")
+    return free

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from textual.content import Content
 from textual.geometry import Size
 from textual.widget import Widget
 
-from engine.contract.reports import DataSummary, DocumentSample
-from rwkv_tui.plain import plain, size
+from engine.contract.reports import DataSummary, DocumentSample, Finding
+from rwkv_tui.marks import LEVEL_SIGNS
+from rwkv_tui.plain import one_line, plain, size
 
 EIGHTHS = " ▏▎▍▌▋▊▉"
 SAMPLE_CHARACTERS = 1_000
 SIGNS = {"trained": ("▶", "◀"), "masked": ("", ""), "cut": ("✂", "")}
+PLACES = 3
+LEVELS = {"error": "$text-error bold", "warning": "$text-warning", "note": "$text-primary"}
 STYLES = {"trained": "$text-success bold", "masked": "$foreground 70%", "cut": "$text-error strike"}
 
 
@@ -28,9 +33,9 @@ def plural(word: str, count: int) -> str:
 
 
 def facts(data: DataSummary) -> Content:
-    """What is in the file, in three lines."""
+    """What is in the data, in a few lines."""
     mean = data.tokens / data.documents if data.documents else 0
-    kind = {"jsonl": "jsonl text", "binidx": "binidx, ready to train"}[data.kind]
+    kind = "binidx, ready to train" if data.kind == "binidx" else plain(data.described)
     lines = [
         Content.assemble((f"{kind}", "bold"), f", {size(data.file_bytes)}"),
         Content.assemble(
@@ -40,10 +45,18 @@ def facts(data: DataSummary) -> Content:
             (f"{data.tokens:,}", "bold"),
             plural(" token", data.tokens),
         ),
-        Content(f"{data.shortest:,} to {data.longest:,} tokens each, {mean:,.0f} on average"),
+        Content(
+            f"{data.shortest:,} ({plain(data.shortest_at)}) to {data.longest:,} ({plain(data.longest_at)}) "
+            f"tokens, {mean:,.0f} on average"
+        ),
     ]
+    levels = Counter(finding.level for finding in data.findings if finding.code != "cut")
+    if levels:
+        counts = ((LEVEL_SIGNS[level], count, plural(level, count)) for level, count in levels.items())
+        told = ", ".join(f"{sign} {count} {word}" for sign, count, word in counts)
+        lines.append(Content.styled(f"{told} below", LEVELS[data.findings[0].level]))
     if not data.complete:
-        told = "Only the first part was read; the numbers are of that part."
+        told = "Only the first part was read; the numbers are of that part. F8 reads all of it."
         lines.insert(1, Content.styled(told, "$text-warning"))
     return Content("\n").join(lines)
 
@@ -107,13 +120,21 @@ class Lengths(Widget):
         return histogram(self._data, width).plain.count("\n") + 1 if self._data else 0
 
 
-def bad_lines(data: DataSummary) -> Content:
-    """The lines that cannot be documents, with number and reason."""
-    many = f"{data.bad_count:,} lines" if data.bad_count != 1 else "1 line"
-    lines = [Content.styled(f"! {many} cannot be documents:", "$text-error bold")]
-    lines += [Content(f"  line {bad.line:,}: {plain(bad.reason)}") for bad in data.bad_lines]
-    if data.bad_count > len(data.bad_lines):
-        lines.append(Content(f"  … and {data.bad_count - len(data.bad_lines):,} more"))
+def findings(data: DataSummary) -> Content:
+    """What was found, with the first places and the remedy; cuts are told elsewhere."""
+    shown = [finding for finding in data.findings if finding.code != "cut"]
+    if not shown:
+        return Content.styled("✓ Nothing to mend was found.", "$text-success")
+    return Content("\n").join(map(finding_text, shown))
+
+
+def finding_text(finding: Finding) -> Content:
+    """One finding in some lines."""
+    lines = [Content.styled(f"{LEVEL_SIGNS[finding.level]} {finding.what}", LEVELS[finding.level])]
+    lines += [Content(f"    {one_line(p.where)}: {one_line(p.reason)}") for p in finding.places[:PLACES]]
+    if finding.count > PLACES and len(finding.places) > PLACES:
+        lines.append(Content(f"    … and {finding.count - PLACES:,} more"))
+    lines.append(Content.styled(f"  {finding.remedy}", "$foreground 70%"))
     return Content("\n").join(lines)
 
 

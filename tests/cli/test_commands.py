@@ -47,6 +47,31 @@ def test_convert_names_bad_lines(rwkv_tune: Command, tmp_path: Path) -> None:
     assert (report["documents"], report["skipped"]) == (1, 2)
 
 
+def test_lint_says_what_where_and_what_to_do(rwkv_tune: Command, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("q,a\nhi,there\nhi,there\nho,\n\x1b[31mred,no\n")
+    done = rwkv_tune("data", "lint", "a.csv", "--fields", "prompt=q,answer=a", "--epoch-steps", 9)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "CSV: fields prompt=q,answer=a" in done.stdout and "3 documents" in done.stdout
+    assert "1 row has no answer\n    line 4: a is empty\n  Write it" in done.stdout
+    assert "line 3: the same as line 2" in done.stdout
+    assert "U+001B at character 7" in done.stdout and "\x1b" not in done.stdout
+    flags = ("--fields", "text=q", "--ctx_len", 1, "--json")
+    report = json.loads(ok(rwkv_tune("data", "lint", "a.csv", *flags)))
+    assert {f["code"] for f in report["findings"]} == {"duplicate", "control", "cut", "few"}
+    assert "has no documents" in refused(rwkv_tune("data", "lint", "a.csv"))
+    assert "--ctx" in refused(rwkv_tune("data", "lint", "a.csv", "--ctx", 1))
+    assert "ctx_len: 0 is out of range" in refused(rwkv_tune("data", "lint", "a.csv", "--ctx-len", 0))
+
+
+def test_show_prints_tokens_and_template_the_template(rwkv_tune: Command, tiny_data: Path) -> None:
+    out = ok(rwkv_tune("data", "show", tiny_data, 24, "--loss-mask", "qa", "--ctx-len", 60))
+    assert "Document 24 of 24: " in out and "\n· User:" in out and "\n▶ " in out and "\n■ [0]" in out
+    shown = json.loads(ok(rwkv_tune("data", "show", tiny_data, 24, "--ctx_len", 2, "--json")))
+    assert [token["kind"] for token in shown["tokens"]][:4] == ["masked", "trained", "trained", "cut"]
+    assert "no document 25" in refused(rwkv_tune("data", "show", tiny_data, 25))
+    assert ok(rwkv_tune("data", "template")).startswith("System: {system}\n\nUser: {user}\n")
+
+
 def test_model_init_and_inspect(rwkv_tune: Command) -> None:
     shape = ("--version", "x060", "--n-layer", 2, "--n-embd", 128, "--vocab-size", 300)
     ok(rwkv_tune("model", "init", *shape, "--out", "new.pth"))

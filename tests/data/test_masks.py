@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.data.masks import trained_mask
+from engine.data.masks import has_answer, trained_mask
 from engine.data.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer()
@@ -37,10 +37,19 @@ def learned(text: str, loss_mask: str = "qa") -> tuple[str, bool]:
         ("User: a\n\nAssistant: see User: b and Assistant: c", " see User: b and Assistant: c", True),
         ("assistant: b\n ASSISTANT: c\n Assistant: d\nAssistants: e", "", False),
         ("User: a\n\nAssistant: Users: are many\nUser", " Users: are many\nUser", True),
+        ("User: a\nAssistant: x\n\nAssistant: b\nUser: c", " b\nUser: c", True),
+        ("User: a\nAssistant: b\n\nUser: c\nAssistant: d", " b\n\n d", True),
+        ("User: a\r\n\r\nAssistant: b\r\nUser: c", " b\r\nUser: c", True),
+        ("User: a\n\nAssistant: b\n\nSystem: s\n\nUser: c", " b\n\n", False),
+        ("User: a\n\nAssistant: b\n\nInput: 5", " b\n\nInput: 5", True),
+        ("Instruction: a\n\nInput: b\n\nResponse: c\nInput: d", " c\nInput: d", True),
+        ("Instruction: a\n\nResponse: b\n\nInstruction: c\n\nResponse: d", " b\n\n d", True),
+        ("User: a\n\nResponse: b", "", False),
     ],
 )
 def test_qa_learns_answers_with_what_ends_them(text: str, answer: str, end: bool) -> None:
     assert learned(text) == (answer, end)
+    assert has_answer(text) == bool(answer or end)
 
 
 @given(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,10 +18,17 @@ from engine.contract.errors import UserError
 from engine.contract.reports import DataSummary
 from engine.data.binidx import BinIdx, write_pair
 from engine.data.convert import convert
-from engine.data.summary import _histogram, summarise
+from engine.data.plan import DataPlan
+from engine.data.summary import Lengths
+from engine.data.summary import summarise as look
 from engine.data.tokenizer import Tokenizer
 
 TEXTS = [f"User: 问 {i} 🙂\n\nAssistant: " + "word " * i for i in range(60)]
+
+
+def summarise(path: Path, ctx_len: int, loss_mask: str = "qa", **how: Any) -> DataSummary:
+    ids = how.pop("mask_ids", None)
+    return look([path], DataPlan(ctx_len, loss_mask, ids), **how)
 
 
 def jsonl(path: Path, texts: list[str]) -> Path:
@@ -34,7 +43,7 @@ def kinds(summary: DataSummary, sample: int = 0) -> list[tuple[str, str]]:
 def test_a_jsonl_file_is_counted(tmp_path: Path) -> None:
     summary = summarise(jsonl(tmp_path / "a.txt", TEXTS), ctx_len=40)
     sizes = [len(Tokenizer().encode(t)) + 1 for t in TEXTS]
-    assert (summary.kind, summary.complete, summary.bad_count) == ("jsonl", True, 0)
+    assert (summary.kind, summary.complete, summary.bad_count) == ("rows", True, 0)
     assert (summary.documents, summary.tokens) == (60, sum(sizes))
     assert (summary.shortest, summary.longest) == (min(sizes), max(sizes))
     assert summary.cut_documents == sum(size > 41 for size in sizes) > 0
@@ -97,25 +106,26 @@ def test_bad_lines_are_listed_and_counted(tmp_path: Path) -> None:
     source = tmp_path / "a.jsonl"
     source.write_text("bad\n" * 12 + '{"text": "good"}\n')
     summary = summarise(source, 64)
-    assert (summary.documents, summary.bad_count, len(summary.bad_lines)) == (1, 12, 10)
-    assert summary.bad_lines[9].line == 10
+    (finding,) = [finding for finding in summary.findings if finding.level == "error"]
+    assert (summary.documents, summary.bad_count, len(finding.places)) == (1, 12, 10)
+    assert finding.places[9].where == "line 10"
 
 
 @pytest.mark.parametrize(
     "name, content, said",
     [
-        ("a.gz", gzip.compress(b'{"text": "a"}'), "gzip"),
+        ("a.gz", gzip.compress(b'{"text": "a"}')[:-4], "unpacking it failed"),
         ("a.pth", b"PK\x03\x04rest", "zip archive"),
-        ("a.json", b'\n [{"text": "a"}]', "JSON list"),
         ("a.jsonl", '{"text": "a"}'.encode("utf-16"), "UTF-16"),
         ("a.jsonl", b"\x00" * 100, "not text"),
         ("a.jsonl", b"", "no documents"),
-        ("a.txt", b"plain words\n", "line 1: not JSON"),
-        ("a.csv", b'{"question": "a"}\n', 'line 1: no "text"'),
+        ("a.jsonl", b"plain words\n", "line 1: not JSON"),
+        ("a.csv", b'{"question": "a"}\n', 'line 1: none of text.*"question"'),
         ("a.bin", b"\x01\x02", r"no file .*a\.idx"),
         ("a.idx", b"MMIDIDX\x00\x00", r"no file .*a\.bin"),
         ("a.index", b"MMIDIDX\x00\x00", "another name"),
     ],
+    ids=itertools.count(),
 )
 def test_what_is_neither_is_named(tmp_path: Path, name: str, content: bytes, said: str) -> None:
     (tmp_path / name).write_bytes(content)
@@ -128,7 +138,7 @@ def test_what_is_neither_is_named(tmp_path: Path, name: str, content: bytes, sai
 def test_missing_files_and_folders(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         summarise(tmp_path / "none", 64)
-    with pytest.raises(UserError, match="folder"):
+    with pytest.raises(UserError, match="folder without data"):
         summarise(tmp_path, 64)
     (tmp_path / "half.bin").write_bytes(b"\x01\x00")
     with pytest.raises(UserError, match=r"half\.idx"):
@@ -137,7 +147,12 @@ def test_missing_files_and_folders(tmp_path: Path) -> None:
 
 @given(st.lists(st.integers(1, 10_000), min_size=1), st.integers(2, 2000))
 def test_the_histogram_counts_every_document_once(sizes: list[int], limit: int) -> None:
-    histogram = _histogram(np.array(sizes, np.int32), limit)
+    lengths, counted = Lengths(limit - 1), Lengths(limit - 1)
+    lengths.add_all(np.array(sizes, np.int32))
+    for number, size in enumerate(sizes, 1):
+        counted.add(size, f"document {number}")
+    assert lengths.numbers() == counted.numbers()
+    histogram = lengths.histogram()
     bounds = [bound for bound, _ in histogram]
     assert bounds == sorted(set(bounds))
     assert limit in bounds

@@ -15,7 +15,8 @@ MODEL = ModelInfo(
     parameters=191_000_000, size_name="0.1B", file_bytes=382_000_000,
 )  # fmt: skip
 DATA = DataSummary(
-    path="d", kind="binidx", file_bytes=1, complete=True, documents=100, tokens=1000, longest=10, shortest=10,
+    path="d", kind="binidx", described="binidx", file_bytes=1, complete=True, documents=100, tokens=1000,
+    longest=10, longest_at="document 1", shortest=10, shortest_at="document 1",
     ctx_len=512, cut_documents=0, cut_tokens=0, histogram=(), samples=(),
 )  # fmt: skip
 

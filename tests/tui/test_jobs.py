@@ -16,7 +16,7 @@ from rwkv_tui.services import jobs
 async def test_a_document_is_what_the_job_prints(tiny_jsonl: Path) -> None:
     answer = await jobs.document("summary", str(tiny_jsonl), "--ctx_len", "8", "--loss_mask", "qa")
     data = DataSummary.model_validate_json(answer)
-    assert (data.kind, data.documents, data.ctx_len) == ("jsonl", 12, 8)
+    assert (data.kind, data.documents, data.ctx_len) == ("rows", 12, 8)
 
 
 async def test_a_failure_is_the_jobs_own_reason(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ async def test_from_jsonl_to_a_tuned_state(make_app: MakeApp, place: Path) -> No
     async with app.run_test() as pilot:
         await write(pilot, "pa")
         await pilot.press("tab", "enter")
-        await until(pilot, lambda: says(pilot, "convert this file once"))
+        await until(pilot, lambda: says(pilot, "convert this once"))
         await pilot.press("f4")
         await until(pilot, lambda: says(pilot, "This is the training data"))
         await pilot.press("ctrl+n")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from textual.pilot import Pilot
-from textual.widgets import Button, Input, OptionList
+from textual.widgets import Button, Input, OptionList, TextArea
 
 from rwkv_tui.app import TuneApp
 from rwkv_tui.screens.wizard.convert import ConvertForm
@@ -69,9 +69,9 @@ async def test_bad_lines_are_listed_and_can_be_skipped(make_app: MakeApp, place:
     lines = [json.dumps({"text": "User: a\n\nAssistant: b"}), "no json", '{"text": 3}']
     (place / "bad.jsonl").write_text("\n".join(lines))
     async with make_app(source=place / "bad.jsonl").run_test() as pilot:
-        await until(pilot, lambda: says(pilot, "2 lines cannot be documents"))
+        await until(pilot, lambda: says(pilot, "1 row cannot be read"))
         assert says(pilot, "line 2: not JSON")
-        assert says(pilot, "line 3:")
+        assert says(pilot, 'line 3: "text" is a number')
         await pilot.press("f4")
         assert says(pilot, "choose to skip them")
         assert not (place / "bad.idx").exists()
@@ -83,7 +83,7 @@ async def test_a_conversion_is_cancelled_by_escape_and_leaves_nothing(make_app: 
     source = big_jsonl(place)
     before = sorted(p.name for p in place.iterdir())
     async with make_app(source=source).run_test() as pilot:
-        await until(pilot, lambda: says(pilot, "convert this file once"))
+        await until(pilot, lambda: says(pilot, "convert this once"))
         await pilot.press("f4")
         await until(pilot, lambda: says(pilot, "1 of 2: reading") and says(pilot, " left"))
         assert str(pilot.app.screen.query_one("#go", Button).label) == "Cancel (Esc)"
@@ -96,7 +96,7 @@ async def test_a_conversion_is_cancelled_by_escape_and_leaves_nothing(make_app: 
 
 async def test_the_form_refuses_what_cannot_be_meant(make_app: MakeApp, place: Path) -> None:
     async with make_app(source=Path("pairs.jsonl")).run_test() as pilot:
-        await until(pilot, lambda: says(pilot, "convert this file once"))
+        await until(pilot, lambda: says(pilot, "convert this once"))
         pilot.app.screen.query_one("#repeat", Input).value = "0"
         await pilot.press("f4")
         assert says(pilot, "Repeat must be a whole number from 1.")
@@ -125,7 +125,7 @@ async def test_quitting_ends_a_conversion_and_leaves_nothing(make_app: MakeApp, 
     source = big_jsonl(place)
     before = sorted(p.name for p in place.iterdir())
     async with make_app(source=source).run_test() as pilot:
-        await until(pilot, lambda: says(pilot, "convert this file once"))
+        await until(pilot, lambda: says(pilot, "convert this once"))
         await pilot.press("f4")
         await until(pilot, lambda: says(pilot, "1 of 2: reading"))
         assert sorted(p.name for p in place.iterdir()) != before
@@ -134,3 +134,77 @@ async def test_quitting_ends_a_conversion_and_leaves_nothing(make_app: MakeApp, 
             return
         await asyncio.sleep(0.1)
     pytest.fail(str(sorted(place.iterdir())))
+
+
+CHAT = [
+    {
+        "messages": [
+            {"role": "user", "content": f"What is {n}?"},
+            {"role": "assistant", "content": "A\n\nnumber"},
+        ]
+    }
+    for n in range(9)
+]
+
+
+@pytest.fixture
+def chat(place: Path) -> Path:
+    """Nine conversations and one that lacks its answer."""
+    rows = [*CHAT, {"messages": [{"role": "user", "content": "?"}]}]
+    (place / "chat.json").write_text(json.dumps(rows))
+    return place / "chat.json"
+
+
+async def test_kind_findings_and_template_are_shown(make_app: MakeApp, chat: Path) -> None:
+    async with make_app(source=chat).run_test() as pilot:
+        await until(pilot, lambda: says(pilot, "JSON: chat"))
+        assert says(pilot, "1 error, ! 1 warning below")
+        assert says(pilot, "row 10: its last message has no answer")
+        assert says(pilot, "Assistant: {assistant}")
+
+
+async def test_documents_are_seen_token_by_token(make_app: MakeApp, chat: Path) -> None:
+    async with make_app(source=chat, draft={"loss_mask": "qa"}).run_test() as pilot:
+        await until(pilot, lambda: says(pilot, "JSON: chat"))
+        await pilot.press("f7")
+        await until(pilot, lambda: says(pilot, "Document 1 (row 1): "))
+        assert says(pilot, "▶ A⏎\nnumber■[0]")
+        await pilot.press("right")
+        await until(pilot, lambda: says(pilot, "Document 2 (row 2): "))
+        await pilot.press("g", "9", "9", "enter")
+        await until(pilot, lambda: says(pilot, "has no document 99. It has 9"))
+        await pilot.press("left")
+        await until(pilot, lambda: says(pilot, "Document 1 (row 1): "))
+        await pilot.press("escape")
+        assert says(pilot, "JSON: chat")
+
+
+async def test_a_template_is_edited_kept_and_used(make_app: MakeApp, chat: Path, place: Path) -> None:
+    (place / "template.txt").write_text("somebody's")
+    async with make_app(source=chat).run_test() as pilot:
+        await until(pilot, lambda: says(pilot, "JSON: chat"))
+        await pilot.press("f6")
+        area = pilot.app.screen.query_one(TextArea)
+        assert "Instruction: {instruction}" in area.text
+        area.text = "Human: {user}\n\nAssistant: {assistant}"
+        await pilot.press("ctrl+s")
+        await until(pilot, lambda: says(pilot, "Human: What is 0?"))
+        assert (place / "template.txt").read_text() == "somebody's"
+        assert (place / "template-2.txt").read_text().startswith("Human: {user}")
+        pilot.app.screen.query_one("#fields", Input).focus()
+        await write(pilot, "text=nothing")
+        await pilot.press("enter")
+        await until(pilot, lambda: says(pilot, 'has no documents: row 1: no "nothing" in it'))
+
+
+async def test_all_of_a_big_file_is_checked_when_asked_and_can_be_stopped(
+    make_app: MakeApp, place: Path
+) -> None:
+    async with make_app(source=big_jsonl(place)).run_test() as pilot:
+        await until(pilot, lambda: says(pilot, "F8 reads all of it"))
+        await pilot.press("f8")
+        await until(pilot, lambda: says(pilot, "Checking all of it: "))
+        await pilot.press("escape")
+        await until(pilot, lambda: says(pilot, "convert this once"))
+        await pilot.press("f8")
+        await until(pilot, lambda: not says(pilot, "F8 reads all of it") and says(pilot, "convert this once"))

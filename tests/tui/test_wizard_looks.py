@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from textual.pilot import Pilot
+from textual.widgets import TextArea
 
 from tests.tui.conftest import GPUS, MakeApp, says, until
 from tests.tui.test_home import add_run, rows
@@ -36,7 +37,7 @@ def described(place: Path) -> Path:
 @SIZES
 def test_data_jsonl(snap_compare: Compare, make_app: MakeApp, described: Path, size: tuple[int, int]) -> None:
     async def before(pilot: Pilot[None]) -> None:
-        await until(pilot, lambda: says(pilot, "2 lines cannot be") and says(pilot, "Files here (2)"))
+        await until(pilot, lambda: says(pilot, "1 row cannot be") and says(pilot, "Files here (2)"))
 
     app = make_app(source=described, draft={"ctx_len": 64, "loss_mask": "qa"})
     assert snap_compare(app, run_before=before, terminal_size=size)
@@ -129,3 +130,25 @@ def test_home_without_runs(snap_compare: Compare, make_app: MakeApp, size: tuple
         await until(pilot, lambda: says(pilot, "No runs yet"))
 
     assert snap_compare(make_app(start=""), run_before=before, terminal_size=size)
+
+
+@SIZES
+def test_tokens(snap_compare: Compare, make_app: MakeApp, pair: Path, size: tuple[int, int]) -> None:
+    async def before(pilot: Pilot[None]) -> None:
+        await until(pilot, lambda: says(pilot, "24 documents") and says(pilot, "Files here (2)"))
+        await pilot.press("f7")
+        await until(pilot, lambda: says(pilot, "Document 1 of 24"))
+
+    app = make_app(start="wizard", draft={"data_file": "pairs", "ctx_len": 16, "loss_mask": "qa"})
+    assert snap_compare(app, run_before=before, terminal_size=size)
+
+
+@SIZES
+def test_template(snap_compare: Compare, make_app: MakeApp, size: tuple[int, int]) -> None:
+    async def before(pilot: Pilot[None]) -> None:
+        await until(pilot, lambda: says(pilot, "12 documents") and says(pilot, "Files here (1)"))
+        await pilot.press("f6")
+        await until(pilot, lambda: says(pilot, "Ctrl+S keeps it in "))
+        pilot.app.screen.query_one(TextArea).cursor_blink = False
+
+    assert snap_compare(make_app(source=Path("pairs.jsonl")), run_before=before, terminal_size=size)

@@ -1,4 +1,4 @@
-"""The conversion of a jsonl file: its few settings, its progress, and a way out of it."""
+"""The conversion of data: its few settings, its progress, and a way out of it."""
 
 from __future__ import annotations
 
@@ -27,8 +27,56 @@ from rwkv_tui.widgets.path_input import PathInput
 PHASES = {"reading": "1 of 2: reading and tokenising", "writing": "2 of 2: shuffling and writing"}
 
 
+class RowsForm(Vertical):
+    """How rows are read, where their content does not say it. Posts `Changed` when that changes."""
+
+    class Changed(Message):
+        """The data is to be read anew."""
+
+    def __init__(self, cwd: Path) -> None:
+        super().__init__(id="rows")
+        self._cwd = cwd
+        self._told = self.flags()
+
+    def compose(self) -> ComposeResult:
+        with Horizontal(classes="line"):
+            yield Label("Fields", classes="name")
+            yield Input(placeholder="prompt=q,answer=a", id="fields", compact=True, select_on_focus=False)
+        with Horizontal(classes="line"):
+            yield Label("Template", classes="name")
+            yield PathInput(cwd=self._cwd, placeholder="RWKV's own (F6)", id="template-file")
+
+    def flags(self) -> tuple[str, ...]:
+        """The same as flags of a job."""
+        if not self.is_mounted:
+            return ()
+        fields, template = self.query_one("#fields", Input).value.strip(), self.template()
+        return (
+            *([f"--fields={fields}"] if fields else []),
+            *([f"--template={template}"] if template else []),
+        )
+
+    def template(self) -> Path | None:
+        """The file of a template of one's own."""
+        line = self.query_one("#template-file", PathInput)
+        return line.path if line.value.strip() else None
+
+    def use(self, template: Path) -> None:
+        """Takes a template that was just written."""
+        self.query_one("#template-file", PathInput).value = short(template, self._cwd)
+        self._told = ()
+        self._tell()
+
+    @on(Input.Submitted)
+    @on(Input.Blurred)
+    def _tell(self) -> None:
+        if self._told != self.flags():
+            self._told = self.flags()
+            self.post_message(self.Changed())
+
+
 class ConvertForm(Vertical):
-    """Shown for jsonl only. Posts `Done` when the pair is written."""
+    """Shown for what is no pair yet. Posts `Done` when the pair is written."""
 
     class Done(Message):
         """The pair is written, whole."""
@@ -44,9 +92,9 @@ class ConvertForm(Vertical):
             super().__init__()
             self.reason = reason
 
-    def __init__(self, draft: Draft, cwd: Path) -> None:
+    def __init__(self, draft: Draft, cwd: Path, rows: RowsForm) -> None:
         super().__init__(id="convert")
-        self.draft = draft
+        self.draft, self._rows = draft, rows
         self.cwd = cwd
         self._source: Path | None = None
         self._bad_count = 0
@@ -72,8 +120,8 @@ class ConvertForm(Vertical):
         yield Static(id="progress")
 
     def offer(self, data: DataSummary | None) -> None:
-        """Shows the form for a jsonl file with a free name for its pair; hides it for anything else."""
-        self.display = data is not None and data.kind == "jsonl" and data.documents > 0
+        """Shows the form for rows with a free name for their pair; hides it for anything else."""
+        self.display = data is not None and data.kind == "rows"
         self._source = Path(data.path) if self.display and data is not None else None
         if self._source is None or data is None:
             return
@@ -108,7 +156,7 @@ class ConvertForm(Vertical):
             self._say(f"! {problem}", "$text-error")
             return
         args = ["--out", str(real_path(out, self.cwd)), "--repeat", repeat, "--seed", seed]
-        args += ["--ctx_len", str(self.draft.approximate().ctx_len)]
+        args += ["--ctx_len", str(self.draft.approximate().ctx_len), *self._rows.flags()]
         if skip:
             args.append("--skip_bad")
         self._first = None

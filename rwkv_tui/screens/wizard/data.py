@@ -1,7 +1,8 @@
-"""Step 1: choose the data, see what is in it, and convert jsonl to what training reads."""
+"""Step 1: choose the data, see what is in it and wrong with it, and convert it to what training reads."""
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from pathlib import Path
 
 from textual import on, work
@@ -11,30 +12,40 @@ from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.widgets import Input, Label, OptionList, Static
 from textual.widgets.option_list import Option
+from textual.worker import Worker
 
+from engine.contract.data_files import PACKED, SUFFIXES
 from engine.contract.errors import UserError
+from engine.contract.events import Failed, Progress, Summarised
 from engine.contract.flags import spell
 from engine.contract.reports import DataSummary
 from rwkv_tui.draft import Draft
 from rwkv_tui.plain import plain, size
-from rwkv_tui.screens.wizard.convert import ConvertForm
+from rwkv_tui.screens.wizard.convert import ConvertForm, RowsForm
 from rwkv_tui.screens.wizard.pane import Pane
-from rwkv_tui.services.files import Found, find_files, is_file, short
-from rwkv_tui.services.jobs import document
+from rwkv_tui.services.files import Found, find_files, free_file, is_file, short
+from rwkv_tui.services.jobs import document, events
 from rwkv_tui.widgets import data_report
 from rwkv_tui.widgets.path_input import PathInput
 from rwkv_tui.widgets.picker import Picker
+
+LISTED = (".idx", *(s + p for s, form in SUFFIXES.items() if form != "text" for p in ("", *PACKED)))
+"""What is offered to pick: text files are too often something else, and are typed."""
 
 
 class DataPane(Pane):
     """A path and what was found on the left, what the file holds on the right."""
 
     HELP_TEXT = (
-        'Data: a .jsonl file has one {"text": ...} a line and is converted once; '
-        "a .bin/.idx pair is ready to train. Type a path or pick a file below."
+        "Data: jsonl, JSON, CSV, Parquet or text, a folder or a pattern like data/*.csv is converted once; "
+        "a .bin/.idx pair is ready to train. Type a path or pick a file below. Fields say what is what where "
+        "it is not recognised: prompt=q,answer=a or text=body or messages=turns."
     )
     BINDINGS = [
         Binding("f4,c", "convert", "Convert"),
+        Binding("f6,t", "template", "Template"),
+        Binding("f7,v", "tokens", "Tokens"),
+        Binding("f8,l", "whole", "Check all"),
         Binding("slash", "path", "Type a path", show=False),
     ]
 
@@ -42,7 +53,8 @@ class DataPane(Pane):
         super().__init__(draft, cwd, id)
         self._given = short(source, cwd) if source else draft.text("data_file")
         self._shown: DataSummary | None = None
-        self._read_as: tuple[str, int, str, str] | None = None  # path as typed, ctx_len, loss_mask, mask_id
+        self._read_as: tuple[str, ...] | None = None  # path as typed, and flags
+        self._checking: Worker[None] | None = None
         self._files: list[Path] = []
         self._prefix = draft.text("data_file")  # the training data as this pane knows it
 
@@ -50,20 +62,22 @@ class DataPane(Pane):
         with Horizontal(classes="line"):
             yield Label("Data file", classes="name")
             yield PathInput(
-                self._given, cwd=self.cwd, suffixes=(".jsonl", ".idx", ".bin"),
-                placeholder="a .jsonl file, or the name of a .bin/.idx pair", id="path",
+                self._given, cwd=self.cwd, suffixes=(*LISTED, ".bin", ".txt", ".md"),
+                placeholder="a file, folder or pattern, or the name of a .bin/.idx pair", id="path",
             )  # fmt: skip
         yield Static(id="hint")
         with Horizontal(id="body"):
             with Vertical(id="left"):
                 yield Label("Files here", classes="title", id="files-title")
                 yield Picker("files")
-                yield ConvertForm(self.draft, self.cwd)
+                yield (rows := RowsForm(self.cwd))
+                yield ConvertForm(self.draft, self.cwd, rows)
             with VerticalScroll(id="report"):
                 yield Static(id="facts")
-                yield Static(id="bad")
+                yield Static(id="refused")
                 yield Static(id="cut")
                 yield data_report.Lengths("lengths")
+                yield Static(id="findings")
                 yield Static(id="samples")
 
     def on_mount(self) -> None:
@@ -88,14 +102,27 @@ class DataPane(Pane):
             self.read()
 
     def cancel(self) -> bool:
-        return self.query_one(ConvertForm).cancel()
+        if self.query_one(ConvertForm).cancel():
+            return True
+        if self._checking is None:
+            return False
+        self._checking.cancel()
+        self._checking = None
+        self._next_step()
+        return True
 
     def action_path(self) -> None:
         self._path.focus()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Converting is offered for what can be converted."""
-        return action != "convert" or self.query_one(ConvertForm).display
+        """Each is offered for what it can be done with."""
+        data = self._shown
+        rows = data is not None and data.kind == "rows"
+        offered = {
+            "convert": self.query_one(ConvertForm).display, "template": rows, "tokens": data is not None,
+            "whole": data is not None and not data.complete and self._checking is None,
+        }  # fmt: skip
+        return offered.get(action, True)
 
     def action_convert(self) -> None:
         self.query_one(ConvertForm).toggle()
@@ -107,13 +134,13 @@ class DataPane(Pane):
 
     @work(thread=True, group="find")
     def _find(self) -> None:
-        found = find_files(self.cwd, (".jsonl", ".idx"))
+        found = find_files(self.cwd, LISTED)
         self.from_thread(self._list, found)
 
     def _list(self, found: list[Found]) -> None:
-        found = [f for f in found if f.path.suffix == ".jsonl" or is_file(f.path.with_suffix(".bin"))]
+        found = [f for f in found if f.path.suffix != ".idx" or is_file(f.path.with_suffix(".bin"))]
         self._files = [f.path for f in found]
-        title = f"Files here ({len(found)})" if found else "No .jsonl or .idx file below this folder"
+        title = f"Files here ({len(found)})" if found else "No data file below this folder"
         self.query_one("#files-title", Label).update(title)
         options = self.query_one("#files", OptionList)
         options.clear_options()
@@ -155,25 +182,37 @@ class DataPane(Pane):
 
     # What the file holds
 
-    def _reading(self) -> tuple[str, int, str, str]:
+    def _flags(self) -> tuple[str, ...]:
+        """How the data is read and what training will make of it, as flags of a job."""
         s = self.draft.approximate()
-        return self._path.value.strip(), s.ctx_len, s.loss_mask, spell(s.mask_id)
+        names = ("ctx_len", "loss_mask", "mask_id", "epoch_steps", "micro_bsz")
+        plan = (f"--{name}={spell(getattr(s, name))}" for name in names)
+        return (*plan, *self.query_one(RowsForm).flags())
+
+    def _reading(self) -> tuple[str, ...]:
+        return self._path.value.strip(), *self._flags()
+
+    @on(RowsForm.Changed)
+    def _read_otherwise(self) -> None:
+        self.read()
 
     def read(self) -> None:
-        """Looks at the file in a process of its own; the vocabulary alone would fill this one."""
+        """Looks at the data in a process of its own; the vocabulary alone would fill this one."""
         if not self._path.value.strip():
             return
         if self._read_as is not None and self._read_as[0] != self._path.value.strip():
             self._show(None)  # what is on the screen is another file's
+        if self._checking is not None:
+            self._checking.cancel()
+            self._checking = None
         self._read_as = self._reading()
         self._say(f"Reading {plain(self._path.value.strip())} …", "$text-primary")
         self._summarise(self._path.path, *self._read_as)
 
     @work(exclusive=True, group="summary")
-    async def _summarise(self, path: Path, text: str, ctx_len: int, loss_mask: str, mask_id: str) -> None:
-        how = ("--ctx_len", str(ctx_len), "--loss_mask", loss_mask, "--mask_id", mask_id)
+    async def _summarise(self, path: Path, text: str, *flags: str) -> None:
         try:
-            answer = await document("summary", str(path), *how)
+            answer = await document("summary", *flags, "--", str(path))
         except UserError as error:
             self._show(None)
             self._say(f"! {plain(str(error))}", "$text-error")
@@ -184,9 +223,48 @@ class DataPane(Pane):
             self.draft.take_data(self._prefix, self._shown)
             self.changed()
 
+    def action_whole(self) -> None:
+        """Reads on to the end, however long that takes; Esc ends it."""
+        self._checking = self._check(self._path.path, *self._flags())
+        self.refresh_bindings()
+
+    @work(exclusive=True, group="summary")
+    async def _check(self, path: Path, *flags: str) -> None:
+        async with aclosing(events("summary", "--whole", *flags, "--", str(path))) as told:
+            async for event in told:
+                if isinstance(event, Progress):
+                    share = event.done / event.total if event.total else 0.0
+                    self._say(f"Checking all of it: {share:.0%}; Esc ends this.", "$text-primary")
+                elif isinstance(event, Failed):
+                    self._checking = None
+                    self._say(f"! {plain(f'{event.reason} {event.remedy}'.strip())}", "$text-error")
+                elif isinstance(event, Summarised):
+                    self._checking = None
+                    self._show(event.report)
+
+    def action_tokens(self) -> None:
+        from rwkv_tui.screens.wizard.tokens import TokenScreen
+
+        self.app.push_screen(TokenScreen(str(self._path.path), self._flags()))
+
+    def action_template(self) -> None:
+        """Shows the template; what is kept is read with at once."""
+        from rwkv_tui.screens.wizard.template import TemplateScreen
+
+        if self._shown is not None:
+            mine = self.query_one(RowsForm).template()
+            file = mine or free_file(self.cwd / "template.txt")
+            screen = TemplateScreen(self._shown.template, file, short(file, self.cwd), mine is not None)
+            self.app.push_screen(screen, self._templated)
+
+    def _templated(self, file: Path | None) -> None:
+        if file is not None:
+            self.query_one(RowsForm).use(file)
+
     def _show(self, data: DataSummary | None) -> None:
         self._shown = data
         self.query_one(ConvertForm).offer(data)
+        self.query_one(RowsForm).display = data is None or data.kind == "rows"
         self.query_one("#report").display = data is not None
         if data is not None:
             self._draw(data)
@@ -200,31 +278,27 @@ class DataPane(Pane):
             return
         if data.kind == "binidx":
             self._say("✓ This is the training data. Ctrl+N goes on to the model.", "$text-success")
-        elif data.documents:
-            self._say("Training reads binidx: convert this file once (F4).", "$text-warning")
         else:
-            self._say("! There is no document in this file.", "$text-error")
+            self._say("Training reads binidx: convert this once (F4).", "$text-warning")
 
     def _draw(self, data: DataSummary) -> None:
         self.query_one("#facts", Static).update(data_report.facts(data))
-        bad = self.query_one("#bad", Static)
-        bad.display = bool(data.bad_count)
-        bad.update(data_report.bad_lines(data))
-        cut, lengths = self.query_one("#cut", Static), self.query_one("#lengths", data_report.Lengths)
-        cut.display = lengths.display = bool(data.documents)
-        if data.documents:
-            cut.update(data_report.cut_line(data))
-            lengths.show(data)
+        self.query_one("#refused").display = False
+        self.query_one("#cut", Static).update(data_report.cut_line(data))
+        self.query_one("#lengths", data_report.Lengths).show(data)
+        self.query_one("#findings", Static).update(data_report.findings(data))
         parts = [data_report.legend(), *(data_report.sample(s) for s in data.samples)]
-        self.query_one("#samples", Static).update(Content("\n\n").join(parts) if data.samples else "")
+        if data.rendered:
+            parts.append(Content.assemble(("Template (F6 changes it)\n", "bold"), plain(data.template)))
+        self.query_one("#samples", Static).update(Content("\n\n").join(parts))
 
     # Conversion
 
     @on(ConvertForm.Refused)
     def _refused(self, event: ConvertForm.Refused) -> None:
-        bad = self.query_one("#bad", Static)
-        bad.display = True
-        bad.update(Content.styled(f"! {plain(event.reason)}", "$text-error"))
+        refused = self.query_one("#refused", Static)
+        refused.display = True
+        refused.update(Content.styled(f"! {plain(event.reason)}", "$text-error"))
         self.query_one("#report").scroll_home(animate=False)
 
     @on(ConvertForm.Done)

@@ -1,0 +1,274 @@
+"""What is wrong, or may be wrong, with rows and the documents made of them: found in one pass."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.contract.reports import BadLine, Finding, Place, place
+from engine.data.masks import CLOSING, OPENING, has_answer
+from engine.data.rows import Document
+from engine.data.rows.formats import Row
+
+LISTED = 10
+"""Places that a finding names; the rest are only counted."""
+
+FEW = 10
+"""Times that an epoch may go over all documents before there are too few of them."""
+
+_SKIP = "Mend them, or leave them out with --skip-bad."
+
+
+class Kind(NamedTuple):
+    """A kind of finding: how bad it is, what was found ("{}" is how many), and what to do about it."""
+
+    level: Literal["error", "warning", "note"]
+    what: str
+    remedy: str
+
+
+KINDS = {
+    "row": Kind("error", "{} rows cannot be read", _SKIP),
+    "fields": Kind("error", "{} rows have no fields to learn from", "Say which they are with --fields, or "
+                   "leave these rows out with --skip-bad."),
+    "role": Kind("error", "{} conversations are out of order", "The system comes first, then user and "
+                 "assistant take turns. " + _SKIP),
+    "answer": Kind("error", "{} rows have no answer", "Write it, or leave them out with --skip-bad."),
+    "empty": Kind("error", "{} rows are empty", _SKIP),
+    "template": Kind("error", "{} rows say something the template has no block for",
+                     "Add a block for it to the template."),
+    "duplicate": Kind("warning", "{} documents are copies of others",
+                      "Remove them: what is there twice is learned twice; that is what --repeat is for."),
+    "cut": Kind("warning", "{} documents are longer than ctx_len",
+                "Raise ctx_len, or shorten or split them."),
+    "nothing": Kind("warning", "{} documents have no answer that loss_mask qa would learn",
+                    "Begin answers with `Assistant:` on a line of its own turn, or set loss_mask pad."),
+    "marker": Kind("warning", "{} documents have a turn with a line like the beginning of another turn",
+                   "Training tells them apart, but many programs stop answering at such a line: reword it."),
+    "backslash": Kind("warning", "{} documents have \\n written out where a new line seems meant",
+                      "Whoever made the file escaped it twice: replace \\\\n by \\n there."),
+    "control": Kind("warning", "{} documents have control characters", "Remove them."),
+    "mojibake": Kind("warning", "{} documents have garbled characters",
+                     "They were decoded with the wrong encoding once: make them again from the original."),
+    "crlf": Kind("warning", "{} documents have Windows line ends",
+                 "Replace \\r\\n by \\n: the model would learn to write them."),
+    "end": Kind("warning", "{} documents spell out a token of another model",
+                "RWKV ends documents by token 0, which conversion adds: remove these words."),
+    "no end": Kind("warning", "{} documents have no token 0 at their end",
+                   "The model learns to stop by it: convert them again with `rwkv-tune data convert`."),
+    "mixed": Kind("note", "{} documents mix scripts", "Right for translations; else look at them."),
+    "few": Kind("warning", "{} documents are few for the plan",
+                "Lower epoch_steps, or gather more documents."),
+    "qa template": Kind("warning", "this template makes turns that loss_mask qa does not recognise",
+                        "Begin answers with `Assistant:` or `Response:` and the rest with `User:`, "
+                        "`System:`, `Instruction:` or `Input:`, or set loss_mask pad."),
+}  # fmt: skip
+"""By code; errors are what conversion refuses."""
+
+_WRITTEN_OUT = re.compile(r"\\n(?:\\n|\\r|[-*#•] |\d+[.)]|[^\W\da-z_])|\\r\\n")  # not TeX, not code
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff\ufffe\uffff]")
+_WRECKS = re.compile("\ufffd|锟斤拷|烫烫烫|ï»¿")
+_LATIN_PAIR = re.compile(
+    "[\u00c0-\u024f\u0400-\u04ff][\u0080-\u00bf\u0152-\u0192\u02c6\u02dc\u0402-\u040f\u0452-\u045f\u2010-\u25ff]"
+)
+_FOREIGN_TOKEN = re.compile(r"<\|(?:endoftext|im_start|im_end|eot_id|end_of_text)\|>|</s>|\[/?INST\]")
+_MARKER = re.compile(r"(?<!\A)(?<!\n\n)^(?:" + "|".join((*OPENING, *CLOSING)) + ")", re.MULTILINE)
+_SCRIPTS = {
+    "Latin": "AZazÀɏ", "Han": "㐀䶿一鿿", "Kana": "ぁヿ", "Hangul": "가힣",
+    "Cyrillic": "ЀӿԀԯ", "Greek": "ͰϿ", "Arabic": "؀ۿ", "Hebrew": "א״", "Thai": "ก๛",
+    "Indic": "ऀ෿",
+}  # fmt: skip
+_MIXED = 0.2
+_CHUNK = 1 << 14
+
+
+class Linter:
+    """Takes rows one by one; counts everything, keeps a few places of each finding and a hash a document."""
+
+    def __init__(self, loss_mask: str) -> None:
+        self.count: Counter[str] = Counter()
+        self.places: dict[str, list[Place]] = {}
+        self.scripts: Counter[str] = Counter()
+        self._copies, self._qa = _Copies(), loss_mask == "qa"
+
+    def bad(self, line: BadLine) -> None:
+        """A row that is no document."""
+        self.note(line.code, line.where, line.reason)
+
+    def note(self, code: str, where: str, reason: str) -> None:
+        """Counts a finding and keeps its place while there is room."""
+        self.count[code] += 1
+        places = self.places.setdefault(code, [])
+        if len(places) < LISTED:
+            places.append(Place(where=where, reason=reason))
+
+    def document(self, document: Document) -> None:
+        """A document as the model reads it."""
+        row, text, rendered = document
+        where = row.where
+        self._copies.add(text, row)
+        for code, reason in _signs(text):
+            self.note(code, where, reason)
+        if rendered:
+            if marker := _MARKER.search(text):
+                self.note("marker", where, f"{_around(text, marker)} begins a line within a turn")
+        elif self._qa and not has_answer(text):
+            self.note("nothing", where, "no line of it begins with `Assistant:`")
+        self._scripts(text, where)
+
+    def _scripts(self, text: str, where: str) -> None:
+        shares = _script_shares(text)
+        if shares:
+            main, *others = shares.most_common(2)
+            self.scripts[main[0]] += 1
+            if others and others[0][1] >= _MIXED * shares.total():
+                share = others[0][1] / shares.total()
+                self.note("mixed", where, f"{main[0]} with {share:.0%} {others[0][0]}")
+
+    def findings(self) -> tuple[Finding, ...]:
+        """What was found, errors first. Looks for copies now: a sort of the hashes, a part at a time."""
+        for copy, first in self._copies.find():
+            self.note("duplicate", copy, f"the same as {first}")
+        self.count["duplicate"] = self._copies.count
+        levels = ("error", "warning", "note")
+        return tuple(
+            Finding(
+                code=code,
+                level=kind.level,
+                count=self.count[code],
+                what=_counted(kind.what, self.count[code]),
+                remedy=kind.remedy,
+                places=tuple(self.places.get(code, ())),
+            )
+            for code, kind in sorted(KINDS.items(), key=lambda item: levels.index(item[1].level))
+            if self.count[code]
+        )
+
+
+def _counted(what: str, count: int) -> str:
+    """The sentence with its number; of one thing in the singular."""
+    if count == 1:
+        words = (("rows", "row"), ("documents", "document"), ("conversations", "conversation"),
+                 (" are ", " is "), (" have ", " has "), (" copies", " a copy"), (" mix ", " mixes "),
+                 (" spell ", " spells "), (" say ", " says "), (" of others", " of another"))  # fmt: skip
+        for many, one in words:
+            what = what.replace(many, one, 1)
+    return what.format(f"{count:,}")
+
+
+def _signs(text: str) -> Iterator[tuple[str, str]]:
+    """What the characters of a document give away: (code, reason), each code once."""
+    if "\\" in text and (found := _WRITTEN_OUT.search(text)):
+        yield "backslash", _around(text, found)
+    if found := _CONTROL.search(text):
+        if "\r\n" in text:
+            yield "crlf", f"{text.count(chr(13) + chr(10)):,} line ends are \\r\\n"
+            found = _CONTROL.search(text.replace("\r\n", "\n"))
+        if found:
+            yield "control", f"U+{ord(found[0]):04X} at character {found.start() + 1:,}"
+    if not text.isascii() and (found := _garbled(text)):
+        yield "mojibake", _around(text, found)
+    if ("<" in text or "[" in text) and (found := _FOREIGN_TOKEN.search(text)):
+        yield "end", f"{found[0]} at character {found.start() + 1:,}"
+
+
+def _garbled(text: str) -> re.Match[str] | None:
+    """The first place where a text was decoded wrongly; the library, which is thorough, is asked about
+    the few places that can be."""
+    if found := _WRECKS.search(text):
+        return found
+    for found in _LATIN_PAIR.finditer(text):
+        from ftfy.badness import is_bad
+
+        if is_bad(text[max(0, found.start() - 8) : found.end() + 8]):
+            return found
+    return None
+
+
+def _around(text: str, found: re.Match[str]) -> str:
+    """A few characters around a place, on one line."""
+    near = text[max(0, found.start() - 12) : found.end() + 12]
+    return "…" + near.replace("\n", "⏎") + "…"
+
+
+@functools.cache
+def _script_table() -> NDArray[np.uint8]:
+    """The script of each UTF-16 unit, 0 for what is no letter of these."""
+    table = np.zeros(1 << 16, np.uint8)
+    for number, ranges in enumerate(_SCRIPTS.values(), 1):
+        for first, last in zip(ranges[::2], ranges[1::2], strict=True):
+            table[ord(first) : ord(last) + 1] = number
+    return table
+
+
+def _script_shares(text: str) -> Counter[str]:
+    """Letters by script."""
+    units = np.frombuffer(text.encode("utf-16-le"), "<u2")
+    counts = np.bincount(_script_table()[units], minlength=len(_SCRIPTS) + 1).tolist()
+    return Counter({name: n for name, n in zip(_SCRIPTS, counts[1:], strict=True) if n})
+
+
+class _Copies:
+    """Documents met before, found by 8 bytes of hash each, which lie in a file: memory stays small."""
+
+    RECORD = np.dtype([("file", "<u4"), ("number", "<u8"), ("hash", "<u8")])
+    AT_ONCE = 1 << 20
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._files: list[tuple[str, str]] = []  # name and unit
+        self._scratch = tempfile.TemporaryFile()  # noqa: SIM115 - `find` closes it
+        self._waiting: list[tuple[int, int, int]] = []
+        self._records = 0
+
+    def add(self, text: str, row: Row) -> None:
+        if self._files[-1:] != [(row.file, row.unit)]:
+            self._files.append((row.file, row.unit))
+        digest = hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest()
+        self._waiting.append((len(self._files) - 1, row.number, int.from_bytes(digest, "little")))
+        if len(self._waiting) == _CHUNK:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._scratch.write(np.array(self._waiting, self.RECORD).tobytes())
+        self._records += len(self._waiting)
+        self._waiting = []
+
+    def find(self) -> list[tuple[str, str]]:
+        """Counts the copies; gives (where a copy is, where the first is) of the first of them."""
+        self._flush()
+        parts = self._records // self.AT_ONCE + 1
+        with self._scratch:
+            found = [pair for part in range(parts) for pair in self._of_part(part, parts)]
+        found.sort(key=lambda pair: (pair[0]["file"], pair[0]["number"]))
+        return [(self._where(copy), self._where(first)) for copy, first in found[:LISTED]]
+
+    def _of_part(self, part: int, parts: int) -> list[tuple[np.void, np.void]]:
+        """The same for those whose hash falls into one of several parts; one is sorted at a time."""
+        chosen = [chunk[chunk["hash"] % parts == part] for chunk in self._chunks()]
+        records = np.concatenate(chosen) if chosen else np.empty(0, self.RECORD)
+        records = records[np.argsort(records["hash"], kind="stable")]  # stable: the first stays the first
+        new = np.diff(records["hash"], prepend=~records["hash"][:1]) != 0
+        copies = np.flatnonzero(~new)
+        self.count += len(copies)
+        begins = np.flatnonzero(new)
+        listed = copies[np.argsort(records[copies], order=("file", "number"))[:LISTED]]
+        firsts = begins[np.searchsorted(begins, listed, "right") - 1]
+        return list(zip(records[listed], records[firsts], strict=True))
+
+    def _chunks(self) -> Iterator[NDArray[np.void]]:
+        self._scratch.seek(0)
+        while block := self._scratch.read(self.RECORD.itemsize * _CHUNK):
+            yield np.frombuffer(block, self.RECORD)
+
+    def _where(self, record: np.void) -> str:
+        file, unit = self._files[int(record["file"])]
+        return place(file, unit, int(record["number"]))

@@ -1,0 +1,92 @@
+"""Rows of any format and kind, and the documents that the template makes of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from engine.contract.errors import UserError
+from engine.contract.reports import BadLine
+from engine.data.rows.files import describe, find_sources
+from engine.data.rows.formats import Row, read_rows
+from engine.data.rows.shapes import SHAPES, RowError, Shape, groups_of, kind, read_fields, shape_of
+from engine.data.rows.template import Template, read_template
+
+
+class Document(NamedTuple):
+    """What the model reads of a row, and whether the template made it."""
+
+    row: Row
+    text: str
+    rendered: bool
+
+
+class Corpus:
+    """Files opened together. `total` is their size in bytes. Of the rows met so far, `shapes` counts the
+    kinds and `rendered` says whether the template made documents of some."""
+
+    def __init__(self, paths: Sequence[Path], fields: str = "", template: Template | None = None) -> None:
+        """Raises UserError for files that cannot be read or are none of the formats."""
+        self.sources = find_sources(paths)
+        if not self.sources:
+            raise UserError("No file was given.", "Name at least one.")
+        self.template = template or Template()
+        self.total = sum(source.size for source in self.sources)
+        self.shapes: Counter[str] = Counter()
+        self.rendered = False
+        self._fields = read_fields(fields)
+        kinds = (self._fields,) if self._fields else SHAPES
+        self._columns = {column for shape in kinds for column in shape.fields.values()}
+
+    def documents(self) -> Iterator[tuple[int, str | BadLine]]:
+        """(bytes read so far, text or what is wrong with the row) of each row."""
+        for read, found in self.read():
+            yield read, found if isinstance(found, BadLine) else found.text
+
+    def read(self) -> Iterator[tuple[int, Document | BadLine]]:
+        """The same with where each text comes from."""
+        before = 0
+        for source in self.sources:
+            for read, row in read_rows(source, self._columns):
+                yield before + read, row if isinstance(row, BadLine) else self._document(row)
+            before += source.size
+
+    def _document(self, row: Row) -> Document | BadLine:
+        try:
+            shape = self._fields or shape_of(row.values)
+            text = self._render(row, shape)
+            text.encode("utf-8")
+        except RowError as error:
+            return row.bad(str(error), error.code)
+        except UnicodeEncodeError as error:
+            return row.bad(f"it has a lone surrogate (U+{ord(error.object[error.start]):04X})")
+        self.shapes[shape.name] += 1
+        rendered = "text" not in shape.fields
+        self.rendered = self.rendered or rendered
+        return Document(row, text, rendered)
+
+    def _render(self, row: Row, shape: Shape) -> str:
+        """A plain text stays as it is, to the byte."""
+        if "text" not in shape.fields:
+            return self.template.render(groups_of(row.values, shape))
+        name = shape.fields["text"]
+        if not isinstance(text := row.values.get(name), str):
+            lacks = "" if name in row.values else f'no "{name}" in it'
+            raise RowError("fields", lacks or f'"{name}" is {kind(text)} instead of a string')
+        if not text.strip():
+            raise RowError("empty", f'"{name}" is {"blank" if text else "empty"}')
+        return text
+
+    def describe(self) -> str:
+        """What was recognised so far, in a line."""
+        return describe(self.sources, [name for name, _ in self.shapes.most_common()])
+
+
+def open_corpus(paths: Sequence[Path], fields: str = "", template: Path | None = None) -> Corpus:
+    """The documents of files, patterns and folders. `fields` and `template` as the flags of those names.
+
+    Raises UserError for anything wrong with them.
+    """
+    return Corpus(paths, fields, read_template(template))

@@ -1,0 +1,232 @@
+"""The files that data comes from: paths, patterns and folders; packed or not; and what is in them."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import gzip
+import io
+import json
+import os
+import re
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Literal, cast
+
+import zstandard
+
+from engine.contract.data_files import SUFFIXES, Format, unpacked
+from engine.contract.errors import UserError
+from engine.data.rows.shapes import SHAPES
+
+_GIVE = "Give .jsonl, .json, .csv, .parquet, .txt or .md files, packed with gz or zst or not, or a folder."
+_HEAD = 1 << 16
+_BLOCK = 1 << 17
+_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_BOM = b"\xef\xbb\xbf"
+_FOREIGN = {
+    b"PK\x03\x04": ("is a zip archive, as .pth models are", "Unpack it first."),
+    b"MMIDIDX": ("is the index of a binidx pair, which is converted already", "Train on it as it is."),
+    b"\xff\xfe": ("is UTF-16 text", "Save it as UTF-8."),
+    b"\xfe\xff": ("is UTF-16 text", "Save it as UTF-8."),
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file, what it is called among others ("" when it is alone), and what it is; `size` in bytes."""
+
+    path: Path
+    name: str
+    format: Format
+    packed: Literal["", "gzip", "zstd"]
+    size: int
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The unpacked bytes of a file; `read` tells how many bytes of the file itself were used for them."""
+
+    file: IO[bytes]
+    read: Callable[[], int]
+
+
+def open_source(path: Path) -> IO[bytes]:
+    """Opens a file for reading; UserError when there is none or it cannot be read."""
+    try:
+        return path.open("rb")
+    except OSError as error:
+        reason = {FileNotFoundError: "there is no such file", IsADirectoryError: "it is a folder"}
+        raise UserError(
+            f"Cannot read {path}: {reason.get(type(error), error.strerror)}.", "Check the path."
+        ) from error
+
+
+def find_sources(given: Sequence[Path]) -> list[Source]:
+    """The files that paths, patterns like data/*.jsonl and folders name, each once, in that order.
+
+    A folder gives what lies below it with a name of `SUFFIXES`, hidden files aside, sorted by path.
+    Raises UserError for what names nothing, cannot be read, or is none of the formats.
+    """
+    paths = list(dict.fromkeys(path for one in given for path in _expand(one)))
+    base = os.path.commonpath([path.absolute().parent for path in paths]) if paths else ""
+    return [
+        _recognise(path, "" if len(paths) == 1 else str(path.absolute().relative_to(base))) for path in paths
+    ]
+
+
+def _expand(path: Path) -> list[Path]:
+    if path.is_dir():
+        found = sorted(
+            p for p in path.rglob("*") if _suffix(p) in SUFFIXES and p.is_file() and not _hidden(p, path)
+        )
+        if not found:
+            raise UserError(f"{path} is a folder without data in it.", _GIVE)
+        return found
+    if glob.has_magic(str(path)) and not path.exists():
+        names = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207 - the pattern may be absolute
+        if not names:
+            raise UserError(f"No file is called like {path}.", "Check the pattern.")
+        return [file for name in names for file in _expand(Path(name))]
+    return [path]
+
+
+def _hidden(path: Path, below: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(below).parts)
+
+
+def _suffix(path: Path) -> str:
+    return Path(unpacked(path.name)).suffix.lower()
+
+
+def _recognise(path: Path, name: str) -> Source:
+    with open_source(path) as file:
+        magic = file.read(4)
+        packed: Literal["", "gzip", "zstd"] = (
+            "gzip" if magic[:2] == _GZIP else "zstd" if magic == _ZSTD else ""
+        )
+        size = path.stat().st_size
+    with opened(Source(path, name, "text", packed, size)) as it:
+        head = it.file.read(_HEAD)
+    for start, (looks, remedy) in _FOREIGN.items():
+        if head.startswith(start):
+            raise UserError(f"{path} {looks}.", remedy)
+    form = _format(head, _suffix(path))
+    if form == "Parquet" and packed:
+        raise UserError(f"{path} is a Parquet table packed once more.", "Unpack it first.")
+    if form != "Parquet" and b"\x00" in head:
+        raise UserError(f"{path} is not text.", _GIVE)
+    return Source(path, name, form, packed, size)
+
+
+def _format(head: bytes, ending: str) -> Format:
+    """What the beginning of a file looks like; the name decides only where the content leaves it open."""
+    if head.startswith(b"PAR1"):
+        return "Parquet"
+    start = head.removeprefix(_BOM).lstrip()
+    named = SUFFIXES.get(ending)
+    if start.startswith(b"{"):
+        return "JSON" if named == "JSON" and not _is_json(start) else _object(start)
+    if named == "jsonl":
+        return "jsonl"
+    if re.match(rb"\[\s*[\[{\]]", start) or (named == "JSON" and start.startswith(b"[")):
+        return "JSON"
+    if named in ("CSV", "text"):
+        return named
+    return "CSV" if _is_table(start) else "jsonl" if named == "JSON" else "text"
+
+
+def _object(start: bytes) -> Format:
+    """An object a line, or one written over several lines."""
+    first = start.split(b"\n", 1)[0].strip()
+    return "JSON" if first == b"{" else "jsonl"
+
+
+def _is_json(start: bytes) -> bool:
+    line, end, _ = start.partition(b"\n")
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return not end  # a line longer than what was read of it
+    return True
+
+
+def _is_table(start: bytes) -> bool:
+    """Whether the first line names columns that a row of some kind has."""
+    line = start.split(b"\n", 1)[0].decode("utf-8", "replace")
+    if not (separator := delimiter(line)):
+        return False
+    columns = next(csv.reader([line], delimiter=separator), [])
+    return any(shape.fits(columns) for shape in SHAPES)
+
+
+def delimiter(header: str) -> str:
+    """What separates the columns of a table: comma, tab, semicolon or bar; "" when there is one column."""
+    most = max(",\t;|", key=header.count)
+    return most if header.count(most) else ""
+
+
+@contextmanager
+def opened(source: Source) -> Iterator[Opened]:
+    """The unpacked content. UserError when the packing is damaged or ends too early, also while reading."""
+    with open_source(source.path) as raw:
+        try:
+            if source.packed == "gzip":
+                with gzip.open(raw) as file:
+                    yield Opened(cast(IO[bytes], file), raw.tell)
+            elif source.packed == "zstd":
+                with io.BufferedReader(_Zstd(raw), _BLOCK) as buffered:
+                    yield Opened(cast(IO[bytes], buffered), raw.tell)
+            else:
+                yield Opened(raw, raw.tell)
+        except (gzip.BadGzipFile, zlib.error, EOFError, zstandard.ZstdError) as error:
+            raise UserError(
+                f"{source.path} is damaged: unpacking it failed about byte {raw.tell():,} ({error}).",
+                "Fetch or pack it again.",
+            ) from error
+
+
+class _Zstd(io.RawIOBase):
+    """Unpacks frames one after the other; unlike the library's reader it notices when one is cut short."""
+
+    def __init__(self, raw: IO[bytes]) -> None:
+        self._raw, self._rest = raw, b""
+        self._frame: zstandard.ZstdDecompressionObj | None = None
+        self._out = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        while not self._out and self._more():
+            pass
+        count = min(len(buffer), len(self._out))
+        buffer[:count], self._out = self._out[:count], self._out[count:]
+        return count
+
+    def _more(self) -> bool:
+        """Unpacks another block; False at the end."""
+        packed = self._rest or self._raw.read(_BLOCK)
+        if not packed:
+            if self._frame is not None:
+                raise EOFError("it ends in the middle of a frame")
+            return False
+        if self._frame is None:
+            self._frame = zstandard.ZstdDecompressor().decompressobj()
+        self._out = memoryview(self._frame.decompress(packed))
+        self._rest = b""
+        if self._frame.eof:
+            self._rest, self._frame = self._frame.unused_data, None
+        return True
+
+
+def describe(sources: Sequence[Source], shapes: Sequence[str]) -> str:
+    """What was recognised, in a line: "3 files, jsonl and CSV (gzip): chat"."""
+    forms = " and ".join(dict.fromkeys(source.format for source in sources))
+    packed = " and ".join(dict.fromkeys(source.packed for source in sources if source.packed))
+    many = f"{len(sources):,} files, " if len(sources) > 1 else ""
+    kinds = ", ".join(shapes)
+    return f"{many}{forms}{f' ({packed})' if packed else ''}{f': {kinds}' if kinds else ''}"

@@ -1,0 +1,213 @@
+"""The rows of a file, one at a time, whatever its format."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from typing import IO, Any
+
+from engine.contract.errors import UserError
+from engine.contract.reports import BadLine, place
+from engine.data.rows.files import Opened, Source, delimiter, opened
+from engine.data.rows.shapes import kind
+
+MAX_LINE = 256 << 20
+"""Bytes; longer lines are no documents but some other format without line ends."""
+
+_BOM = b"\xef\xbb\xbf"
+_CELL = 16 << 20
+_PIECE = 1 << 20
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Row:
+    """The fields of a row, and where it is: `number` counts from 1 in `unit`s of its file."""
+
+    values: dict[str, Any]
+    number: int
+    unit: str
+    file: str
+
+    @property
+    def where(self) -> str:
+        """line 3, or data/a.csv, row 7."""
+        return place(self.file, self.unit, self.number)
+
+    def bad(self, reason: str, code: str = "row") -> BadLine:
+        """What is wrong with this row."""
+        return BadLine(line=self.number, reason=reason, unit=self.unit, file=self.file, code=code)
+
+
+Rows = Iterator[tuple[int, Row | BadLine]]
+
+
+def read_rows(source: Source, columns: Collection[str]) -> Rows:
+    """(bytes of the file read so far, row or what is wrong with it); `columns` are all that are needed.
+
+    Raises UserError when the file is so damaged that what follows cannot be read either.
+    """
+    reader: Callable[[Opened, Source], Rows] = {
+        "jsonl": _lines, "JSON": _json, "CSV": _table, "text": _text,
+    }.get(source.format, _lines)  # fmt: skip
+    with opened(source) as file:
+        yield from _parquet(file, source, columns) if source.format == "Parquet" else reader(file, source)
+
+
+def _lines(opened: Opened, source: Source) -> Rows:
+    """jsonl: an object a line; blank lines are passed over."""
+    file, number = opened.file, 0
+    while raw := file.readline(MAX_LINE):
+        number += 1
+        if len(raw) == MAX_LINE and not raw.endswith(b"\n"):
+            _skip_line(file)
+            long = f"longer than {MAX_LINE >> 20} MiB"
+            yield opened.read(), BadLine(line=number, reason=long, file=source.name)
+            continue
+        if number == 1:
+            raw = raw.removeprefix(_BOM)
+        if raw.strip():
+            try:
+                yield opened.read(), Row(_object(raw), number, "line", source.name)
+            except ValueError as error:
+                yield opened.read(), BadLine(line=number, reason=str(error), file=source.name)
+
+
+def _skip_line(file: IO[bytes]) -> None:
+    while rest := file.readline(1 << 20):
+        if rest.endswith(b"\n"):
+            break
+
+
+def _object(raw: bytes) -> dict[str, Any]:
+    """The object in a line; ValueError saying in a few words why there is none."""
+    try:
+        line = raw.decode("utf-8").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 (byte {error.start + 1} of the line)") from None
+    try:
+        value = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON ({error.msg} at character {error.pos + 1})") from None
+    except (ValueError, RecursionError):  # a number of thousands of digits, brackets thousands deep
+        raise ValueError("not JSON that can be read") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"JSON, but {kind(value)} instead of an object")
+    return value
+
+
+def _json(opened: Opened, source: Source) -> Rows:
+    """An array of objects, or objects one after the other."""
+    import ijson
+
+    file = opened.file
+    head = file.peek(64)  # type: ignore[attr-defined]
+    if head.startswith(_BOM):
+        file.read(len(_BOM))
+    many = head.removeprefix(_BOM).lstrip().startswith(b"[")
+    number = 0
+    try:
+        for value in ijson.items(file, "item" if many else "", multiple_values=True, use_float=True):
+            number += 1
+            if isinstance(value, dict):
+                yield opened.read(), Row(value, number, "row", source.name)
+            else:
+                reason = f"{kind(value)} instead of an object"
+                yield opened.read(), BadLine(line=number, reason=reason, unit="row", file=source.name)
+    except (ijson.JSONError, ValueError, RecursionError) as error:
+        said = " ".join(str(error).split())[:120]
+        raise UserError(
+            f"{source.path} stops being JSON after row {number} ({said}).",
+            "Mend it there; nothing behind that place can be read.",
+        ) from None
+
+
+def _table(opened: Opened, source: Source) -> Rows:
+    """CSV with a header; bytes that are no UTF-8 are found row by row."""
+    csv.field_size_limit(_CELL)
+    text = io.TextIOWrapper(opened.file, "utf-8-sig", errors="surrogateescape", newline="")
+    header = text.readline()
+    separator = delimiter(header) or ","
+    reader = csv.reader(itertools.chain([header], text), delimiter=separator, strict=True)
+    begin = 1
+    try:
+        names = next(reader, [])
+        begin = reader.line_num + 1
+        for cells in reader:
+            line, begin = begin, reader.line_num + 1
+            if not cells:
+                continue
+            row = Row(dict(zip(names, cells, strict=False)), line, "line", source.name)
+            read = opened.read()
+            if len(cells) != len(names):
+                yield read, row.bad(f"{len(cells)} fields, but the header has {len(names)}")
+            elif _broken("\n".join(cells)) is not None:
+                yield read, row.bad("not UTF-8")
+            else:
+                yield read, row
+    except csv.Error as error:
+        raise UserError(
+            f"{source.path} is no CSV from line {begin} on ({error}).",
+            "Look for a quotation mark that is not closed or not doubled.",
+        ) from None
+
+
+def _broken(text: str) -> int | None:
+    """Where the first byte of the file is that was no UTF-8, read as a surrogate."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        return error.start
+    return None
+
+
+def _text(opened: Opened, source: Source) -> Rows:
+    """A file as one document; a long one in pieces of 1 Mi characters at most that end where lines do."""
+    text = io.TextIOWrapper(opened.file, "utf-8-sig", errors="surrogateescape")
+    number, first, size = 1, 1, 0
+    lines: list[str] = []
+    while line := text.readline(_PIECE):
+        if size + len(line) > _PIECE:
+            yield opened.read(), _piece("".join(lines), first, source)
+            lines, first, size = [], number, 0
+        lines.append(line)
+        size += len(line)
+        number += line.endswith("\n")
+    if lines:
+        yield opened.read(), _piece("".join(lines), first, source)
+
+
+def _piece(text: str, first: int, source: Source) -> Row | BadLine:
+    if (place := _broken(text)) is not None:
+        return BadLine(line=first + text.count("\n", 0, place), reason="not UTF-8", file=source.name)
+    return Row({"text": text.rstrip()}, first, "line", source.name)
+
+
+def _parquet(opened: Opened, source: Source, columns: Collection[str]) -> Rows:
+    """The rows of a table, a few at a time."""
+    try:
+        import pyarrow as arrow
+        from pyarrow import parquet
+    except ImportError:
+        raise UserError(
+            f"Reading {source.path} needs pyarrow, which is not installed.",
+            'Install it: pip install "rwkv-tune[parquet]". Or export the table as jsonl.',
+        ) from None
+    number = 0
+    try:
+        table = parquet.ParquetFile(opened.file)
+        wanted = [name for name in table.schema_arrow.names if name in columns]
+        names, total = wanted or table.schema_arrow.names, table.metadata.num_rows
+        for batch in table.iter_batches(batch_size=_BATCH, columns=names, use_threads=False):
+            for values in batch.to_pylist():
+                number += 1
+                yield source.size * number // total, Row(values, number, "row", source.name)
+    except (arrow.ArrowException, OSError) as error:
+        said = " ".join(str(error).split())[:120]
+        raise UserError(
+            f"{source.path} cannot be read after row {number} ({said}).", "Fetch or write it again."
+        ) from None

@@ -1,0 +1,58 @@
+"""The template that makes text of conversations: read it, change it, keep it in a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import Vertical
+from textual.content import Content
+from textual.screen import ModalScreen
+from textual.widgets import Footer, Label, Static, TextArea
+
+from engine.contract.files import write_atomic
+from rwkv_tui.plain import plain
+
+ABOUT = (
+    "A blank line separates the turns. A turn takes the first block whose places it fills: "
+    "{system} {user} {think} {assistant} {instruction} {input} {response}."
+)
+
+
+class TemplateScreen(ModalScreen["Path | None"]):
+    """Answers with the file that holds the template now, or None when it stays as it was."""
+
+    HELP_TEXT = "Template: how conversations become the text that is learned. Ctrl+S keeps it in a file."
+    BINDINGS = [
+        Binding("ctrl+s", "save", "Keep and use", priority=True),
+        Binding("escape", "dismiss(None)", "Leave it"),
+    ]
+
+    def __init__(self, text: str, file: Path, name: str, mine: bool) -> None:
+        """`file` is called `name` here; `mine`: the text came from it, so it may be written over."""
+        super().__init__()
+        self._text, self._file, self._called, self._mine = text, file, name, mine
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="dialog full"):
+            yield Label("Template", classes="title")
+            yield Static(ABOUT, markup=False, classes="dim")
+            yield TextArea(self._text, id="template", compact=True, soft_wrap=True)
+            yield Static(f"Ctrl+S keeps it in {plain(self._called)}.", id="said", markup=False)
+            yield Footer(compact=True)
+
+    def on_mount(self) -> None:
+        self.query_one(TextArea).focus()
+
+    def action_save(self) -> None:
+        """A file that somebody else made since is not written over."""
+        try:
+            if self._file.exists() and not self._mine:
+                raise FileExistsError(f"{self._file} is there already")
+            write_atomic(self._file, self.query_one(TextArea).text)
+        except OSError as error:
+            said = Content.styled(f"! Not kept: {plain(str(error))}.", "$text-error")
+            self.query_one("#said", Static).update(said)
+            return
+        self.dismiss(self._file)
