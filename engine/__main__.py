@@ -87,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _train(args: argparse.Namespace) -> int:
+    from engine.contract.paths import UserPaths
     from engine.contract.rundir import RunDir
     from engine.train.stop import StopRequest
 
@@ -94,7 +95,8 @@ def _train(args: argparse.Namespace) -> int:
     stop.install()  # before torch, which takes a second to import
     from engine.train.run import run_training
 
-    return run_training(RunDir(args.proj_dir.absolute()), stop, on_finish=args.on_finish)
+    run, cache = RunDir(args.proj_dir.absolute()), UserPaths.of_user().cache
+    return run_training(run, stop, on_finish=args.on_finish, cache=cache)
 
 
 def _convert(args: argparse.Namespace) -> int:

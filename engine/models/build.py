@@ -17,7 +17,8 @@ from engine.models.base import RWKV
 from engine.models.v5 import RWKV5
 from engine.models.v6 import RWKV6
 from engine.models.v7 import RWKV7
-from engine.ops.registry import select_for
+from engine.ops.choice import choose
+from engine.ops.registry import Need, Selected, recurrence_of
 from engine.quant import QuantLinear, is_linear_weight, put_linear
 
 MODELS: dict[str, type[RWKV]] = {"x052": RWKV5, "x060": RWKV6, "x070": RWKV7}
@@ -28,7 +29,7 @@ def load_model(
     state: str | Path | Mapping[str, Tensor] | None = None,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
-    op: str = "auto",
+    op: str | Selected = "auto",
     *,
     adapter: str | Path | Adapter | None = None,
     quant: str = "none",
@@ -54,7 +55,10 @@ def load_model(
         linears: dict[str, QuantLinear] = {}
     else:
         tensors, linears = _load_packed(Path(path), device, dtype, quant, adjust)
-    model = MODELS[info.version](tensors, select_for(info.version, op, device.type).function).eval()
+    if isinstance(op, str):
+        heads = info.n_embd // info.head_size
+        op = choose(op, Need(recurrence_of(info.version), device.type, dtype, heads, info.head_size))
+    model = MODELS[info.version](tensors, op.function).eval()
     for name, linear in linears.items():
         put_linear(model, name, linear)
     if adapter is not None:

@@ -1,28 +1,45 @@
-"""Which operator computes a recurrence here, and why not another one."""
+"""The operators of each recurrence: which work here, and why another one does not.
+
+`wkv6` and `wkv7` state their calling convention. An operator NAME of RECURRENCE is the function
+`RECURRENCE_NAME` of the module `engine.ops.RECURRENCE.NAME`, which is imported when it is used.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import importlib
+import importlib.util
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from pathlib import Path
+
+import torch
 
 from engine.contract.errors import UserError
-from engine.ops.wkv6 import WKV6
-from engine.ops.wkv6.chunked import wkv6_chunked
-from engine.ops.wkv6.reference import wkv6_reference
-from engine.ops.wkv7 import WKV7
-from engine.ops.wkv7.chunked import wkv7_chunked
-from engine.ops.wkv7.reference import wkv7_reference
 
-WKV6_OPERATORS: dict[str, WKV6] = {"chunked": wkv6_chunked, "reference": wkv6_reference}
-WKV7_OPERATORS: dict[str, WKV7] = {"chunked": wkv7_chunked, "reference": wkv7_reference}
-NOT_YET = ("cuda", "fla", "triton")
+Operator = Callable[..., "tuple[torch.Tensor, torch.Tensor]"]
 
-Operator = TypeVar("Operator")
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+WIDTHS = (16, 32, 64)
 
 
 @dataclass(frozen=True)
-class Selected(Generic[Operator]):
+class Need:
+    """What an operator is to compute: [batch, steps, heads, width] in `dtype` on `device` (cpu, cuda).
+
+    `steps` 0: of any length; then nothing is timed.
+    """
+
+    recurrence: str
+    device: str
+    dtype: torch.dtype
+    heads: int
+    width: int
+    batch: int = 1
+    steps: int = 0
+
+
+@dataclass(frozen=True)
+class Selected:
     """The chosen operator; `reasons` says of every other one why it was not."""
 
     name: str
@@ -30,34 +47,74 @@ class Selected(Generic[Operator]):
     reasons: dict[str, str]
 
 
-def select_wkv6(op: str, device_type: str) -> Selected[WKV6]:
-    """The operator that `op` asks for, or with "auto" the fastest one that works on `device_type`.
-
-    Raises UserError when it does not exist or is not available.
-    """
-    return _select(WKV6_OPERATORS, op, device_type)
+def recurrence_of(version: str) -> str:
+    """Which recurrence a version of RWKV has."""
+    return "wkv7" if version == "x070" else "wkv6"
 
 
-def select_wkv7(op: str, device_type: str) -> Selected[WKV7]:
-    """As `select_wkv6`."""
-    return _select(WKV7_OPERATORS, op, device_type)
+def why_not(name: str, need: Need) -> str:
+    """Why the operator cannot do what is needed here; "" when it can."""
+    return USABLE[name](need)
 
 
-def select_for(version: str, op: str, device_type: str) -> Selected[Any]:
-    """The operator of a version's recurrence."""
-    return (select_wkv7 if version == "x070" else select_wkv6)(op, device_type)
+def function_of(name: str, recurrence: str, cache: Path | None = None) -> Operator:
+    """The operator itself; what it has to compile is kept in `cache`. Raises UserError if that fails."""
+    module = importlib.import_module(f"engine.ops.{recurrence}.{name}")
+    function: Operator = getattr(module, f"{recurrence}_{name}")
+    return function
 
 
-def _select(operators: Mapping[str, Operator], op: str, device_type: str) -> Selected[Operator]:
-    choices = ", ".join(["auto", *operators])
-    if op in NOT_YET:
-        raise UserError(f"op: {op} is not available in this release.", f"Use {choices}.")
-    if op != "auto" and op not in operators:
-        raise UserError(f"op: there is no operator {op!r}.", f"Use {choices}.")
-    name = "chunked" if op == "auto" else op
-    declined = {"reference": f"step by step: slower than chunked on {device_type}", "chunked": ""}
-    if op != "auto":
-        declined = dict.fromkeys(operators, f"{op} was asked for")
-    reasons = {other: why for other, why in declined.items() if other != name}
-    reasons |= dict.fromkeys(NOT_YET, "not in this release")
-    return Selected(name, operators[name], reasons)
+def named(name: str, need: Need, cache: Path | None = None) -> Selected:
+    """The operator that was asked for. Raises UserError when there is none or it does not work here."""
+    others = [other for other in USABLE if other != name]
+    if name not in USABLE:
+        raise UserError(f"op: there is no operator {name!r}.", f"Use auto, {', '.join(USABLE)}.")
+    if reason := why_not(name, need):
+        works = ", ".join(["auto", *(other for other in others if not why_not(other, need))])
+        raise UserError(f"op: {name} does not work here: {reason}.", f"Use {works}.")
+    return Selected(
+        name, function_of(name, need.recurrence, cache), dict.fromkeys(others, f"{name} was asked for")
+    )
+
+
+def _anywhere(need: Need) -> str:
+    return ""
+
+
+def _triton(need: Need) -> str:
+    return _no_gpu(need) or _no_kernel(need) or _not_installed("triton")
+
+
+def _no_gpu(need: Need) -> str:
+    if need.device != "cuda":
+        return "it needs an NVIDIA GPU"
+    major, minor = torch.cuda.get_device_capability()
+    return "" if major >= 8 else f"it needs compute capability 8.0 or more, the GPU has {major}.{minor}"
+
+
+def _no_kernel(need: Need) -> str:
+    if need.width not in WIDTHS:
+        return f"heads have size {need.width}, not {', '.join(map(str, WIDTHS))}"
+    return "" if need.dtype in DTYPES else f"not for {str(need.dtype).removeprefix('torch.')}"
+
+
+def _not_installed(module: str) -> str:
+    return "" if importlib.util.find_spec(module) else f"the Python package {module} is not installed"
+
+
+def _cuda(need: Need) -> str:
+    return "not in this release"
+
+
+def _fla(need: Need) -> str:
+    return "not in this release"
+
+
+# The fastest is expected first; the reference is the definition, not a candidate.
+USABLE: dict[str, Callable[[Need], str]] = {
+    "triton": _triton,
+    "fla": _fla,
+    "cuda": _cuda,
+    "chunked": _anywhere,
+    "reference": _anywhere,
+}

@@ -156,14 +156,14 @@ class Saver(pl.Callback):
 
     def __init__(
         self, run: RunDir, emit: events.Emit, stop: StopRequest, point: Point, began: float,
-        probe: dict[str, Any],
+        kept: dict[str, Any],
     ) -> None:  # fmt: skip
         self.run = run
         self.emit = emit
         self.stop = stop
         self.point = point
         self.began = began
-        self.probe = probe
+        self.kept = kept
         self.saved: list[Path] = []
         self.saved_step = point.step
         self.last = time.monotonic()
@@ -255,6 +255,6 @@ class Saver(pl.Callback):
             "callbacks": callbacks,
             "logs": resume.log_sizes(self.run),
             "grad_norm": module.grad_norm,
-            "probe": self.probe,
+            **self.kept,
             "seconds": time.monotonic() - self.began,
         }

@@ -19,7 +19,8 @@ from engine.data.sources import open_data
 from engine.models import load_model
 from engine.models.base import RWKV
 from engine.models.init import WORLD_VOCABULARY, make_checkpoint
-from engine.ops.registry import select_for
+from engine.ops.choice import choose
+from engine.ops.registry import Need, Selected, named, recurrence_of
 from engine.train.stop import StopRequest
 from engine.tuning import Tuning, tuning_for
 from engine.tuning.base import trainable
@@ -37,6 +38,7 @@ class Loaded:
     data: Documents
     model: RWKV
     tuning: Tuning
+    operator: Selected
     held_out: Documents | None = None
 
     @cached_property
@@ -86,27 +88,34 @@ def check_model(settings: TrainSettings, info: ModelInfo) -> None:
         raise SettingsError(problems)
 
 
-def load(settings: TrainSettings, emit: events.Emit, stop: StopRequest) -> Loaded:
-    """Opens and checks everything a run needs; cheap checks come before the long loading."""
+def load(
+    settings: TrainSettings, emit: events.Emit, stop: StopRequest, *, cache: Path | None = None, op: str = ""
+) -> Loaded:
+    """Opens and checks everything a run needs; cheap checks come before the long loading.
+
+    `cache` is where operators are remembered, `op` the one with which the run began.
+    """
     device = choose_device(settings.accelerator)
     base = settings.load_model or _fresh(settings)
     info = inspect_model(base)
     check_model(settings, info)
     data, held_out = _read_data(settings, info.vocab_size, emit, stop)
     stop.check()
+    operator = _operator(settings, info, device, emit, cache, op)
+    stop.check()
     emit(events.Progress(phase="loading the model", done=0, total=info.file_bytes, unit="B"))
     torch.manual_seed(settings.random_seed)
     torch.set_float32_matmul_precision("high" if settings.precision == "tf32" else "highest")
     tuning = tuning_for(settings)
     model = load_model(
-        base, device=device, dtype=DTYPES[settings.precision], op=settings.op,
+        base, device=device, dtype=DTYPES[settings.precision], op=operator,
         quant=settings.quant, adjust=tuning.adjust,
     )  # fmt: skip
     model.grad_cp = settings.grad_cp
     tuning.attach(model)
     emit(events.Progress(phase="loading the model", done=info.file_bytes, total=info.file_bytes, unit="B"))
     stop.check()
-    return Loaded(settings, info, device, data, model, tuning, held_out)
+    return Loaded(settings, info, device, data, model, tuning, operator, held_out)
 
 
 def _fresh(settings: TrainSettings) -> Path:
@@ -142,12 +151,28 @@ def _read_data(
     return split(data, settings.val_split, settings.random_seed, splitting)
 
 
+def _operator(
+    settings: TrainSettings, info: ModelInfo, device: str, emit: events.Emit, cache: Path | None, begun: str
+) -> Selected:
+    """The operator of the run: the one it began with, for another one rounds differently."""
+    steps = settings.ctx_len if settings.train_type != "infctx" else min(settings.ctx_len, settings.chunk_ctx)
+    need = Need(
+        recurrence_of(info.version), device, DTYPES[settings.precision], info.n_embd // info.head_size,
+        info.head_size, settings.micro_bsz, steps,
+    )  # fmt: skip
+    if settings.op == "auto" and begun:
+        try:
+            return named(begun, need, cache)
+        except UserError as error:
+            emit(events.Warned(text=f"{error.message} The run began with it and goes on with another one."))
+    return choose(settings.op, need, cache)
+
+
 def make_plan(loaded: Loaded) -> events.Plan:
     """What the run will do, in numbers."""
-    s, info, device = loaded.settings, loaded.info, loaded.device
+    s, info = loaded.settings, loaded.info
     numbers = plan_numbers(loaded.data, s.ctx_len, s.dataload)
     examples = len(loaded.examples)
-    selected = select_for(info.version, s.op, device)
     return events.Plan(
         version=info.version, n_layer=info.n_layer, n_embd=info.n_embd, head_size=info.head_size,
         vocab_size=info.vocab_size, parameters=info.parameters,
@@ -156,8 +181,8 @@ def make_plan(loaded: Loaded) -> events.Plan:
         cut_tokens=numbers.cut_tokens, windows=examples if s.dataload == "get" else 0,
         held_out=len(loaded.held_out) if loaded.held_out else 0, ctx_len=s.ctx_len, micro_bsz=s.micro_bsz,
         epoch_begin=s.epoch_begin, epoch_count=s.epoch_count, epoch_steps=s.epoch_steps,
-        passes=s.total_steps * s.micro_bsz / examples, device=_device_name(device),
-        precision=s.precision, op=selected.name, op_reasons=selected.reasons,
+        passes=s.total_steps * s.micro_bsz / examples, device=_device_name(loaded.device),
+        precision=s.precision, op=loaded.operator.name, op_reasons=loaded.operator.reasons,
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ parameters  what is trained, by name       scaler      the loss scale of fp16, e
 gradients   of an unfinished accumulation  callbacks   each callback's state_dict, by its key
 probe       what was measured before       logs        bytes of each log that grows with the run
 seconds     the run has taken so far       rng         generators' states, by device
+op          the operator of the recurrence
 
 The data order needs nothing: it follows from the seed and the step.
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,11 +25,14 @@ if TYPE_CHECKING:  # Lightning takes seconds to import: a refused run should not
 FINISHED, FAILED, STOPPED = 0, 1, 130
 
 
-def run_training(run: RunDir, stop: StopRequest | None = None, on_finish: str = "") -> int:
+def run_training(
+    run: RunDir, stop: StopRequest | None = None, on_finish: str = "", cache: Path | None = None
+) -> int:
     """Trains the run in its folder and returns the exit status; every outcome is an event, too.
 
     A run that an earlier process has begun goes on where the newest of its resume files says. `stop` may
-    have been installed, and asked, before. Raises UserError when that earlier process is still alive, and
+    have been installed, and asked, before; `cache` is the folder for what is remembered from run to run.
+    Raises UserError when that earlier process is still alive, and
     when nothing can be written here.
     """
     stop = stop or StopRequest()
@@ -43,7 +47,7 @@ def run_training(run: RunDir, stop: StopRequest | None = None, on_finish: str = 
             began -= point.seconds
             cut_logs(run, point.document.get("logs", {}))
             emit(events.Resumed(step=point.step))
-        return _train(run, emit, stop, began, point)
+        return _train(run, emit, stop, began, point, cache)
     except Stopped:
         emit(events.Finished(status="stopped", step=point.step, seconds=time.monotonic() - began))
         return STOPPED
@@ -72,13 +76,15 @@ def _first_line(error: BaseException) -> str:
     return lines[0].rstrip(".") if lines else "no message"
 
 
-def _train(run: RunDir, emit: RunLog, stop: StopRequest, began: float, point: Point) -> int:
+def _train(
+    run: RunDir, emit: RunLog, stop: StopRequest, began: float, point: Point, cache: Path | None
+) -> int:
     from engine.train.prepare import load, make_plan
     from engine.train.probe import Probe
 
     settings = run.read_settings()
     emit.begin(settings)
-    loaded = load(settings, emit, stop)
+    loaded = load(settings, emit, stop, cache=cache, op=point.document.get("op", ""))
     plan = make_plan(loaded)
     probe = Probe(loaded, emit, stop)
     if point.document:
@@ -89,7 +95,8 @@ def _train(run: RunDir, emit: RunLog, stop: StopRequest, began: float, point: Po
 
     from engine.train.callbacks import Saver
 
-    saver = Saver(run, emit, stop, point, began, probe.state_dict())
+    kept = {"probe": probe.state_dict(), "op": loaded.operator.name}
+    saver = Saver(run, emit, stop, point, began, kept)
     _fit(run, loaded, emit, stop, saver)
     # A stop asked for during the last step still ends a run that was complete.
     stopped = stop.requested and saver.saved_step < settings.total_steps

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -12,56 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from engine.contract.errors import UserError
-from engine.ops.registry import select_wkv7
 from engine.ops.wkv7 import WKV7
 from engine.ops.wkv7.chunked import wkv7_chunked
 from engine.ops.wkv7.reference import wkv7_reference
-
-NAMES = ("r", "log_w", "k", "v", "a", "b", "state")
-STRONGEST = -0.6065
-
-
-def make_inputs(
-    batch: int, steps: int, heads: int, width: int, *, log_w: float | None = None, same_keys: bool = False
-) -> list[Tensor]:
-    """Float64 inputs like those of a model; `same_keys` makes the triangular system as bad as it gets."""
-    rng = torch.Generator().manual_seed(steps)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=rng, dtype=torch.float64)
-
-    shape = (batch, steps, heads, width)
-    kk = torch.nn.functional.normalize(normal(*shape), dim=-1)
-    if same_keys:
-        kk = kk[:, :1].expand(shape).clone()
-    decay = STRONGEST * torch.sigmoid(3 * normal(*shape))
-    if log_w is not None:
-        decay = torch.full(shape, log_w, dtype=torch.float64)
-    iclr = torch.ones_like(kk) if same_keys else torch.sigmoid(normal(*shape))
-    state = normal(batch, heads, width, width)
-    return [normal(*shape), decay, normal(*shape), normal(*shape), -kk, kk * iclr, state]
-
-
-def run(operator: WKV7, inputs: list[Tensor], dtype: torch.dtype) -> Iterator[Tensor]:
-    """The outputs, then the gradient of every input, of a loss that weighs all outputs unevenly."""
-    leaves = [x.to(dtype).requires_grad_() for x in inputs]
-    outputs = operator(leaves[0], leaves[1], leaves[2], leaves[3], leaves[4], leaves[5], leaves[6])
-    loss = sum((out * torch.linspace(-1, 2, out.numel(), dtype=dtype).view_as(out)).sum() for out in outputs)
-    assert isinstance(loss, Tensor)
-    loss.backward()  # type: ignore[no-untyped-call]
-    yield from (out.detach() for out in outputs)
-    for leaf in leaves:
-        assert leaf.grad is not None
-        yield leaf.grad
-
-
-def relative(found: Tensor, right: Tensor) -> float:
-    return float((found.double() - right).norm() / right.norm())
+from tests.ops.cases import NAMES, make7, relative, run
 
 
 def test_reference_is_the_recurrence() -> None:
-    r, log_w, k, v, a, b, state = make_inputs(2, 5, 3, 4)
+    r, log_w, k, v, a, b, state = make7(2, 5, 3, 4)
     y, last = wkv7_reference(r, log_w, k, v, a, b, state)
     for i in range(2):
         for h in range(3):
@@ -74,30 +31,30 @@ def test_reference_is_the_recurrence() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "log_w", "same_keys"),
+    ("shape", "decay", "same_keys"),
     [
-        ((2, 70, 2, 64), None, False),
-        ((1, 64, 3, 64), STRONGEST, False),
-        ((2, 33, 1, 64), -1e-9, False),
-        ((1, 100, 2, 64), 0.0, True),
-        ((3, 5, 2, 16), None, False),
-        ((1, 1, 2, 64), None, False),
-        ((1, 130, 1, 8), None, False),
+        ((2, 70, 2, 64), "usual", False),
+        ((1, 64, 3, 64), "strongest", False),
+        ((2, 33, 1, 64), "slow", False),
+        ((1, 100, 2, 64), "none", True),
+        ((3, 5, 2, 16), "usual", False),
+        ((1, 1, 2, 64), "usual", False),
+        ((1, 130, 1, 8), "usual", False),
     ],
 )
 def test_chunked_in_fp32_equals_the_float64_loop(
-    shape: tuple[int, int, int, int], log_w: float | None, same_keys: bool
+    shape: tuple[int, int, int, int], decay: str, same_keys: bool
 ) -> None:
-    inputs = make_inputs(*shape, log_w=log_w, same_keys=same_keys)
+    inputs = make7(*shape, decay, same_keys=same_keys)
     right = run(wkv7_reference, inputs, torch.float64)
     found = run(wkv7_chunked, inputs, torch.float32)
-    for name, f, r in zip(("y", "last", *NAMES), found, right, strict=True):
+    for name, f, r in zip(NAMES["wkv7"], found, right, strict=True):
         assert f.dtype == torch.float32
         assert relative(f, r) < 1e-4, name
 
 
 def test_chunked_gradient_is_exact_in_float64() -> None:
-    inputs = make_inputs(2, 45, 2, 16)
+    inputs = make7(2, 45, 2, 16)
     pairs = zip(
         run(wkv7_chunked, inputs, torch.float64), run(wkv7_reference, inputs, torch.float64), strict=True
     )
@@ -107,7 +64,7 @@ def test_chunked_gradient_is_exact_in_float64() -> None:
 @given(cut=st.integers(1, 89), batch=st.integers(1, 2))
 @settings(max_examples=15, deadline=None)
 def test_splitting_a_sequence_changes_nothing(cut: int, batch: int) -> None:
-    r, log_w, k, v, a, b, state = make_inputs(batch, 90, 2, 8)
+    r, log_w, k, v, a, b, state = make7(batch, 90, 2, 8)
 
     def part(steps: slice, start: Tensor) -> tuple[Tensor, Tensor]:
         r_, log_w_, k_, v_, a_, b_ = (x[:, steps] for x in (r, log_w, k, v, a, b))
@@ -121,7 +78,7 @@ def test_splitting_a_sequence_changes_nothing(cut: int, batch: int) -> None:
 
 
 def test_no_state_is_a_state_of_zeros_and_bf16_is_computed_in_fp32() -> None:
-    inputs = [x.bfloat16() for x in make_inputs(1, 40, 2, 16)]
+    inputs = [x.bfloat16() for x in make7(1, 40, 2, 16)]
     r, log_w, k, v, a, b, state = inputs
     y, last = wkv7_chunked(r, log_w, k, v, a, b, None)
     assert y.dtype == last.dtype == torch.float32
@@ -133,7 +90,7 @@ def test_no_state_is_a_state_of_zeros_and_bf16_is_computed_in_fp32() -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("all_cores")
 def test_chunked_is_eight_times_faster_than_the_loop() -> None:
-    inputs = [x.float().requires_grad_() for x in make_inputs(1, 512, 12, 64)]
+    inputs = [x.float().requires_grad_() for x in make7(1, 512, 12, 64)]
 
     def seconds(operator: WKV7) -> float:
         start = time.perf_counter()
@@ -148,15 +105,3 @@ def test_chunked_is_eight_times_faster_than_the_loop() -> None:
         slow = min(slow, seconds(wkv7_reference))
         fast = min(fast, *(seconds(wkv7_chunked) for _ in range(3)))
     assert slow / fast > 8
-
-
-def test_registry_chooses_and_says_why() -> None:
-    for device in ("cpu", "cuda"):
-        auto = select_wkv7("auto", device)
-        assert (auto.name, auto.function) == ("chunked", wkv7_chunked)
-        assert set(auto.reasons) == {"reference", "cuda", "fla", "triton"}
-        assert all(auto.reasons.values())
-    assert select_wkv7("reference", "cpu").function is wkv7_reference
-    for op in ("cuda", "fla", "triton", "nonsense"):
-        with pytest.raises(UserError, match=op):
-            select_wkv7(op, "cpu")

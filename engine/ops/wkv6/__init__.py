@@ -10,6 +10,10 @@ state of one head, in each step t
     y_t = (S + v_t (u * k_t)^T) r_t        S <- S diag(exp(log_w_t)) + v_t k_t^T
 
 `y`: [B, T, H, N]. `last`: the state after the last step, like `state`. All are differentiable.
+
+Types: bf16, fp16 or fp32, and float64 where torch computes; `log_w` and `state` may be wider than the rest
+and should be fp32. Sums and the state are kept in at least fp32; `y` has the type of `v` or a wider one,
+`last` is at least fp32. Nothing needs to be contiguous.
 """
 
 from __future__ import annotations

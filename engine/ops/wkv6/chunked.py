@@ -66,7 +66,7 @@ class _Chunked(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: Tensor, dlast: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx: Any, dy: Tensor, dlast: Tensor) -> tuple[Tensor | None, ...]:
         r, k, v, u, factors, scores, whole, states = ctx.saved_tensors
         batch, steps, heads, width = dy.shape
         dy = to_chunks(dy, CHUNK)
@@ -76,6 +76,8 @@ class _Chunked(torch.autograd.Function):
         dstates[-1] = dlast.reshape(-1, width, width)
         torch.bmm(dy.mT, r_start, out=_flat(dstates[:-1]))
         _scan(dstates, whole, reverse=True)
+        if not any(ctx.needs_input_grad[:-1]):  # tuning a state, nothing else learns from the first layer
+            return (*[None] * 5, dstates[0].view(batch, heads, width, width))
         starts, dends = _flat(states[:-1]), _flat(dstates[1:])
 
         dv = (k_end @ dends.mT).baddbmm_(scores.mT, dy)
@@ -98,7 +100,9 @@ class _Chunked(torch.autograd.Function):
                 parts = (_half(z, half, second) for z in (dx[:, i], factors[:, i]))
                 _half(grad, half, second).addcmul_(*parts)
         bonus = present * _bonus(u, r)
-        du = (present * r * k).sum(1).view(-1, heads, width).sum(0)
+        du = None
+        if ctx.needs_input_grad[4]:
+            du = (present * r * k).sum(1).view(-1, heads, width).sum(0)
         dr.addcmul_(bonus, k)
         dk.addcmul_(bonus, r)
         grads = (from_chunks(g, batch, steps, heads) for g in (dr, dlog_w, dk, dv))

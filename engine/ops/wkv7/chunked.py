@@ -79,7 +79,7 @@ class _Chunked(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: Tensor, dlast: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx: Any, dy: Tensor, dlast: Tensor) -> tuple[Tensor | None, ...]:
         log_w, ar, bk, uv, scores, inverse, solved, states = ctx.saved_tensors
         batch, steps, heads, width = dy.shape
         decay, before, end = _decays(log_w)
@@ -91,6 +91,8 @@ class _Chunked(torch.autograd.Function):
             dy.mT @ torch.baddbmm(ar[:, CHUNK:], from_removed, solved),
             reverse=True,
         )
+        if not any(ctx.needs_input_grad[:-1]):  # tuning a state, nothing else learns from the first layer
+            return (*[None] * 6, dstates[0].view(batch, heads, width, width))
         starts, ends = states[:-1].view(-1, width, width), states[1:].view(-1, width, width)
         dends = dstates[1:].view(-1, width, width)
         dinner = dends * end  # of the state before the chunk's decay is applied to it

@@ -1,0 +1,183 @@
+"""`op: auto`: which of the operators that work here is the fastest, found once and remembered.
+
+On a CPU there is one candidate and nothing to find. On a GPU each candidate first computes a small
+case, whose answer and gradients must be those of `chunked`, and is then timed on the real shape.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from engine.contract.errors import UserError
+from engine.contract.files import write_atomic
+from engine.ops.registry import USABLE, Need, Selected, function_of, named, why_not
+
+FILE = "operators.json"
+VERSION = 1  # of the operators: a change that may change their speed asks for new measurements
+ROUNDS = 5
+SAFE = "chunked"
+DEFINITION = "reference"
+CHECKED_STEPS = 70
+# Of a result, the largest error relative to its root mean square that rounding explains.
+TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 6e-2}
+
+
+def choose(op: str, need: Need, cache: Path | None = None) -> Selected:
+    """The operator that `op` names, or with "auto" the fastest that works.
+
+    A choice that was timed is kept in the folder `cache` and holds until the device, torch or the shape
+    is another. Raises UserError when a named operator does not work here.
+    """
+    if op != "auto":
+        return named(op, need, cache)
+    declined = {name: reason for name in USABLE if (reason := why_not(name, need))}
+    candidates = [name for name in USABLE if name not in declined and name != DEFINITION]
+    declined[DEFINITION] = f"step by step: slower than {SAFE} on {need.device}"
+    if candidates == [SAFE]:
+        return Selected(SAFE, function_of(SAFE, need.recurrence), declined)
+    known = _remembered(cache, need)
+    if known is not None and known["name"] in candidates:
+        with contextlib.suppress(UserError):  # what was compiled may be gone
+            return Selected(
+                known["name"], function_of(known["name"], need.recurrence, cache), known["reasons"]
+            )
+    name, reasons = _fastest(candidates, need, cache)
+    reasons = declined | reasons
+    _remember(cache, need, {"name": name, "reasons": reasons})
+    return Selected(name, function_of(name, need.recurrence, cache), reasons)
+
+
+def _fastest(candidates: list[str], need: Need, cache: Path | None) -> tuple[str, dict[str, str]]:
+    """The winner and what is to be said of the others. Without a length, the first that computes right."""
+    reasons: dict[str, str] = {}
+    times: dict[str, float] = {}
+    inputs = make_inputs(need) if need.steps else []
+    for name in candidates:
+        try:
+            if name != SAFE:
+                check(name, need, cache)
+            if not need.steps:
+                return name, reasons | {other: f"{name} is expected to be faster" for other in candidates if
+                                        other not in reasons and other != name}  # fmt: skip
+            times[name] = milliseconds(function_of(name, need.recurrence, cache), inputs)
+        except Exception as error:  # a compiler or a driver may raise anything; the others still work
+            reasons[name] = f"failed: {_first_line(error)}"
+    if not times:
+        raise UserError(
+            f"op: none of {', '.join(candidates)} works here: {reasons[SAFE]}.",
+            "`rwkv-tune doctor` tells more; --accelerator cpu works without a GPU.",
+        )
+    best = min(times, key=lambda name: times[name])
+    for name, taken in times.items():
+        if name != best:
+            reasons[name] = f"{taken:.2f} ms, {best} {times[best]:.2f} ms"
+    return best, reasons
+
+
+def check(name: str, need: Need, cache: Path | None = None) -> None:
+    """Raises ValueError, naming what differs, when an operator's answers are not those of `chunked`."""
+    small = Need(need.recurrence, need.device, need.dtype, 2, need.width, 2, CHECKED_STEPS)
+    inputs = make_inputs(small)
+    right = results(function_of(SAFE, need.recurrence), [x.detach().float() for x in inputs])
+    found = results(function_of(name, need.recurrence, cache), inputs)
+    for i, (f, r) in enumerate(zip(found, right, strict=True)):
+        error = float((f.float() - r).norm() / r.norm())
+        if not error <= TOLERANCE[need.dtype]:
+            raise ValueError(f"result {i} is off by {error:.1e} of its size")
+
+
+def results(operator: Callable[..., tuple[Tensor, Tensor]], inputs: list[Tensor]) -> list[Tensor]:
+    """y, the last state, and the gradient of every input of a sum that weighs y unevenly."""
+    leaves = [x.detach().requires_grad_() for x in inputs]
+    y, last = operator(*leaves)
+    weights = torch.linspace(-1, 2, y.numel(), device=y.device).view_as(y)
+    grads = torch.autograd.grad((y.float() * weights).sum() + last.float().sum(), leaves)
+    return [y.detach(), last.detach(), *grads]
+
+
+def milliseconds(operator: Callable[..., tuple[Tensor, Tensor]], inputs: list[Tensor]) -> float:
+    """The median time of a forward and a backward pass."""
+    taken = []
+    for turn in range(ROUNDS + 2):
+        _finish(inputs[0])
+        begin = time.perf_counter()
+        y, last = operator(*inputs)
+        torch.autograd.grad([y, last], inputs, [torch.ones_like(y), torch.ones_like(last)])
+        _finish(y)
+        if turn >= 2:
+            taken.append(1e3 * (time.perf_counter() - begin))
+    return sorted(taken)[len(taken) // 2]
+
+
+def _finish(x: Tensor) -> None:
+    if x.is_cuda:
+        torch.cuda.synchronize(x.device)
+
+
+def make_inputs(need: Need) -> list[Tensor]:
+    """Random inputs in the ranges a model produces, as leaves: r, log_w, k, v, then u or a and b, state."""
+    random = torch.Generator().manual_seed(0)
+    shape = (need.batch, need.steps, need.heads, need.width)
+
+    def normal(*size: int) -> Tensor:
+        return torch.randn(*size, generator=random)
+
+    state = normal(need.batch, need.heads, need.width, need.width)
+    if need.recurrence == "wkv6":
+        log_w = -torch.exp(normal(*shape) - 1.5)
+        inputs = [normal(*shape), log_w, normal(*shape), normal(*shape), normal(need.heads, need.width)]
+    else:
+        kk = F.normalize(normal(*shape), dim=-1)
+        log_w = -0.6065 * torch.sigmoid(normal(*shape))
+        inputs = [
+            normal(*shape),
+            log_w,
+            normal(*shape),
+            normal(*shape),
+            -kk,
+            kk * torch.sigmoid(normal(*shape)),
+        ]
+    made = [x.to(need.device, torch.float32 if x is log_w else need.dtype) for x in inputs]
+    return [x.requires_grad_() for x in [*made, state.to(need.device)]]
+
+
+def _key(need: Need) -> str:
+    device = torch.cuda.get_device_name() if need.device == "cuda" else need.device
+    shape = "x".join(map(str, (need.batch, need.steps, need.heads, need.width)))
+    return f"{VERSION} {need.recurrence} {device} torch {torch.__version__} {need.dtype} {shape}"
+
+
+def _read(cache: Path) -> dict[str, Any]:
+    """All that is remembered; nothing if the file is missing or damaged, for it can be made again."""
+    try:
+        found = json.loads((cache / FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _remembered(cache: Path | None, need: Need) -> dict[str, Any] | None:
+    entry = _read(cache).get(_key(need)) if cache is not None else None
+    return entry if isinstance(entry, dict) and {"name", "reasons"} <= entry.keys() else None
+
+
+def _remember(cache: Path | None, need: Need, entry: dict[str, Any]) -> None:
+    if cache is None:
+        return
+    with contextlib.suppress(OSError):  # then it is measured again next time
+        cache.mkdir(parents=True, exist_ok=True)
+        write_atomic(cache / FILE, json.dumps(_read(cache) | {_key(need): entry}, indent=1))
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__

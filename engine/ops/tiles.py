@@ -1,0 +1,59 @@
+"""What the Triton kernels of both recurrences share: tiles of chunks, and how they are multiplied.
+
+A program works on one head of one sequence. `L` steps make a chunk, `N` is the head size; sequences are
+[B, T, H, N], contiguous. Steps beyond T are zeros: as logarithms of decays and keys they change nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+
+def options(dtype: torch.dtype) -> dict[str, Any]:
+    """`DOT`: the type in which operands are multiplied (sums are always fp32), `PRECISION`: how fp32 is.
+
+    fp16 has too little range for decayed operands: it is multiplied as tf32, which is as exact.
+    """
+    if dtype == torch.bfloat16:
+        return {"DOT": tl.bfloat16, "PRECISION": "tf32"}
+    return {"DOT": tl.float32, "PRECISION": "tf32" if dtype == torch.float16 else "tf32x3"}
+
+
+def scratch_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Of what is kept between kernels only to be multiplied."""
+    return dtype if dtype == torch.bfloat16 else torch.float32
+
+
+def contiguous(*tensors: Tensor) -> list[Tensor]:
+    return [x.contiguous() for x in tensors]
+
+
+@triton.jit
+def start_of(head, T, H, N: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Where the first step of head number `head` of all B * H lies, and how far steps are apart."""
+    batch = (head // H).to(tl.int64)
+    return batch * T * H * N + (head % H) * N, H * N
+
+
+@triton.jit
+def tile_at(first, T, stride, L: tl.constexpr, N: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Offsets [L, N] of the steps from `first`, and which of them exist."""
+    t = first + tl.arange(0, L)
+    return t.to(tl.int64)[:, None] * stride + tl.arange(0, N)[None, :], (t < T)[:, None]
+
+
+@triton.jit
+def square_at(number, N: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Offsets [N, N] of the matrix with this number."""
+    n = tl.arange(0, N)
+    return number.to(tl.int64) * N * N + n[:, None] * N + n[None, :]
+
+
+@triton.jit
+def mul(left, right, DOT: tl.constexpr, PRECISION: tl.constexpr):  # type: ignore[no-untyped-def]
+    return tl.dot(left.to(DOT), right.to(DOT), input_precision=PRECISION)

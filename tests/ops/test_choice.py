@@ -1,0 +1,129 @@
+"""Which operator `op` means, and why."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from engine.contract.errors import UserError
+from engine.ops import choice, registry
+from engine.ops.choice import choose
+from engine.ops.registry import USABLE, Need, function_of, recurrence_of
+from engine.ops.wkv7.chunked import wkv7_chunked
+
+NEED = Need("wkv7", "cpu", torch.float32, heads=2, width=16, batch=1, steps=20)
+
+
+@pytest.mark.parametrize("recurrence", ["wkv6", "wkv7"])
+def test_on_a_cpu_nothing_is_timed(recurrence: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delattr(choice, "milliseconds")
+    selected = choose("auto", replace(NEED, recurrence=recurrence), tmp_path)
+    assert selected.name == "chunked"
+    assert selected.function is function_of("chunked", recurrence)
+    assert set(selected.reasons) == {*USABLE} - {"chunked"}
+    assert all(selected.reasons.values())
+    assert "GPU" in selected.reasons["triton"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_versions_have_their_recurrence() -> None:
+    assert [recurrence_of(v) for v in ("x052", "x060", "x070")] == ["wkv6", "wkv6", "wkv7"]
+
+
+@pytest.mark.parametrize("op", ["triton", "cuda", "fla"])
+def test_a_named_operator_that_does_not_work_here_says_why(op: str) -> None:
+    with pytest.raises(UserError, match=f"{op} does not work here: ") as caught:
+        choose(op, NEED)
+    assert "chunked" in caught.value.remedy and op not in caught.value.remedy
+
+
+def test_a_named_operator_is_taken_untimed_and_nonsense_is_not() -> None:
+    assert choose("reference", NEED).function is function_of("reference", "wkv7")
+    with pytest.raises(UserError, match="nonsense"):
+        choose("nonsense", NEED)
+
+
+class Machine:
+    """Where several operators seem to work; `calls` counts what each of them computed."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **operators: Any) -> None:
+        self.calls: list[str] = []
+        for name, operator in operators.items():
+            monkeypatch.setitem(USABLE, name, lambda need: "")
+            operators[name] = self._counted(name, operator)
+
+        def function(name: str, recurrence: str, cache: Path | None = None) -> Any:
+            return operators.get(name, wkv7_chunked)
+
+        monkeypatch.setattr(choice, "function_of", function)
+        monkeypatch.setattr(choice, "milliseconds", self._milliseconds)
+        monkeypatch.setattr(registry, "function_of", function)
+
+    def _counted(self, name: str, operator: Any) -> Any:
+        def counted(*inputs: Tensor) -> tuple[Tensor, Tensor]:
+            self.calls.append(name)
+            y, last = operator(*inputs)
+            return y, last
+
+        return counted
+
+    def _milliseconds(self, operator: Any, inputs: list[Tensor]) -> float:
+        before = len(self.calls)
+        operator(*inputs)
+        name = self.calls[-1] if len(self.calls) > before else "chunked"
+        return {"triton": 1.0, "fla": 0.5, "cuda": 3.0, "chunked": 2.0}[name]
+
+
+def wrong(*inputs: Tensor) -> tuple[Tensor, Tensor]:
+    y, last = wkv7_chunked(*inputs)
+    return 1.1 * y, last
+
+
+def broken(*inputs: Tensor) -> tuple[Tensor, Tensor]:
+    raise RuntimeError("no kernel image is available\nmore")
+
+
+def test_auto_takes_the_fastest_that_computes_right(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    machine = Machine(monkeypatch, triton=wkv7_chunked, fla=wrong, cuda=broken)
+    selected = choose("auto", NEED, tmp_path)
+    assert selected.name == "triton"
+    assert selected.reasons["chunked"] == "2.00 ms, triton 1.00 ms"
+    assert "off by" in selected.reasons["fla"]
+    assert selected.reasons["cuda"] == "failed: RuntimeError: no kernel image is available"
+    machine.calls.clear()
+    again = choose("auto", NEED, tmp_path)
+    assert (again.name, again.reasons) == (selected.name, selected.reasons)
+    assert not machine.calls  # remembered
+    choose("auto", replace(NEED, steps=40), tmp_path)
+    assert machine.calls
+    for damage in ("not JSON", "[]", '{"x": 1}'):
+        (tmp_path / choice.FILE).write_text(damage)
+        assert choose("auto", NEED, tmp_path).name == "triton"
+
+
+def test_without_a_length_the_first_right_one_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(monkeypatch, triton=wrong, fla=wkv7_chunked, cuda=wkv7_chunked)
+    selected = choose("auto", replace(NEED, steps=0))
+    assert selected.name == "fla"
+    assert set(machine.calls) == {"triton", "fla"}
+    assert set(selected.reasons) == {*USABLE} - {"fla"}
+
+
+def test_when_nothing_works_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    Machine(monkeypatch, triton=broken, chunked=broken)
+    with pytest.raises(UserError, match="no kernel image"):
+        choose("auto", NEED)
+
+
+@pytest.mark.parametrize("recurrence", ["wkv6", "wkv7"])
+def test_timing_and_checking_work_on_real_operators(recurrence: str) -> None:
+    need = replace(NEED, recurrence=recurrence)
+    reference = function_of("reference", recurrence)
+    assert choice.milliseconds(reference, choice.make_inputs(need)) > 0
+    choice.check("reference", need)
+    choice.check("reference", replace(need, dtype=torch.bfloat16))
