@@ -96,7 +96,7 @@ class TimeMix(nn.Module):
         """GroupNorm over the heads: [B, T, H, N] -> [B, T, D]."""
         weight, bias = wide(self.ln_x.weight), wide(self.ln_x.bias)
         normed = F.group_norm(
-            y.reshape(-1, self.ln_x.num_channels), self.ln_x.num_groups, weight, bias, self.ln_x.eps
+            wide(y).reshape(-1, self.ln_x.num_channels), self.ln_x.num_groups, weight, bias, self.ln_x.eps
         )
         return normed.view(*y.shape[:2], -1)
 

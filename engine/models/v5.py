@@ -35,8 +35,8 @@ class TimeMix(base.TimeMix):
         """[B, T, D] -> the same, nothing for the other layers and the state [B, H, N, N]."""
         xr, xk, xv, xg, decay = self.mixes(x, shifted(x, carry.att if carry is not None else None))
         r, k, v, gate = self.receptance(xr), self.key(xk), self.value(xv), F.silu(self.gate(xg))
+        r, k, v = (self.heads(z) for z in (r, k, v))
         # From here to the output fp32, whatever the weights are.
-        r, k, v = (self.heads(wide(z)) for z in (r, k, v))
         log_w = -torch.exp(decay.clamp(max=FASTEST)).expand_as(r)
         y, state = self.operator(r, log_w, k, v, wide(self.time_faaaa), self.start(x, carry))
         return self.output(self.normed(y).to(x.dtype) * gate), None, state

@@ -61,13 +61,14 @@ class TimeMix(base.TimeMix):
             v_first = v
         else:
             v = torch.lerp(v, v_first, torch.sigmoid(self.v0 + (xv @ self.v1) @ self.v2))
-        # From here to the output fp32, whatever the weights are.
-        r, k, v_wide = wide(r), wide(k), wide(v)
+        # The recurrence reads numbers of the weights' type; from here to the output the rest is fp32.
+        k = wide(k)
         kk = F.normalize(self.heads(k * self.k_k), dim=-1)
         k = k * (1 + (iclr - 1) * self.k_a)
-        r, log_w, k, v_wide, iclr = (self.heads(z) for z in (r, log_w, k, v_wide, iclr))
-        y, state = self.operator(r, log_w, k, v_wide, -kk, kk * iclr, self.start(x, carry))
-        y = self.normed(y) + ((r * k * self.r_k).sum(-1, keepdim=True) * v_wide).flatten(2)
+        r, log_w, k, v, iclr = (self.heads(z) for z in (r, log_w, k, v, iclr))
+        narrow = (z.to(x.dtype) for z in (k, v, -kk, kk * iclr))
+        y, state = self.operator(r, log_w, *narrow, self.start(x, carry))
+        y = self.normed(y) + ((r * k * self.r_k).sum(-1, keepdim=True) * v).flatten(2)
         return self.output(y.to(x.dtype) * gate), v_first, state
 
 

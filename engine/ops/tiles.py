@@ -4,6 +4,9 @@ A program works on one head of one sequence. `L` steps make a chunk, `N` is the 
 [B, T, H, N], contiguous. Steps beyond T are zeros: as logarithms of decays and keys they change nothing.
 """
 
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, import-untyped"
+# (A kernel's arguments are Triton's; its decorator has no types.)
+
 from __future__ import annotations
 
 from typing import Any
@@ -34,26 +37,26 @@ def contiguous(*tensors: Tensor) -> list[Tensor]:
 
 
 @triton.jit
-def start_of(head, T, H, N: tl.constexpr):  # type: ignore[no-untyped-def]
+def start_of(head, T, H, N: tl.constexpr):
     """Where the first step of head number `head` of all B * H lies, and how far steps are apart."""
     batch = (head // H).to(tl.int64)
     return batch * T * H * N + (head % H) * N, H * N
 
 
 @triton.jit
-def tile_at(first, T, stride, L: tl.constexpr, N: tl.constexpr):  # type: ignore[no-untyped-def]
+def tile_at(first, T, stride, L: tl.constexpr, N: tl.constexpr):
     """Offsets [L, N] of the steps from `first`, and which of them exist."""
     t = first + tl.arange(0, L)
     return t.to(tl.int64)[:, None] * stride + tl.arange(0, N)[None, :], (t < T)[:, None]
 
 
 @triton.jit
-def square_at(number, N: tl.constexpr):  # type: ignore[no-untyped-def]
+def square_at(number, N: tl.constexpr):
     """Offsets [N, N] of the matrix with this number."""
     n = tl.arange(0, N)
     return number.to(tl.int64) * N * N + n[:, None] * N + n[None, :]
 
 
 @triton.jit
-def mul(left, right, DOT: tl.constexpr, PRECISION: tl.constexpr):  # type: ignore[no-untyped-def]
+def mul(left, right, DOT: tl.constexpr, PRECISION: tl.constexpr):
     return tl.dot(left.to(DOT), right.to(DOT), input_precision=PRECISION)

@@ -76,7 +76,7 @@ def make7(
     return [normal(*shape), log_w, normal(*shape), normal(*shape), -kk, kk * iclr, state]
 
 
-def make(recurrence: str, *shape: int, **options: Any) -> list[Tensor]:
+def make(recurrence: str, *shape: Any, **options: Any) -> list[Tensor]:
     return (make6 if recurrence == "wkv6" else make7)(*shape, **options)
 
 

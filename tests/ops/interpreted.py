@@ -13,9 +13,9 @@ os.environ["TRITON_INTERPRET"] = "1"
 
 import numpy as np
 import torch
-import triton.language as tl
+import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
-from triton.runtime import interpreter
+from triton.runtime import interpreter  # type: ignore[import-untyped]
 
 from engine.ops.registry import function_of
 from tests.ops.cases import KERNEL_CASES, errors, make
@@ -45,7 +45,7 @@ def _state_only(recurrence: str) -> float:
 
 def _mend_bf16() -> None:
     """The interpreter keeps bf16 as 16-bit integers and would multiply those."""
-    dot = interpreter.InterpreterBuilder.create_dot  # type: ignore[attr-defined]
+    dot = interpreter.InterpreterBuilder.create_dot
 
     def wide(x: Any) -> Any:
         if x.dtype.scalar != tl.bfloat16:
@@ -55,14 +55,14 @@ def _mend_bf16() -> None:
     def create_dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
         return dot(self, wide(a), wide(b), *rest)
 
-    interpreter.InterpreterBuilder.create_dot = create_dot  # type: ignore[attr-defined]
+    interpreter.InterpreterBuilder.create_dot = create_dot
 
 
 def _poison() -> None:
     """Memory that nothing was written to is NaN, so that nobody can read it unnoticed."""
     empty_like, new_empty = torch.empty_like, Tensor.new_empty
-    torch.empty_like = lambda *a, **k: empty_like(*a, **k).fill_(float("nan"))  # type: ignore[assignment]
-    Tensor.new_empty = lambda *a, **k: new_empty(*a, **k).fill_(float("nan"))  # type: ignore[method-assign, misc]
+    torch.empty_like = lambda *a, **k: empty_like(*a, **k).fill_(float("nan"))
+    Tensor.new_empty = lambda *a, **k: new_empty(*a, **k).fill_(float("nan"))  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

@@ -10,6 +10,9 @@ Four passes go along a sequence or over all its chunks at once:
 - `_gradients`, over chunks: everything else, from the states and their gradients.
 """
 
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, import-untyped"
+# (A kernel's arguments are Triton's; its decorator has no types.)
+
 from __future__ import annotations
 
 from typing import Any
@@ -89,7 +92,7 @@ def _sizes(v: Tensor) -> dict[str, Any]:
 
 
 @triton.jit
-def _between(level: tl.constexpr, L: tl.constexpr):  # type: ignore[no-untyped-def]
+def _between(level: tl.constexpr, L: tl.constexpr):
     """[L, L]: for step t (rows) the steps i from the middle of its block to t, or from t to the middle."""
     t, i = tl.arange(0, L)[:, None], tl.arange(0, L)[None, :]
     middle = ((t >> (level + 1)) << (level + 1)) + (1 << level)
@@ -97,20 +100,20 @@ def _between(level: tl.constexpr, L: tl.constexpr):  # type: ignore[no-untyped-d
 
 
 @triton.jit
-def _pairs(level: tl.constexpr, L: tl.constexpr):  # type: ignore[no-untyped-def]
+def _pairs(level: tl.constexpr, L: tl.constexpr):
     """[L, L]: whether j (columns) lies in the first and t in the second half of a block."""
     t, j = tl.arange(0, L)[:, None] >> level, tl.arange(0, L)[None, :] >> level
     return (t == j + 1) & (t % 2 == 1)
 
 
 @triton.jit
-def _add_up(steps, w):  # type: ignore[no-untyped-def]
+def _add_up(steps, w):
     """[L, L] of ones and zeros times [L, N], as exact as fp32 whatever the inputs are."""
     return tl.dot(steps, w, input_precision="tf32x3")
 
 
 @triton.jit
-def _scaled(r_, k_, w, level: tl.constexpr, L: tl.constexpr):  # type: ignore[no-untyped-def]
+def _scaled(r_, k_, w, level: tl.constexpr, L: tl.constexpr):
     """In the second halves of a scale's blocks r, in the first k, decayed to the middle; and the decays."""
     second = ((tl.arange(0, L) >> level) % 2 == 1)[:, None]
     factor = tl.exp(_add_up(_between(level, L), w))
@@ -118,9 +121,7 @@ def _scaled(r_, k_, w, level: tl.constexpr, L: tl.constexpr):  # type: ignore[no
 
 
 @triton.jit
-def _scores(  # type: ignore[no-untyped-def]
-    r_, k_, w, u_, L: tl.constexpr, LEVELS: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr
-):
+def _scores(r_, k_, w, u_, L: tl.constexpr, LEVELS: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr):
     """[L, L]: with which weight each output (rows) reads each value of its chunk."""
     t = tl.arange(0, L)
     found = tl.where(t[:, None] == t[None, :], tl.sum(r_ * u_ * k_, 1)[:, None], 0.0)
@@ -131,7 +132,7 @@ def _scores(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _states(  # type: ignore[no-untyped-def]
+def _states(
     log_w, k, v, state, starts, last,
     T, H, N: tl.constexpr, L: tl.constexpr, LEVELS: tl.constexpr, DOT: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -153,7 +154,7 @@ def _states(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _outputs(  # type: ignore[no-untyped-def]
+def _outputs(
     r, log_w, k, v, u, starts, y,
     T, H, N: tl.constexpr, L: tl.constexpr, LEVELS: tl.constexpr, DOT: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -176,7 +177,7 @@ def _outputs(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _reverse(  # type: ignore[no-untyped-def]
+def _reverse(
     r, log_w, dy, dlast, dstate, dends,
     T, H, N: tl.constexpr, L: tl.constexpr, LEVELS: tl.constexpr, DOT: tl.constexpr,
     PRECISION: tl.constexpr, ENDS: tl.constexpr,
@@ -200,7 +201,7 @@ def _reverse(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _gradients(  # type: ignore[no-untyped-def]
+def _gradients(
     r, log_w, k, v, u, dy, starts, dends, dr, dlog_w, dk, dv, parts,
     T, H, N: tl.constexpr, L: tl.constexpr, LEVELS: tl.constexpr, DOT: tl.constexpr,
     PRECISION: tl.constexpr, BONUS: tl.constexpr,

@@ -11,6 +11,9 @@ Three passes go along a sequence or over all its chunks at once:
 - `_gradients`, over chunks: everything else, from the states and their gradients.
 """
 
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, import-untyped"
+# (A kernel's arguments are Triton's; its decorator has no types.)
+
 from __future__ import annotations
 
 from typing import Any
@@ -102,7 +105,7 @@ def _inverse(*inputs: Tensor) -> Tensor:
 
 
 @triton.jit
-def _inverses(  # type: ignore[no-untyped-def]
+def _inverses(
     log_w, a, b, inverse,
     T, H, N: tl.constexpr, L: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -127,7 +130,7 @@ def _inverses(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _forward(  # type: ignore[no-untyped-def]
+def _forward(
     r, log_w, k, v, a, b, state, inverse, y, last, starts,
     T, H, N: tl.constexpr, L: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
     OUTPUTS: tl.constexpr,
@@ -169,7 +172,7 @@ def _forward(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _reverse(  # type: ignore[no-untyped-def]
+def _reverse(
     r, log_w, a, b, inverse, dy, dlast, dstate, dends,
     T, H, N: tl.constexpr, L: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
     ENDS: tl.constexpr,
@@ -202,7 +205,7 @@ def _reverse(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _gradients(  # type: ignore[no-untyped-def]
+def _gradients(
     r, log_w, k, v, a, b, inverse, dy, starts, dends, dr, dlog_w, dk, dv, da, db,
     T, H, N: tl.constexpr, L: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
