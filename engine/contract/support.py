@@ -17,7 +17,6 @@ SUPPORTED: dict[str, tuple[object, ...]] = {
     "quant": ("none", "int8", "nf4"),
     "devices": (1,),
     "strategy": ("auto",),
-    "op": ("auto", "reference", "chunked"),
 }
 
 REASONS = {

@@ -66,8 +66,8 @@ class TimeMix(base.TimeMix):
         kk = F.normalize(self.heads(k * self.k_k), dim=-1)
         k = k * (1 + (iclr - 1) * self.k_a)
         r, log_w, k, v, iclr = (self.heads(z) for z in (r, log_w, k, v, iclr))
-        narrow = (z.to(x.dtype) for z in (k, v, -kk, kk * iclr))
-        y, state = self.operator(r, log_w, *narrow, self.start(x, carry))
+        key, removed, added = (z.to(x.dtype) for z in (k, -kk, kk * iclr))
+        y, state = self.operator(r, log_w, key, v, removed, added, self.start(x, carry))
         y = self.normed(y) + ((r * k * self.r_k).sum(-1, keepdim=True) * v).flatten(2)
         return self.output(y.to(x.dtype) * gate), v_first, state
 

@@ -43,17 +43,15 @@ def choose(op: str, need: Need, cache: Path | None = None) -> Selected:
     candidates = [name for name in USABLE if name not in declined and name != DEFINITION]
     declined[DEFINITION] = f"step by step: slower than {SAFE} on {need.device}"
     if candidates == [SAFE]:
-        return Selected(SAFE, function_of(SAFE, need.recurrence), declined)
+        return Selected(SAFE, function_of(SAFE, need), declined)
     known = _remembered(cache, need)
     if known is not None and known["name"] in candidates:
         with contextlib.suppress(UserError):  # what was compiled may be gone
-            return Selected(
-                known["name"], function_of(known["name"], need.recurrence, cache), known["reasons"]
-            )
+            return Selected(known["name"], function_of(known["name"], need, cache), known["reasons"])
     name, reasons = _fastest(candidates, need, cache)
     reasons = declined | reasons
     _remember(cache, need, {"name": name, "reasons": reasons})
-    return Selected(name, function_of(name, need.recurrence, cache), reasons)
+    return Selected(name, function_of(name, need, cache), reasons)
 
 
 def _fastest(candidates: list[str], need: Need, cache: Path | None) -> tuple[str, dict[str, str]]:
@@ -68,7 +66,7 @@ def _fastest(candidates: list[str], need: Need, cache: Path | None) -> tuple[str
             if not need.steps:
                 return name, reasons | {other: f"{name} is expected to be faster" for other in candidates if
                                         other not in reasons and other != name}  # fmt: skip
-            times[name] = milliseconds(function_of(name, need.recurrence, cache), inputs)
+            times[name] = milliseconds(function_of(name, need, cache), inputs)
         except Exception as error:  # a compiler or a driver may raise anything; the others still work
             reasons[name] = f"failed: {_first_line(error)}"
     if not times:
@@ -87,8 +85,8 @@ def check(name: str, need: Need, cache: Path | None = None) -> None:
     """Raises ValueError, naming what differs, when an operator's answers are not those of `chunked`."""
     small = Need(need.recurrence, need.device, need.dtype, 2, need.width, 2, CHECKED_STEPS)
     inputs = make_inputs(small)
-    right = results(function_of(SAFE, need.recurrence), [x.detach().float() for x in inputs])
-    found = results(function_of(name, need.recurrence, cache), inputs)
+    right = results(function_of(SAFE, need), [x.detach().float() for x in inputs])
+    found = results(function_of(name, need, cache), inputs)
     for i, (f, r) in enumerate(zip(found, right, strict=True)):
         error = float((f.float() - r).norm() / r.norm())
         if not error <= TOLERANCE[need.dtype]:

@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
+import importlib.metadata
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ Operator = Callable[..., "tuple[torch.Tensor, torch.Tensor]"]
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 WIDTHS = (16, 32, 64)
+OLDEST_FLA = (0, 6)
 
 
 @dataclass(frozen=True)
@@ -57,10 +60,14 @@ def why_not(name: str, need: Need) -> str:
     return USABLE[name](need)
 
 
-def function_of(name: str, recurrence: str, cache: Path | None = None) -> Operator:
+def function_of(name: str, need: Need, cache: Path | None = None) -> Operator:
     """The operator itself; what it has to compile is kept in `cache`. Raises UserError if that fails."""
-    module = importlib.import_module(f"engine.ops.{recurrence}.{name}")
-    function: Operator = getattr(module, f"{recurrence}_{name}")
+    module = importlib.import_module(f"engine.ops.{need.recurrence}.{name}")
+    function: Operator = getattr(module, f"{need.recurrence}_{name}")
+    if name == "cuda":
+        from engine.ops.native import launcher
+
+        function = functools.partial(function, launcher(need.recurrence, need.dtype, need.width, cache))
     return function
 
 
@@ -72,9 +79,7 @@ def named(name: str, need: Need, cache: Path | None = None) -> Selected:
     if reason := why_not(name, need):
         works = ", ".join(["auto", *(other for other in others if not why_not(other, need))])
         raise UserError(f"op: {name} does not work here: {reason}.", f"Use {works}.")
-    return Selected(
-        name, function_of(name, need.recurrence, cache), dict.fromkeys(others, f"{name} was asked for")
-    )
+    return Selected(name, function_of(name, need, cache), dict.fromkeys(others, f"{name} was asked for"))
 
 
 def _anywhere(need: Need) -> str:
@@ -103,11 +108,20 @@ def _not_installed(module: str) -> str:
 
 
 def _cuda(need: Need) -> str:
-    return "not in this release"
+    from engine.ops.native import compiler
+
+    if reason := _no_gpu(need) or _no_kernel(need):
+        return reason
+    return "" if compiler() else "there is no nvcc to compile it (CUDA toolkit)"
 
 
 def _fla(need: Need) -> str:
-    return "not in this release"
+    if reason := _no_gpu(need) or _not_installed("fla"):
+        return f"{reason}: pip install rwkv-tune[fla]" if "not installed" in reason else reason
+    found = importlib.metadata.version("fla-core")
+    return (
+        "" if tuple(map(int, found.split(".")[:2])) >= OLDEST_FLA else f"fla-core {found} is older than 0.6"
+    )
 
 
 # The fastest is expected first; the reference is the definition, not a candidate.

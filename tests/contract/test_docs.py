@@ -45,7 +45,7 @@ SHOWN_BY = {
     "precision": "tests/train/test_flags.py::test_precision_is_that_of_the_frozen_weights",
     "grad_cp": "tests/train/test_flags.py::test_grad_cp_reaches_the_model",
     "accelerator": "tests/train/test_run.py::test_a_failed_run_says_why_in_one_line",
-    "op": "tests/ops/test_wkv7.py::test_registry_chooses_and_says_why",
+    "op": "tests/ops/test_choice.py::test_auto_takes_the_fastest_that_computes_right",
     "train_type": "tests/train/test_run.py::test_full_tuning_saves_a_model",
     "peft": "tests/tuning/test_methods.py::test_train_reload_and_merge",
     "data_type": "tests/train/test_validation.py::test_a_text_file_trains_in_windows",

@@ -77,7 +77,6 @@ def test_the_defaults_are_supported() -> None:
         ({"val_split": 1.5}, "val_split", "whole number"),
         ({"val_split": -1}, "val_split", ">= 0"),
         ({"early_stop": 2}, "early_stop", "val_split"),
-        ({"op": "cuda"}, "op", "not available"),
     ],
 )
 def test_what_cannot_run_is_refused_by_name(values: dict[str, Any], field: str, says: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -50,6 +51,11 @@ KERNEL_CASES: list[tuple[str, str, tuple[int, int, int, int], dict[str, Any]]] =
     ("wkv6", "float16", (2, 20, 1, 32), {}),
 ]
 LIMITS = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 4e-2}
+
+
+def operator(name: str, recurrence: str) -> Any:
+    """An operator's function, also where it is not usable."""
+    return getattr(importlib.import_module(f"engine.ops.{recurrence}.{name}"), f"{recurrence}_{name}")
 
 
 def make6(batch: int, steps: int, heads: int, width: int, decay: str = "usual") -> list[Tensor]:

@@ -17,8 +17,7 @@ import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 from triton.runtime import interpreter  # type: ignore[import-untyped]
 
-from engine.ops.registry import function_of
-from tests.ops.cases import KERNEL_CASES, errors, make
+from tests.ops.cases import KERNEL_CASES, errors, make, operator
 
 
 def main() -> None:
@@ -27,7 +26,7 @@ def main() -> None:
     _poison()
     found = []
     for recurrence, dtype, shape, options in KERNEL_CASES:
-        triton, reference = (function_of(name, recurrence) for name in ("triton", "reference"))
+        triton, reference = (operator(name, recurrence) for name in ("triton", "reference"))
         inputs = make(recurrence, *shape, **options)
         found.append(errors(triton, reference, recurrence, inputs, getattr(torch, dtype)))
     print(json.dumps({"cases": found, "state": {name: _state_only(name) for name in ("wkv6", "wkv7")}}))
@@ -38,7 +37,7 @@ def _state_only(recurrence: str) -> float:
     grads = []
     for name, dtype in (("triton", torch.float32), ("reference", torch.float64)):
         *inputs, state = (x.to(dtype) for x in make(recurrence, 2, 37, 1, 16))
-        y, _ = function_of(name, recurrence)(*inputs, state.requires_grad_())
+        y, _ = operator(name, recurrence)(*inputs, state.requires_grad_())
         grads.append(torch.autograd.grad(y.square().sum(), state)[0].double())
     return float((grads[0] - grads[1]).norm() / grads[1].norm())
 

@@ -13,8 +13,9 @@ from torch import Tensor
 from engine.contract.errors import UserError
 from engine.ops import choice, registry
 from engine.ops.choice import choose
-from engine.ops.registry import USABLE, Need, function_of, recurrence_of
+from engine.ops.registry import USABLE, Need, recurrence_of
 from engine.ops.wkv7.chunked import wkv7_chunked
+from tests.ops.cases import operator
 
 NEED = Need("wkv7", "cpu", torch.float32, heads=2, width=16, batch=1, steps=20)
 
@@ -24,7 +25,7 @@ def test_on_a_cpu_nothing_is_timed(recurrence: str, monkeypatch: pytest.MonkeyPa
     monkeypatch.delattr(choice, "milliseconds")
     selected = choose("auto", replace(NEED, recurrence=recurrence), tmp_path)
     assert selected.name == "chunked"
-    assert selected.function is function_of("chunked", recurrence)
+    assert selected.function is operator("chunked", recurrence)
     assert set(selected.reasons) == {*USABLE} - {"chunked"}
     assert all(selected.reasons.values())
     assert "GPU" in selected.reasons["triton"]
@@ -43,7 +44,7 @@ def test_a_named_operator_that_does_not_work_here_says_why(op: str) -> None:
 
 
 def test_a_named_operator_is_taken_untimed_and_nonsense_is_not() -> None:
-    assert choose("reference", NEED).function is function_of("reference", "wkv7")
+    assert choose("reference", NEED).function is operator("reference", "wkv7")
     with pytest.raises(UserError, match="nonsense"):
         choose("nonsense", NEED)
 
@@ -53,28 +54,28 @@ class Machine:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **operators: Any) -> None:
         self.calls: list[str] = []
-        for name, operator in operators.items():
+        for name, plain in operators.items():
             monkeypatch.setitem(USABLE, name, lambda need: "")
-            operators[name] = self._counted(name, operator)
+            operators[name] = self._counted(name, plain)
 
-        def function(name: str, recurrence: str, cache: Path | None = None) -> Any:
+        def function(name: str, need: Need, cache: Path | None = None) -> Any:
             return operators.get(name, wkv7_chunked)
 
         monkeypatch.setattr(choice, "function_of", function)
         monkeypatch.setattr(choice, "milliseconds", self._milliseconds)
         monkeypatch.setattr(registry, "function_of", function)
 
-    def _counted(self, name: str, operator: Any) -> Any:
+    def _counted(self, name: str, plain: Any) -> Any:
         def counted(*inputs: Tensor) -> tuple[Tensor, Tensor]:
             self.calls.append(name)
-            y, last = operator(*inputs)
+            y, last = plain(*inputs)
             return y, last
 
         return counted
 
-    def _milliseconds(self, operator: Any, inputs: list[Tensor]) -> float:
+    def _milliseconds(self, timed: Any, inputs: list[Tensor]) -> float:
         before = len(self.calls)
-        operator(*inputs)
+        timed(*inputs)
         name = self.calls[-1] if len(self.calls) > before else "chunked"
         return {"triton": 1.0, "fla": 0.5, "cuda": 3.0, "chunked": 2.0}[name]
 
@@ -123,7 +124,7 @@ def test_when_nothing_works_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("recurrence", ["wkv6", "wkv7"])
 def test_timing_and_checking_work_on_real_operators(recurrence: str) -> None:
     need = replace(NEED, recurrence=recurrence)
-    reference = function_of("reference", recurrence)
+    reference = operator("reference", recurrence)
     assert choice.milliseconds(reference, choice.make_inputs(need)) > 0
     choice.check("reference", need)
     choice.check("reference", replace(need, dtype=torch.bfloat16))

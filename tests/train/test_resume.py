@@ -21,7 +21,9 @@ from engine.contract.presets import render_yaml
 from engine.contract.process import Process
 from engine.contract.rundir import RunDir, RunList
 from engine.contract.settings import TrainSettings
-from engine.train import module
+from engine.ops.choice import choose
+from engine.ops.registry import Need
+from engine.train import module, prepare
 from engine.train.infctx import backward_in_chunks
 from engine.train.resume import Remaining, sha256
 from engine.train.run import run_training
@@ -109,6 +111,20 @@ def same(run: RunDir, alone: RunDir) -> None:
     assert [Path(f).name for f in end.files] == [Path(f).name for f in wanted.files]
     for name in ("rwkv-0.pth", "rwkv-1.pth"):
         assert sha256(run.path / name) == sha256(alone.path / name)
+
+
+def test_a_resumed_run_keeps_the_operator_it_began_with(
+    make: Making, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fastest(op: str, need: Need, cache: Path | None) -> Any:
+        return choose("reference", need, cache)
+
+    run = make(epoch_steps=1, accumulate_grad_batches=1)
+    with monkeypatch.context() as first:
+        first.setattr(prepare, "choose", fastest)
+        killed(run, at_step(2))
+    assert run_training(run) == 0
+    assert [e.plan.op for e in read(run) if isinstance(e, events.Started)] == ["reference"] * 2
 
 
 @pytest.fixture(scope="module")

@@ -85,7 +85,7 @@ def test_review(
         await until(pilot, lambda: says(pilot, "24 documents"))
         await goes_to(pilot, "4", "rwkv-tune train")
 
-    draft = {**READY, "warmup_steps": 9000} if ready else {**READY, "load_model": "", "op": "cuda"}
+    draft = {**READY, "warmup_steps": 9000} if ready else {**READY, "load_model": "", "data_type": "wds_img"}
     app = make_app(start="wizard", draft=draft)
     assert snap_compare(app, run_before=before, terminal_size=size)
 

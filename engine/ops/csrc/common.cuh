@@ -1,0 +1,33 @@
+// What the kernels of both recurrences share. A block computes one head of one sequence; N is the head
+// size, C the steps of a chunk. Sequences are [B, T, H, N], contiguous; states are [B, H, N, N] in fp32.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#ifndef LAUNCH  // a test compiles the kernels for a CPU, where this is a loop
+#define LAUNCH(kernel, blocks, threads, stream, ...) kernel<<<blocks, threads, 0, stream>>>(__VA_ARGS__)
+#endif
+
+constexpr int C = 16;
+
+__device__ inline float wide(float x) { return x; }
+__device__ inline float wide(__half x) { return __half2float(x); }
+__device__ inline float wide(__nv_bfloat16 x) { return __bfloat162float(x); }
+
+__device__ inline void put(float* where, float x) { *where = x; }
+__device__ inline void put(__half* where, float x) { *where = __float2half(x); }
+__device__ inline void put(__nv_bfloat16* where, float x) { *where = __float2bfloat16(x); }
+
+// Where the first step of a head lies, and how far its steps are apart.
+struct Place {
+    long long first, stride;
+    __device__ Place(int head, int T, int H, int N)
+        : first((long long)(head / H) * T * H * N + (long long)(head % H) * N), stride((long long)H * N) {}
+    __device__ long long operator()(int t) const { return first + t * stride; }
+};
+
+// One of a head's saved states: `chunk` of `chunks`.
+__device__ inline float* square(float* states, int head, int chunks, int chunk, int N) {
+    return states + ((long long)head * chunks + chunk) * N * N;
+}

@@ -1,0 +1,23 @@
+"""The recurrence by the library flash-linear-attention (the extra `fla`).
+
+Its states have key channels as rows, ours as columns; its `w` is the logarithm of the decay, as ours.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def wkv6_fla(
+    r: Tensor, log_w: Tensor, k: Tensor, v: Tensor, u: Tensor, state: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """See `engine.ops.wkv6`."""
+    from fla.ops.rwkv6 import chunk_rwkv6  # type: ignore[import-not-found, unused-ignore]
+
+    if state is None:
+        batch, _, heads, width = v.shape
+        state = v.new_zeros(batch, heads, width, width, dtype=torch.float32)
+    r, log_w, k, v, u, start = (x.contiguous() for x in (r, log_w, k, v, u, state.float().mT))
+    y, last = chunk_rwkv6(r, k, v, log_w, u, scale=1.0, initial_state=start, output_final_state=True)
+    return y, last.mT
