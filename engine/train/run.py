@@ -32,8 +32,7 @@ def run_training(
 
     A run that an earlier process has begun goes on where the newest of its resume files says. `stop` may
     have been installed, and asked, before; `cache` is the folder for what is remembered from run to run.
-    Raises UserError when that earlier process is still alive, and
-    when nothing can be written here.
+    Raises UserError when that earlier process is still alive, and when nothing can be written here.
     """
     stop = stop or StopRequest()
     stop.install()
