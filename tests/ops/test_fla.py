@@ -3,6 +3,9 @@
 Its kernels need a GPU; its step loops, which define what the kernels compute, do not.
 """
 
+# mypy: disable-error-code="import-not-found"
+# (The library is an extra.)
+
 from __future__ import annotations
 
 import importlib
