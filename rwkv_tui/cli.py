@@ -245,6 +245,11 @@ def _add_data(commands: argparse._SubParsersAction[_Parser]) -> None:
     add_convert_flags(convert)
     convert.add_argument("--json", action="store_true", help="one JSON document on stdout")
     convert.set_defaults(command="data:convert")
+    inspect = data.add_parser("inspect", help="check a pair, and tell how it was made")
+    inspect.add_argument("prefix", metavar="PREFIX", type=Path)
+    inspect.add_argument("--ctx-len", "--ctx_len", type=int, default=512, help="for the magic prime")
+    inspect.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    inspect.set_defaults(command="data:inspect")
 
 
 def _add_model(commands: argparse._SubParsersAction[_Parser], given: Sequence[str]) -> None:

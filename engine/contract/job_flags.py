@@ -35,11 +35,21 @@ def add_plan_flags(job: argparse.ArgumentParser) -> None:
 
 def add_convert_flags(job: argparse.ArgumentParser) -> None:
     """The flags of a conversion."""
-    job.add_argument("source", metavar="FILE.jsonl", type=Path)
+    job.add_argument("source", metavar="FILE.jsonl", type=Path, nargs="+")
     job.add_argument(
         "--out", metavar="PREFIX", type=Path, required=True, help="writes PREFIX.bin and PREFIX.idx"
     )
     job.add_argument("--repeat", type=int, default=10, help="write every document N times, shuffled afresh")
+    job.add_argument(
+        "--weights", metavar="W,W,...", type=_numbers, default=(),
+        help="mix the sources, a number for each: 3,1 takes one token of the second for each three of the "
+        "first. Each repeat has all of the first; the others are drawn from, and begin anew when used up",
+    )  # fmt: skip
+    job.add_argument(
+        "--held-out", "--held_out", metavar="X", type=float, default=0.0,
+        help="set documents aside as the pair PREFIX-val: a share below 1 or a number of those that differ. "
+        "Their content decides, so that no copy of one is trained on",
+    )  # fmt: skip
     job.add_argument("--ctx-len", "--ctx_len", type=int, default=512, help="for the magic prime")
     job.add_argument("--seed", type=int, default=0, help="the same seed writes the same bytes")
     job.add_argument(
@@ -48,6 +58,10 @@ def add_convert_flags(job: argparse.ArgumentParser) -> None:
     job.add_argument(
         "--force", action="store_true", help="replace an existing pair once the new one is complete"
     )
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(map(float, text.split(",")))
 
 
 def add_init_flags(job: argparse.ArgumentParser) -> None:

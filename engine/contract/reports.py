@@ -198,6 +198,23 @@ class DataOrigin(Report):
     dtype: str
 
 
+class PairReport(Report):
+    """What a pair holds, after .bin and .idx were checked against each other. `unended` items do not end
+    with token 0; `differs` says where `origin` speaks of another pair; it is None for foreign pairs."""
+
+    prefix: str
+    items: int
+    tokens: int
+    longest: int
+    shortest: int
+    dtype: str
+    largest_id: int
+    unended: int
+    magic_prime: int | None
+    origin: DataOrigin | None
+    differs: tuple[str, ...] = ()
+
+
 class Merged(Report):
     """A merged model; `notice` says which programs will honour it."""
 

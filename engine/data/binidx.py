@@ -8,6 +8,7 @@ make_data.py of RWKV-LM writes and the RWKV trainers read.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import struct
 from collections.abc import Iterator
@@ -201,3 +202,16 @@ def cut_numbers(sizes: NDArray[Any], ctx_len: int) -> tuple[int, int]:
     lost = sizes.astype(np.int64) - (ctx_len + 1)
     lost = lost[lost > 0]
     return len(lost), int(lost.sum())
+
+
+def magic_prime(tokens: int, ctx_len: int) -> int | None:
+    """The largest prime p <= tokens // ctx_len - 1 with p % 3 == 2, which pre-training walks the data by;
+    None when there are fewer than three windows of ctx_len."""
+    if tokens < 3 * ctx_len:
+        return None
+    below = tokens // ctx_len - 1
+    return next(p for p in range(below, 1, -1) if p % 3 == 2 and _is_prime(p))
+
+
+def _is_prime(number: int) -> bool:
+    return all(number % d for d in range(2, math.isqrt(number) + 1))

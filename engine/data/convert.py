@@ -17,7 +17,7 @@ from engine.contract.check import data_half
 from engine.contract.errors import UserError
 from engine.contract.files import Staged
 from engine.contract.reports import BadLine, Converted, DataOrigin, DataSource
-from engine.data.binidx import PairWriter
+from engine.data.binidx import PairWriter, magic_prime
 from engine.data.jsonl import BadLines, open_source, read_documents
 from engine.data.mix import Mix, Part
 from engine.data.origin import ORIGIN, Digests
@@ -235,19 +235,6 @@ def _described(
 
 def _describe(path: Path, origin: DataOrigin) -> None:
     path.write_text(origin.model_dump_json(indent=2) + "\n", encoding="utf-8")
-
-
-def magic_prime(tokens: int, ctx_len: int) -> int | None:
-    """The largest prime p <= tokens // ctx_len - 1 with p % 3 == 2, which pre-training walks the data by;
-    None when there are fewer than three windows of ctx_len."""
-    if tokens < 3 * ctx_len:
-        return None
-    below = tokens // ctx_len - 1
-    return next(p for p in range(below, 1, -1) if p % 3 == 2 and _is_prime(p))
-
-
-def _is_prime(number: int) -> bool:
-    return all(number % d for d in range(2, math.isqrt(number) + 1))
 
 
 def _check(prefix: Path, sources: Sequence[Path], weights: Sequence[float], **numbers: float) -> None:

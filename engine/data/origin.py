@@ -8,10 +8,63 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
+from pydantic import ValidationError
+
+from engine.contract.check import data_half
+from engine.contract.errors import UserError
+from engine.contract.reports import DataOrigin, PairReport
+from engine.data.binidx import BinIdx, magic_prime
+from engine.data.tokenizer import END_OF_DOCUMENT
+
 ORIGIN = ".idx.json"
 """Comes behind the prefix. Not just .json: that is what a source may be called."""
 
 _BLOCK = 2 << 20
+
+
+def inspect_pair(prefix: Path, ctx_len: int) -> PairReport:
+    """Checks a pair, reading all of it, and tells how it was made where that is known.
+
+    Raises UserError when a half is missing or damaged, when they disagree, or when what stands in
+    PREFIX.idx.json cannot be understood.
+    """
+    data, origin = BinIdx(prefix), read_origin(prefix)
+    ends = np.cumsum(data.sizes, dtype=np.int64)
+    filled = ends[data.sizes > 0]
+    counts = {"items": len(data), "tokens": data.tokens, "dtype": data.dtype.name}
+    return PairReport(
+        prefix=str(prefix),
+        items=len(data),
+        tokens=data.tokens,
+        longest=int(data.sizes.max()),
+        shortest=int(data.sizes.min()),
+        dtype=data.dtype.name,
+        largest_id=max(int(data.stream[i : i + _BLOCK].max()) for i in range(0, data.tokens, _BLOCK)),
+        unended=len(data) - int((data.stream[filled - 1] == END_OF_DOCUMENT).sum()),
+        magic_prime=magic_prime(data.tokens, ctx_len),
+        origin=origin,
+        differs=tuple(
+            f"{name} {getattr(origin, name)} there, {value} in the pair"
+            for name, value in counts.items()
+            if origin is not None and getattr(origin, name) != value
+        ),
+    )
+
+
+def read_origin(prefix: Path) -> DataOrigin | None:
+    """How a pair was made; None when nothing says so."""
+    path = data_half(prefix, ORIGIN)
+    try:
+        return DataOrigin.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is none of rwkv-tune's"
+        raise UserError(
+            f"{path}, which should say how the pair was made, cannot be read: {reason}.",
+            "Move it away; the pair does not need it.",
+        ) from None
 
 
 class Digests:

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from engine.contract.plain import say, say_file, say_json
-from engine.contract.reports import DataSummary, DocumentTokens
+from engine.contract.reports import DataSummary, DocumentTokens, PairReport
 from rwkv_tui.marks import LEVEL_SIGNS, TOKEN_SIGNS, TOKEN_WORDS, rest, stretches, title
 from rwkv_tui.plain import one_line, plain
 
@@ -38,13 +38,16 @@ def convert(args: argparse.Namespace) -> int:
     with _progress() as progress:
         report = run(
             args.source, args.out, repeat=args.repeat, ctx_len=args.ctx_len, seed=args.seed,
-            skip_bad=args.skip_bad, force=args.force, progress=progress,
+            weights=args.weights, held_out=args.held_out, skip_bad=args.skip_bad, force=args.force,
+            progress=progress,
         )  # fmt: skip
     if args.json:
         say_json(report.model_dump_json(indent=2))
         return 0
     say(f"{report.prefix}.bin and .idx: {report.documents:,} documents, {report.items:,} items, "
         f"{report.tokens:,} tokens in {report.seconds:.1f} s")  # fmt: skip
+    if report.held_out_prefix:
+        print(f"{report.held_out_prefix}.bin and .idx: {report.held_out_documents:,} documents held out")
     if report.skipped:
         say(f"{report.skipped:,} lines could not be read and were left out.")
     if report.magic_prime:
@@ -164,6 +167,44 @@ def _shown(document: DocumentTokens, plan: DataPlan) -> Text:
         "\n\n" + "  ".join(f"{sign} {TOKEN_WORDS[kind]}" for kind, sign in TOKEN_SIGNS.items()), "dim"
     )
     return text.append("\n" + rest(document), "dim")
+
+
+def inspect(args: argparse.Namespace) -> int:
+    """Checks a pair and tells how it was made; exit status 1 when its description is another pair's."""
+    from engine.data.origin import inspect_pair
+
+    report = inspect_pair(args.prefix, args.ctx_len)
+    if args.json:
+        say_json(report.model_dump_json(indent=2))
+    else:
+        say("\n".join(_inspected(report, args.ctx_len)))
+    return 1 if report.differs else 0
+
+
+def _inspected(report: PairReport, ctx_len: int) -> Iterator[str]:
+    lengths = f"{report.items:,} items of {report.shortest:,} to {report.longest:,} tokens"
+    yield f"{plain(report.prefix)}.bin and .idx belong together: {lengths}, {report.tokens:,} in all"
+    yield f"{report.dtype}, largest id {report.largest_id:,}; magic_prime {report.magic_prime} (for ctx_len {ctx_len})"
+    if report.unended:
+        yield f"! {report.unended:,} items do not end with token 0, the end of a document"
+    origin = report.origin
+    if origin is None:
+        yield "How it was made is not known: there is no description beside it."
+        return
+    for difference in report.differs:
+        yield f"! The description beside it is of another pair: {difference}"
+    yield f"made by {origin.made_by} with {origin.tokenizer}: repeat {origin.repeat}, seed {origin.seed}"
+    if origin.held_out:
+        part = "documents held out" if origin.part == "held out" else "rest"
+        yield f"the {part} of --held-out {origin.held_out:g}"
+    if origin.template:
+        yield f"template {plain(origin.template)}"
+    for source in origin.sources:
+        weight = "" if source.weight is None else f", weight {source.weight:g}"
+        skipped = f", {source.skipped:,} bad lines left out" if source.skipped else ""
+        counts = f"{source.documents:,} documents, {source.tokens:,} tokens"
+        yield f"  {plain(source.path)}: {counts}{weight}{skipped}"
+        yield f"    {source.bytes:,} bytes, sha256 {source.sha256}"
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

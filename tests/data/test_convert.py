@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from engine.contract.check import data_half
 from engine.contract.errors import UserError
-from engine.data.binidx import BinIdx
-from engine.data.convert import Ticker, convert, magic_prime, tokenise
+from engine.data.binidx import BinIdx, magic_prime
+from engine.data.convert import Ticker, convert, tokenise
 from engine.data.scratch import Scratch
 from engine.data.tokenizer import Tokenizer
 
