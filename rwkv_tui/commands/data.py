@@ -184,7 +184,8 @@ def inspect(args: argparse.Namespace) -> int:
 def _inspected(report: PairReport, ctx_len: int) -> Iterator[str]:
     lengths = f"{report.items:,} items of {report.shortest:,} to {report.longest:,} tokens"
     yield f"{plain(report.prefix)}.bin and .idx belong together: {lengths}, {report.tokens:,} in all"
-    yield f"{report.dtype}, largest id {report.largest_id:,}; magic_prime {report.magic_prime} (for ctx_len {ctx_len})"
+    prime = f"magic_prime {report.magic_prime} (for ctx_len {ctx_len})"
+    yield f"{report.dtype}, largest id {report.largest_id:,}; {prime}"
     if report.unended:
         yield f"! {report.unended:,} items do not end with token 0, the end of a document"
     origin = report.origin

@@ -128,7 +128,7 @@ async def test_quitting_ends_a_conversion_and_leaves_nothing(make_app: MakeApp, 
         await until(pilot, lambda: says(pilot, "convert this once"))
         await pilot.press("f4")
         await until(pilot, lambda: says(pilot, "1 of 2: reading"))
-        assert sorted(p.name for p in place.iterdir()) != before
+        await until(pilot, lambda: sorted(p.name for p in place.iterdir()) != before)  # it writes
     for _ in range(100):
         if sorted(p.name for p in place.iterdir()) == before:
             return
