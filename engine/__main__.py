@@ -27,6 +27,7 @@ from engine.contract.job_flags import (
 )
 from engine.contract.plain import say, say_json
 
+BY_SUFFIX = {".jsonl": "jsonl", ".npy": "numpy"}  # data_type of a file where none is said
 PROGRESS_EVERY = 0.25  # seconds between two progress events
 
 
@@ -188,24 +189,31 @@ def _counter(unit: str) -> Callable[[int, int], None]:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from engine.data.binidx import BinIdx
-    from engine.data.dataset import check_vocabulary
+    from engine.checkpoints.inspect import inspect_model
+    from engine.contract.check import require_settings
+    from engine.data.dataset import check_vocabulary, cut
+    from engine.data.sources import open_data
     from engine.models import load_model
-    from engine.train.evaluate import evaluate
+    from engine.train.evaluate import measure
     from engine.train.prepare import choose_device
 
     if args.ctx_len < 1:
         raise UserError(f"--ctx-len {args.ctx_len} is out of range.", "It must be at least 1.")
-    data, device = BinIdx(args.data), choose_device("auto")
+    kind = args.data_type or BY_SUFFIX.get(args.data.suffix, "binidx")
+    settings = require_settings({
+        "data_type": kind, "data_file": args.data, "ctx_len": args.ctx_len, "quant": args.quant,
+        "dataload": "get" if kind.startswith("utf") else "pad",  # a text is one long document
+    }, files=False)  # fmt: skip
+    vocab_size, device = inspect_model(args.model).vocab_size, choose_device("auto")
+    data = open_data(settings, vocab_size, lambda phase, done, total: None)
+    check_vocabulary(data, vocab_size)
     adapter = None
     if args.adapter is not None:
         from engine.checkpoints.adapter import read_adapter
 
         adapter = read_adapter(args.adapter, args.lora_alpha, args.init)
-    model = load_model(args.model, state=args.state, device=device, adapter=adapter)
-    check_vocabulary(data, model.vocab_size)
-    model.eval()
-    report = evaluate(model, data, args.ctx_len, device=device, progress=_counter("documents"))
+    model = load_model(args.model, state=args.state, device=device, adapter=adapter, quant=settings.quant)
+    report = measure(model, cut(data, settings), device=device, progress=_counter("documents"))
     if args.json:
         say_json(report.model_dump_json(indent=2))
     else:

@@ -87,7 +87,11 @@ def add_evaluate_flags(job: argparse.ArgumentParser) -> None:
     job.add_argument("--model", metavar="FILE.pth", type=Path, required=True)
     job.add_argument("--state", metavar="FILE.pth", type=Path)
     add_adapter_flags(job)
-    job.add_argument("--data", metavar="PREFIX", type=Path, required=True)
+    job.add_argument("--data", metavar="PREFIX|FILE", type=Path, required=True)
+    job.add_argument(
+        "--data-type", "--data_type", help="as of train (default: by the file's suffix, else binidx)"
+    )
+    job.add_argument("--quant", default="none", help="int8 or nf4: measures the model packed")
     job.add_argument("--ctx-len", "--ctx_len", type=int, required=True)
     job.add_argument("--json", action="store_true")
 

@@ -7,26 +7,10 @@ from collections.abc import Callable, Sequence
 
 from engine.contract.reports import EvalReport
 from engine.data.dataset import PadDataset, WindowDataset, collate
-from engine.data.documents import Documents
 from engine.models.base import RWKV
 from engine.train.loss import summed_loss
 
 BATCH_TOKENS = 2048  # padded tokens a batch: bounds the logits at 2048 x V
-
-
-def evaluate(
-    model: RWKV,
-    data: Documents,
-    ctx_len: int,
-    *,
-    loss_mask: str = "none",
-    documents: Sequence[int] | None = None,
-    device: str = "cpu",
-    progress: Callable[[int, int], None] | None = None,
-) -> EvalReport:
-    """The loss (nats) over all target tokens of the documents (default: all), each cut at ctx_len + 1."""
-    dataset = PadDataset(data, ctx_len, loss_mask)
-    return measure(model, dataset, chosen=documents, device=device, progress=progress)
 
 
 def measure(

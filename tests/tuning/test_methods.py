@@ -11,8 +11,9 @@ from torch import Tensor
 
 from engine.checkpoints.merge import merge
 from engine.data.binidx import BinIdx
+from engine.data.dataset import PadDataset
 from engine.models import load_model
-from engine.train.evaluate import evaluate
+from engine.train.evaluate import measure
 from tests.tuning.conftest import TOKENS, Train
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -36,7 +37,7 @@ def logits(path: Path, **how: Any) -> Tensor:
 
 
 def loss(path: Path, data: Path, **how: Any) -> float:
-    return evaluate(load_model(path, **how), BinIdx(data), 20).loss
+    return measure(load_model(path, **how), PadDataset(BinIdx(data), 20, "none")).loss
 
 
 @pytest.mark.parametrize("method", ["lora", "pissa", "miss", "parts"])

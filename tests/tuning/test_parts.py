@@ -69,7 +69,8 @@ def test_parts_of_a_packed_bf16_file_learn_in_fp32(base: Path, data: Path, tmp_p
     """Embedding and head stay narrow as long as they are frozen, and no longer."""
     from engine.checkpoints.save import load_tensors, save_tensors
     from engine.data.binidx import BinIdx
-    from engine.train.evaluate import evaluate
+    from engine.data.dataset import PadDataset
+    from engine.train.evaluate import measure
 
     narrow = tmp_path / "narrow.pth"
     save_tensors({n: t.bfloat16() for n, t in load_tensors(base).items()}, narrow)
@@ -80,7 +81,9 @@ def test_parts_of_a_packed_bf16_file_learn_in_fp32(base: Path, data: Path, tmp_p
     assert {t.dtype for t in parts.values()} == {torch.float32}
     assert all(not torch.equal(t, t.bfloat16().float()) for t in parts.values())  # steps too small for bf16
     again = load_model(narrow, adapter=done.folder, quant="int8")
-    assert evaluate(again, BinIdx(data), 20).loss == pytest.approx(done.end.loss_after, abs=1e-5)
+    assert measure(again, PadDataset(BinIdx(data), 20, "none")).loss == pytest.approx(
+        done.end.loss_after, abs=1e-5
+    )
 
 
 @pytest.mark.parametrize("method", ["lora", "miss"])
