@@ -126,7 +126,7 @@ def test_train_prints_events_as_json(
     ("flags", "says"),
     [
         (("--lr_init", "fast"), "lr_init: 'fast' is not a number"),
-        (("--precision", "fp16"), "precision: fp16 is not available"),
+        (("--data_type", "wds_img"), "data_type: images are not text"),
         (("--micro_bsz", "0"), "micro_bsz: 0 is out of range"),
         (("--ctxlen", "9"), "--ctxlen"),
         (("--preset", "nope"), "no preset 'nope'"),
