@@ -16,11 +16,13 @@ def announcement(name: str, status: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """0:07, 12:30, 3:04:05, 2 d 03:04."""
+    """0:07, 12:30, 3:04:05, 2 d 03:04, 411 d."""
     whole = max(0, round(seconds)) if isfinite(seconds) else 0
     days, rest = divmod(whole, 86_400)
     hours, rest = divmod(rest, 3_600)
     minutes, secs = divmod(rest, 60)
+    if days >= 100:
+        return f"{days} d"
     if days:
         return f"{days} d {hours:02}:{minutes:02}"
     return f"{hours}:{minutes:02}:{secs:02}" if hours else f"{minutes}:{secs:02}"

@@ -50,8 +50,8 @@ class Series:
         if self.xs and self.xs[-1] >= xs[0]:
             self._cut(bisect_left(self.xs, xs[0]))
         values = array("d", [math.nan if y is None else y for y in ys])
-        for place in (i for i, y in enumerate(values) if y in (math.inf, -math.inf)):
-            values[place] = math.nan
+        if not math.isfinite(sum(values)):
+            values = array("d", [y if math.isfinite(y) else math.nan for y in values])
         self.xs.extend(array("d", xs))
         self.ys.extend(values)
         self.revision += 1

@@ -93,8 +93,9 @@ def _status(name: str, run: RunDir, last: events.Event | None) -> int:
         return 0 if last.status == "finished" else STOPPED
     if isinstance(last, events.Failed):
         said = f"{last.reason} {last.remedy}"
-    elif not run.path.is_dir():
-        said = f"The folder of the run {name}, {run.path}, is gone; what it had saved there is gone with it."
+    elif not run.process.is_file():
+        saved = ", ".join(sorted(path.name for path in run.path.glob("rwkv-*"))) or "nothing"
+        said = f"The folder of the run {name}, {run.path}, was deleted while it ran; saved since: {saved}."
     else:
         words = engine_log_tail(run).strip().splitlines()[-1:] or ["nothing"]
         said = f"{ending_of(summarise(name, run))} Its last words in {run.log}: {words[0]}"

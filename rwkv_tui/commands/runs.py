@@ -20,6 +20,7 @@ from rwkv_tui.plain import duration, moment, size
 from rwkv_tui.services.removal import Removal, plan_removal, remove
 from rwkv_tui.services.run_tail import RunModel, RunTail
 from rwkv_tui.services.runs import (
+    RESUMABLE,
     RunSummary,
     ending_of,
     find_run,
@@ -49,7 +50,7 @@ def show_list(args: argparse.Namespace) -> int:
     )
     console.print(_table(runs, time.time()))
     for run in runs:
-        if run.status in ("died", "failed", "stopped"):
+        if run.status in RESUMABLE:
             say(one_line(ending_of(run)))
     return 0
 

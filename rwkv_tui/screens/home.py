@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich.cells import cell_len, set_cell_size
 from textual import getters, on, work
 from textual.app import ComposeResult
 from textual.binding import Binding
@@ -17,7 +18,7 @@ from engine.contract.rundir import RunDir, RunList
 from rwkv_tui.app import TuneApp
 from rwkv_tui.plain import duration, plain
 from rwkv_tui.services.launch import resume
-from rwkv_tui.services.runs import RunSummary, summarise_runs
+from rwkv_tui.services.runs import RESUMABLE, RunSummary, summarise_runs
 from rwkv_tui.widgets.picker import Picker
 
 REFRESH = 2.0  # seconds
@@ -37,7 +38,7 @@ class HomeScreen(Screen[None]):
     BINDINGS = [
         Binding("enter", "open", "Open"),
         Binding("n", "new", "New run"),
-        Binding("r", "resume", "Resume a run that was stopped or broke off", show=False),
+        Binding("r", "resume", "Resume"),
         Binding("p", "presets", "Presets"),
         Binding("q", "app.quit", "Quit"),
     ]
@@ -95,8 +96,8 @@ class HomeScreen(Screen[None]):
 
     def _columns(self, name: str, status: str, steps: str, loss: str, when: str) -> str:
         width = max(16, self.size.width - 55)
-        name = name if len(name) <= width else name[: width - 1] + "…"
-        return f"{name:<{width}} {status:<10}{steps:>17}{loss:>9}  {when:>12}"
+        name = name if cell_len(name) <= width else set_cell_size(name, width - 1) + "…"
+        return f"{set_cell_size(name, width)} {status:<10}{steps:>17}{loss:>9}  {when:>12}"
 
     def _row(self, run: RunSummary) -> Content:
         sign, style = SIGNS[run.status]
@@ -116,6 +117,17 @@ class HomeScreen(Screen[None]):
         """Goes into the run under the cursor."""
         if run := self._chosen():
             self.app.open_run(run.name, RunDir(run.proj_dir))
+
+    @on(OptionList.OptionHighlighted)
+    def _moved(self) -> None:
+        self.refresh_bindings()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool:
+        """Resuming is offered for a run that was stopped or broke off."""
+        if action == "resume":
+            run = self._chosen()
+            return run is not None and run.status in RESUMABLE
+        return True
 
     def action_resume(self) -> None:
         """Goes on with the run under the cursor, and into it."""

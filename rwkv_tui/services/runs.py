@@ -15,6 +15,7 @@ from engine.contract.process import Process
 from engine.contract.rundir import RunDir, RunList, Status
 from rwkv_tui.plain import moment
 
+RESUMABLE: tuple[Status, ...] = ("stopped", "failed", "died")
 HEAD_BYTES = 1 << 18
 TAIL_BYTES = 1 << 16
 ENGINE_LOG_BYTES = 1 << 13
