@@ -15,8 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
+from engine.packages import broken, require
+
 # The head is left alone: the loss is more sensitive to it than to any layer, and it is one matrix.
 LINEARS = r"blocks\.\d+\.(att|ffn|ffnPre)\.(receptance|key|value|gate|output)"
+PACKAGE, WITHOUT = "bitsandbytes.functional", "set quant none"
 NF4_BLOCK = 64  # weights that share a scale
 
 
@@ -54,14 +57,18 @@ class QuantLinear(nn.Linear):
     def pack(self, weight: Tensor) -> None:
         """Takes the weight's values. The memory for them was taken before: what packing needs for a moment
         is then given back to the system, and does not stay between what is kept."""
-        import bitsandbytes.functional as bnb
-
+        bnb = require(PACKAGE, WITHOUT)
         weight = weight.detach().contiguous()
-        if self.kind == "int8":
-            packed, scales, _ = bnb.int8_vectorwise_quant(weight.half())  # its GPU kernel wants fp16
-        else:
-            packed, state = bnb.quantize_4bit(weight, quant_type="nf4", blocksize=NF4_BLOCK)
-            scales = state.absmax
+        try:
+            if self.kind == "int8":
+                packed, scales, _ = bnb.int8_vectorwise_quant(weight.half())  # its GPU kernel wants fp16
+            else:
+                packed, state = bnb.quantize_4bit(weight, quant_type="nf4", blocksize=NF4_BLOCK)
+                scales = state.absmax
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, AttributeError, OSError) as error:  # its own library was not found or is no use
+            raise broken(PACKAGE, error, WITHOUT) from error
         self.packed.copy_(packed)
         self.scales.copy_(scales)
 

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from engine.checkpoints.header import read_header
 from engine.checkpoints.save import load_tensors
 from engine.contract.errors import UserError, first_line
+from engine.packages import require
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -62,6 +63,7 @@ def read_adapter(path: Path, alpha: float | None = None, init: Path | None = Non
     makes it a PiSSA: then the result is the LoRA of twice the rank that does the same to an unchanged
     base. Raises UserError for anything that is no adapter.
     """
+    require("peft", "read the adapter on another computer")
     if (path / CONFIG).is_file():
         return _read_folder(path)
     if path.name == WEIGHTS:

@@ -24,13 +24,22 @@ Whole = Annotated[int, Field(ge=-(1 << 53), le=1 << 53)]
 Time = Annotated[float, Field(ge=0, le=1e11)]
 
 
+_BOOT = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def now() -> float:
+    """Seconds since the epoch, by the clock as it was when this process began: setting it later moves no
+    event, so that the time between two events of a process is the time that has passed."""
+    return _BOOT + time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 class Base(BaseModel):
     """`v` is the version of this format, `t` seconds since the epoch."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     v: Whole = VERSION
-    t: Time = Field(default_factory=time.time)
+    t: Time = Field(default_factory=now)
 
 
 class Plan(BaseModel):

@@ -100,3 +100,14 @@ def _runs(pid: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def write_new(path: Path, text: str) -> None:
+    """Writes a text file that must not exist yet. Raises FileExistsError, else OSError leaving none."""
+    with path.open("x", encoding="utf-8") as file:
+        try:
+            file.write(text)
+            file.flush()
+        except OSError:
+            path.unlink()
+            raise

@@ -21,7 +21,8 @@ from typing import Literal
 
 from engine.contract.check import require_settings
 from engine.contract.errors import UserError
-from engine.contract.files import write_atomic
+from engine.contract.files import write_atomic, write_new
+from engine.contract.oom import OomKills
 from engine.contract.presets import parse_yaml
 from engine.contract.process import Process
 from engine.contract.settings import TrainSettings
@@ -81,8 +82,7 @@ class RunDir:
         """Takes the folder for a new run. Raises UserError when it holds one already."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            with self.process.open("x", encoding="utf-8") as file:
-                json.dump({"name": name, "launcher": asdict(Process.current())}, file)
+            write_new(self.process, json.dumps({"name": name, "launcher": asdict(Process.current())}))
         except FileExistsError:
             raise UserError(
                 f"proj_dir: {self.path} already holds the run {self.name()!r}.",
@@ -112,8 +112,10 @@ class RunDir:
         return require_settings(parse_yaml(text, str(self.settings)))
 
     def record_process(self, name: str, process: Process) -> None:
-        """Says who runs here, atomically."""
-        write_atomic(self.process, json.dumps({"name": name, **asdict(process)}))
+        """Says who runs here, atomically, and how often memory had run out before."""
+        kills = OomKills.now()
+        record = {"name": name, **asdict(process), "oom_kills": kills and asdict(kills)}
+        write_atomic(self.process, json.dumps(record))
 
     def _record(self) -> dict[str, object]:
         try:
@@ -129,6 +131,10 @@ class RunDir:
         """Who claimed the folder, while the process of the run has not said which one it is."""
         record = self._record().get("launcher")
         return Process.from_record(record) if isinstance(record, dict) else None
+
+    def oom_kills(self) -> OomKills | None:
+        """What the kernel had counted when the process was started; None where that is not known."""
+        return OomKills.from_record(self._record().get("oom_kills"))
 
     def owner(self) -> Process | None:
         """The process of this run, alive or not; None before it has started."""
@@ -152,8 +158,7 @@ class RunList:
         for number in range(1, 10_000):
             name = base if number == 1 else f"{base}-{number}"
             try:
-                with (self.folder / f"{name}.json").open("x", encoding="utf-8") as file:
-                    json.dump(record, file)
+                write_new(self.folder / f"{name}.json", json.dumps(record))
                 return name
             except FileExistsError:
                 continue

@@ -17,31 +17,12 @@ from engine.contract.errors import UserError
 from engine.contract.rundir import RunDir
 from engine.data.dataset import IGNORED
 from engine.train import resume
+from engine.train.health import Health
 from engine.train.lightning import pl
 from engine.train.module import TuneModule
 from engine.train.optim import set_rate
 from engine.train.resume import Point
 from engine.train.stop import StopRequest
-
-SMOOTHING = 0.95  # weight of the past in the smoothed loss
-BAD_STEPS = 3  # steps without a finite loss that end a run
-LEAST_SCALE = 1.0  # of the loss in fp16; it starts at 65536 and halves with each overflow
-
-
-class Average:
-    """Exponential average without the bias towards its start."""
-
-    def __init__(self) -> None:
-        self.total = 0.0
-        self.weight = 0.0
-
-    def add(self, value: float) -> None:
-        self.total = SMOOTHING * self.total + (1 - SMOOTHING) * value
-        self.weight = SMOOTHING * self.weight + (1 - SMOOTHING)
-
-    @property
-    def value(self) -> float | None:
-        return self.total / self.weight if self.weight else None
 
 
 class Reporter(pl.Callback):
@@ -51,27 +32,24 @@ class Reporter(pl.Callback):
         self.run = run
         self.emit = emit
         self.stop = stop
-        self.fp16 = fp16
-        self.smooth = Average()
+        self.health = Health(emit, fp16=fp16)
         self.epoch_loss = 0.0
         self.epoch_losses = 0
         self.tokens = 0
-        self.bad_steps = 0
         self.rate = 0.0
         self.step_began = self.epoch_began = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "smooth": (self.smooth.total, self.smooth.weight), "tokens": self.tokens,
+            "health": self.health.state_dict(), "tokens": self.tokens,
             "epoch": (self.epoch_loss, self.epoch_losses, time.monotonic() - self.epoch_began),
-            "bad_steps": self.bad_steps,
         }  # fmt: skip
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.smooth.total, self.smooth.weight = state_dict["smooth"]
+        self.health.load_state_dict(state_dict["health"])
         self.epoch_loss, self.epoch_losses, seconds = state_dict["epoch"]
         self.epoch_began = time.monotonic() - seconds
-        self.tokens, self.bad_steps = state_dict["tokens"], state_dict["bad_steps"]
+        self.tokens = state_dict["tokens"]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.stop.install()  # Lightning has just put its own handlers in place
@@ -88,15 +66,17 @@ class Reporter(pl.Callback):
     ) -> None:
         assert isinstance(pl_module, TuneModule)
         loss, step = float(outputs["loss"]), pl_module.step
-        self._note_loss(loss, step)
+        self.health.note(step, loss, self.rate, pl_module.grad_norm)
         if pl_module.overflowed:
-            self._note_overflow(pl_module.scaler.get_scale(), step)
+            self.health.note_overflow(step, pl_module.scaler.get_scale())
+        if math.isfinite(loss):
+            self.epoch_loss, self.epoch_losses = self.epoch_loss + loss, self.epoch_losses + 1
         seconds = time.monotonic() - self.step_began
         targets: Tensor = batch[1]
         tokens = int((targets != IGNORED).sum())
         self.tokens += tokens
         self.emit(events.Step(
-            step=step, epoch=pl_module.epoch, loss=loss, loss_smooth=self.smooth.value,
+            step=step, epoch=pl_module.epoch, loss=loss, loss_smooth=self.health.smooth.value,
             lr=self.rate, kt_s=tokens / seconds / 1000, step_s=seconds,
             grad_norm=pl_module.grad_norm, tokens=self.tokens,
         ))  # fmt: skip
@@ -115,37 +95,15 @@ class Reporter(pl.Callback):
         self.emit(events.Epoch(epoch=epoch, loss=loss, lr=self.rate, seconds=seconds))
         self.epoch_loss, self.epoch_losses, self.epoch_began = 0.0, 0, time.monotonic()
 
-    def _note_loss(self, loss: float, step: int) -> None:
-        if math.isfinite(loss):
-            self.bad_steps = 0
-            self.smooth.add(loss)
-            self.epoch_loss, self.epoch_losses = self.epoch_loss + loss, self.epoch_losses + 1
-            return
-        self.bad_steps += 1
-        if self.bad_steps >= BAD_STEPS:
-            raise UserError(
-                f"The loss is {loss} since step {step - BAD_STEPS + 1} (learning rate {self.rate:g}).",
-                "Lower lr_init, or lengthen warmup_steps; files saved before are intact."
-                + (" What overflows in fp16 may be fine in bf16." if self.fp16 else ""),
-            )
-
-    def _note_overflow(self, scale: float, step: int) -> None:
-        if scale < LEAST_SCALE:
-            raise UserError(
-                f"The gradients are beyond fp16 at step {step}, however small the loss is scaled.",
-                "Set precision to bf16 or fp32, or lower lr_init; files saved before are intact.",
-            )
-        self.emit(events.Log(text=(
-            f"step {step}: a gradient overflowed in fp16, so the parameters did not move; "
-            f"loss scale now {scale:g}"
-        )))  # fmt: skip
-
     def _log_epoch(self, epoch: int, loss: float, current: int) -> None:
         """The incumbent's line: epoch loss exp(loss) lr datetime current_epoch."""
         perplexity = math.exp(min(loss, 700)) if math.isfinite(loss) else math.nan
         line = f"{epoch} {loss:.6f} {perplexity:.4f} {self.rate:.8f} {datetime.now()} {current}\n"
-        with self.run.train_log.open("a", encoding="utf-8") as file:
-            file.write(line)
+        try:
+            with self.run.train_log.open("a", encoding="utf-8") as file:
+                file.write(line)
+        except OSError as error:  # a line of a log is no reason to end a run
+            self.emit(events.Warned(text=f"{self.run.train_log} lacks epoch {epoch} ({error.strerror})"))
 
 
 class Saver(pl.Callback):

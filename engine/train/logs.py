@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from engine.contract.errors import UserError
 from engine.contract.flags import changed
 from engine.contract.rundir import RunDir
 from engine.contract.settings import TrainSettings
+from engine.packages import require
 from engine.train.finish import OnFinish
 from engine.train.writer import EventWriter
 
@@ -28,7 +30,7 @@ class RunLog:
         self._on_finish = OnFinish(run, on_finish)
         self._events = EventWriter(run.events)
         self.continued = self._events.continued
-        self._losses = LossData(run.loss_data)
+        self._losses: LossData | None = LossData(run.loss_data)
         self._wandb: WandbLog | None = None
 
     def begin(self, settings: TrainSettings) -> None:
@@ -38,15 +40,27 @@ class RunLog:
 
     def __call__(self, event: events.Event) -> None:
         self._events(event)
-        self._losses(event)
+        self._note_loss(event)
         self._on_finish(event)
         self._follow(lambda log: log(event))
 
     def close(self) -> None:
         self._follow(lambda log: log.close())
         self._events.close()
-        self._losses.close()
+        if self._losses:
+            self._losses.close()
         self._on_finish.close()
+
+    def _note_loss(self, event: events.Event) -> None:
+        """As `_follow`."""
+        if self._losses is None:
+            return
+        try:
+            self._losses(event)
+        except OSError as error:
+            self._losses.close()
+            self._losses = None
+            self._events(events.Warned(text=f"{self._run.loss_data} is no longer written ({error.strerror})"))
 
     def _follow(self, act: Callable[[WandbLog], None]) -> None:
         """Whatever goes wrong in a log elsewhere, it must not end the run."""
@@ -88,7 +102,8 @@ class LossData:
 
     def close(self) -> None:
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):  # a full disk does not take what is left
+                self._file.close()
 
 
 class WandbLog:
@@ -99,8 +114,7 @@ class WandbLog:
     """
 
     def __init__(self, run: RunDir, settings: TrainSettings) -> None:
-        import wandb
-
+        wandb = require("wandb", "leave wandb empty")
         config = {name: v if isinstance(v, (int, float, dict)) else str(v)
                   for name, v in changed(settings).items()}  # fmt: skip
         try:
@@ -121,7 +135,7 @@ class WandbLog:
     def __call__(self, event: events.Event) -> None:
         match event:
             case events.Started(plan=plan):
-                self._run.config.update({"plan": plan.model_dump()})  # type: ignore[no-untyped-call]
+                self._run.config.update({"plan": plan.model_dump()})
             case events.Step():
                 names = ("loss", "loss_smooth", "lr", "kt_s", "grad_norm", "tokens", "epoch")
                 self._step = event.step

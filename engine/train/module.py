@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -68,7 +69,7 @@ class TuneModule(pl.LightningModule):
         self.grad_norm = self._clip(optimizer)
         self.scaler.update()
         self.overflowed = self.scaler.get_scale() < scale
-        if not self.overflowed:
+        if math.isfinite(self.grad_norm):  # one bad batch must not end what all others have made
             optimizer.step()
         optimizer.zero_grad()
 

@@ -100,6 +100,11 @@ def load(
     info = inspect_model(base)
     check_model(settings, info)
     data, held_out = _read_data(settings, info.vocab_size, emit, stop)
+    if settings.dataload != "get" and len(data) < settings.micro_bsz:
+        emit(events.Warned(text=(
+            f"The data hold {len(data)} documents, fewer than micro_bsz {settings.micro_bsz}: each step learns "
+            "some of them twice. Lower micro_bsz, or give more documents."
+        )))  # fmt: skip
     stop.check()
     operator = _operator(settings, info, device, emit, cache, op)
     stop.check()

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
-import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from engine.contract import events
-from engine.contract.errors import UserError
+from engine.contract.plain import say
 from engine.contract.process import Process
 from engine.contract.rundir import RunDir
+from engine.train.failure import failed
 from engine.train.logs import RunLog
 from engine.train.resume import Point, Remaining, cut_logs, newest_point
 from engine.train.stop import Stopped, StopRequest
@@ -50,29 +51,15 @@ def run_training(
     except Stopped:
         emit(events.Finished(status="stopped", step=point.step, seconds=time.monotonic() - began))
         return STOPPED
-    except UserError as error:
-        emit(events.Failed(reason=error.message, remedy=error.remedy))
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        emit(events.Failed(
-            reason=f"Out of memory: {_first_line(error)}.",
-            remedy="Set grad_cp 1, then lower micro_bsz, then ctx_len, or take a smaller model.",
-            detail=traceback.format_exc(),
-        ))  # fmt: skip
     except Exception as error:
-        emit(events.Failed(
-            reason=f"{type(error).__name__}: {_first_line(error)}",
-            remedy=f"The full report is in {run.log}.",
-            detail=traceback.format_exc(),
-        ))  # fmt: skip
-        traceback.print_exc()
+        told = failed(error, run)
+        emit(told)
+        if told.detail:
+            with contextlib.suppress(OSError):  # engine.log may be on a full disk
+                say(told.detail, error=True)
     finally:
         emit.close()
     return FAILED
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else "no message"
 
 
 def _train(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from pathlib import Path
@@ -9,15 +10,19 @@ from pathlib import Path
 from engine.contract.errors import UserError
 from engine.contract.events import Event, dump_event
 
+LONGEST_WAIT = 4 << 20  # bytes, some 20,000 steps
+
 
 class EventWriter:
     """Each event is one write to a file opened for appending, so that readers see whole lines.
 
     Who has the file open is the run: a second writer is refused with a UserError, and so is a folder that
     cannot be written to. `continued` says that an earlier process of this run has told something.
+    What a full disk does not take waits until it does: training goes on meanwhile.
     """
 
     def __init__(self, path: Path) -> None:
+        self._path, self._waiting = path, b""
         try:
             self._file = path.open("a+b", buffering=0)
         except OSError as error:
@@ -38,7 +43,18 @@ class EventWriter:
                 self._file.write(b"\n")  # closes a line that a sudden end has torn
 
     def __call__(self, event: Event) -> None:
-        self._file.write(dump_event(event).encode())
+        """Raises UserError when the disk has been full for too long."""
+        self._waiting += dump_event(event).encode()
+        try:
+            written = self._file.write(self._waiting) or 0
+        except OSError as error:
+            if len(self._waiting) > LONGEST_WAIT:
+                raise UserError(
+                    f"Cannot write {self._path} ({error.strerror}).", "Free some space, then resume the run."
+                ) from error
+        else:
+            self._waiting = self._waiting[written:]  # a disk that becomes full takes a part
 
     def close(self) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError), self._file:
+            self._file.write(self._waiting)

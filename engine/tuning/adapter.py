@@ -22,8 +22,9 @@ from engine.checkpoints.save import save_tensors
 from engine.contract.adapter import AdapterOptions
 from engine.contract.errors import UserError
 from engine.models.base import RWKV
+from engine.packages import require
 from engine.quant import LINEARS
-from engine.tuning.base import Tuning
+from engine.tuning.base import Tuning, check_numbers
 from engine.tuning.parts import keep_wide, names, param_groups, train_parts, value
 
 
@@ -80,6 +81,7 @@ class AdapterTuning(Tuning):
         """Writes the folder `rwkv-N` and, where the incumbent knows such an adapter, `rwkv-N.pth`."""
         adapter = self.adapter(model)
         folder = path.with_suffix("")
+        check_numbers(adapter.tensors | adapter.parts)
         write_adapter(adapter, folder)
         known = pth_tensors(adapter)
         if known is None:
@@ -88,9 +90,8 @@ class AdapterTuning(Tuning):
         return path
 
     def _inject(self, model: RWKV) -> None:
-        from peft import LoraConfig, MissConfig
-
-        kind: Any = MissConfig if self.method == "miss" else LoraConfig
+        peft = require("peft", "set peft state, which needs no package")
+        kind: Any = peft.MissConfig if self.method == "miss" else peft.LoraConfig
         options = {"target_modules": LINEARS, **self.options.options}
         try:
             inject_new(kind(**options), model)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from engine.checkpoints.save import save_tensors
+from engine.contract.errors import UserError
 from engine.models.base import RWKV
 
 
@@ -33,8 +36,20 @@ class Tuning(ABC):
 
     def save(self, model: RWKV, path: Path) -> Path:
         """Writes what was trained into `path` (.pth) or beside it, and returns the file to name."""
-        save_tensors(self.tensors(model), path)
+        tensors = self.tensors(model)
+        check_numbers(tensors)
+        save_tensors(tensors, path)
         return path
+
+
+def check_numbers(tensors: Mapping[str, Tensor]) -> None:
+    """Raises UserError for values that are no numbers: what was saved before is better than they are."""
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise UserError(
+                f"Training has made values that are no numbers (in {name}); they were not saved.",
+                "Lower lr_init, or lengthen warmup_steps; files saved before are intact.",
+            )
 
 
 def trainable(model: RWKV) -> list[nn.Parameter]:

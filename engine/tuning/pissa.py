@@ -30,6 +30,7 @@ from engine.contract.adapter import SVD_NITER, AdapterOptions
 from engine.contract.errors import UserError
 from engine.models.base import RWKV
 from engine.tuning.adapter import AdapterTuning
+from engine.tuning.base import check_numbers
 
 
 class PissaTuning(AdapterTuning):
@@ -97,6 +98,7 @@ class PissaTuning(AdapterTuning):
     def save(self, model: RWKV, path: Path) -> Path:
         """Writes the folder, the incumbent's file and, once a run, the start that belongs to it."""
         found, start = self.adapter(model), self._unscaled(self.start)
+        check_numbers(found.tensors | found.parts)
         doubled = lora_config(2 * found.config.r, 2 * found.config.r, targets_of(found.tensors))  # type: ignore[attr-defined]
         write_adapter(Adapter(doubled, unbased(found.tensors, start), found.parts), path.with_suffix(""))
         init = path.parent / PISSA_INIT

@@ -31,6 +31,7 @@ from rwkv_tui.screens.log import LogScreen
 from rwkv_tui.services.diagnosis import Diagnosis, diagnose
 from rwkv_tui.services.gpu import GpuReading, GpuSampler
 from rwkv_tui.services.launch import resume
+from rwkv_tui.services.postmortem import short_of_disk, short_of_memory
 from rwkv_tui.services.run_tail import RunModel, RunWatch
 from rwkv_tui.services.runs import engine_log_tail, is_alive, status_of, stop_run
 from rwkv_tui.widgets.trail import Trail
@@ -185,7 +186,8 @@ class MonitorScreen(Screen[None]):
 
     def _show_ending(self) -> None:
         printed, steps = engine_log_tail(self.run_dir), self.run_dir.resume_steps()
-        self._found = diagnose(self.status, self._model, printed, self._settings())
+        shortage = short_of_memory(self.run_dir) or short_of_disk(self.run_dir)
+        self._found = diagnose(self.status, self._model, printed, self._settings(), shortage)
         resumable = steps[0] if steps else 0
         card = ending(self.status, self.run_dir, self._model, self._found, resumable)
         self.query_one("#ending", Static).update(card or "")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from engine.contract.events import Failed
+from engine.contract.memory import savings
 from engine.contract.rundir import Status
 from engine.contract.settings import TrainSettings
 from rwkv_tui.plain import plain, short
@@ -28,12 +29,8 @@ class Diagnosis:
 
 
 def _less_memory(s: TrainSettings) -> dict[str, str]:
-    """The next of the steps that save memory, the cheapest first."""
-    if not s.grad_cp:
-        return {"grad_cp": "1"}
-    if s.micro_bsz > 1:
-        return {"micro_bsz": str(s.micro_bsz // 2)}
-    return {"ctx_len": str(max(16, s.ctx_len // 2))}
+    """The cheapest of the changes that save memory."""
+    return next((saving.changes for saving in savings(s)), {})
 
 
 def _lower_rate(s: TrainSettings) -> dict[str, str]:
@@ -70,8 +67,8 @@ _SIGNS = (
         _less_memory,
     ),
     _Sign(
-        r"loss is (nan|inf)|no finite loss",
-        "The training diverged: the loss is no number any more.",
+        r"loss is (nan|inf)|no finite loss|run away|no numbers",
+        "The training diverged.",
         "Start again with a tenth of the learning rate.",
         _lower_rate,
     ),
@@ -109,9 +106,10 @@ _SIGNS = (
 
 
 def diagnose(
-    status: Status, model: RunModel, printed: str, settings: TrainSettings | None
+    status: Status, model: RunModel, printed: str, settings: TrainSettings | None, shortage: str = ""
 ) -> Diagnosis | None:
-    """Of a run that failed or died; `printed` is the end of its log. None when there is nothing to say."""
+    """Of a run that failed or died; `printed` is the end of its log and `shortage` a sentence
+    on what it is known to have lacked. None when there is nothing to say."""
     closing = model.closing
     if status == "failed" and isinstance(closing, Failed):
         words = f"{closing.reason}\n{closing.detail}"
@@ -122,14 +120,15 @@ def diagnose(
         cause = sign.cause if sign and not closing.remedy else closing.reason
         return Diagnosis(plain(cause).strip(), evidence, plain(remedy).strip(), tuple(changes.items()))
     if status == "died":
-        sign = _sign(printed)
+        sign = None if shortage else _sign(printed)
         if sign is not None:
             changes = sign.fix(settings) if settings else {}
             return Diagnosis(
                 sign.cause, (*_last(printed), *_trend(model)), sign.remedy, tuple(changes.items())
             )
         return Diagnosis(
-            "Its process ended without a word: killed, out of memory, or the machine was restarted.",
+            shortage
+            or "Its process ended without a word: killed, out of memory, or the machine was restarted.",
             _last(printed),
             "Resume it. If that happens again it lacks memory: make a step smaller.",
             tuple(_less_memory(settings).items()) if settings else (),

@@ -44,7 +44,7 @@ def launch(settings: TrainSettings, paths: UserPaths) -> tuple[str, RunDir]:
         run.claim(name)
         claimed = True
         write_atomic(run.settings, render_yaml(settings, f"The settings of the run {name}"))
-        run.record_process(name, Process.of(_start(run, settings.on_finish)))
+        _begin(name, run, settings.on_finish)
     except (UserError, OSError) as error:
         runs.remove(name)
         if claimed:
@@ -72,12 +72,22 @@ def resume(name: str, run: RunDir, runs: RunList) -> int:
             if status == "finished":
                 raise UserError(f"The run {name} has finished.", f"Its files are in {run.path}.")
             told = run.events.stat().st_size if run.events.exists() else 0
-            run.record_process(name, Process.of(_start(run, runs.on_finish(name, run))))
+            _begin(name, run, runs.on_finish(name, run))
             return told
     except OSError as error:
         raise UserError(
             f"Cannot resume the run in {run.path} ({error.strerror or error}).", "Check disk and permissions."
         ) from error
+
+
+def _begin(name: str, run: RunDir, on_finish: str) -> None:
+    """Starts the run's process and says so in its folder. Raises OSError with no process left."""
+    process = Process.of(_start(run, on_finish))
+    try:
+        run.record_process(name, process)
+    except OSError:
+        process.kill()
+        raise
 
 
 def _start(run: RunDir, on_finish: str) -> int:

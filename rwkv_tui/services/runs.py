@@ -11,9 +11,11 @@ from pathlib import Path
 from engine.contract.errors import UserError
 from engine.contract.events import Event, Failed, Finished, Resumed, Started, Step, parse_event
 from engine.contract.files import write_atomic
+from engine.contract.memory import advice
 from engine.contract.process import Process
 from engine.contract.rundir import RunDir, RunList, Status
 from rwkv_tui.plain import moment
+from rwkv_tui.services.postmortem import short_of_disk, short_of_memory
 
 RESUMABLE: tuple[Status, ...] = ("stopped", "failed", "died")
 HEAD_BYTES = 1 << 18
@@ -179,8 +181,20 @@ def ending_of(run: RunSummary) -> str:
     steps = RunDir(run.proj_dir).resume_steps()
     place = f"from step {steps[0]:,}" if steps else "from the beginning"
     where = f"at {step}" if run.step else "before its first step"
+    short = _shortage(RunDir(run.proj_dir)) if run.status == "died" else ""
     return (f"The run {run.name} {run.status} {where}{why}{seen}; "
-            f"`rwkv-tune resume {run.name}` goes on {place}.")  # fmt: skip
+            f"`rwkv-tune resume {run.name}` goes on {place}.{short and f' {short}'}")  # fmt: skip
+
+
+def _shortage(run: RunDir) -> str:
+    """What the run lacked, with what to change, as far as that can be known; "" where it cannot."""
+    memory = short_of_memory(run)
+    if not memory:
+        return short_of_disk(run)
+    try:
+        return f"{memory} {advice(run.read_settings())}"
+    except UserError:
+        return memory
 
 
 def engine_log_tail(run: RunDir) -> str:
