@@ -102,8 +102,8 @@ def load(
     data, held_out = _read_data(settings, info.vocab_size, emit, stop)
     if settings.dataload != "get" and len(data) < settings.micro_bsz:
         emit(events.Warned(text=(
-            f"The data hold {len(data)} documents, fewer than micro_bsz {settings.micro_bsz}: each step learns "
-            "some of them twice. Lower micro_bsz, or give more documents."
+            f"The data hold {len(data)} documents, fewer than micro_bsz {settings.micro_bsz}: each step "
+            "learns some of them twice. Lower micro_bsz, or give more documents."
         )))  # fmt: skip
     stop.check()
     operator = _operator(settings, info, device, emit, cache, op)

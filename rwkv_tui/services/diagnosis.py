@@ -15,6 +15,7 @@ from rwkv_tui.services.run_tail import RunModel
 
 Fix = Callable[[TrainSettings], dict[str, str]]
 LINES = 3
+UNKNOWN = "Its process ended without a word: killed, out of memory, or the machine was restarted."
 
 
 @dataclass(frozen=True)
@@ -127,8 +128,7 @@ def diagnose(
                 sign.cause, (*_last(printed), *_trend(model)), sign.remedy, tuple(changes.items())
             )
         return Diagnosis(
-            shortage
-            or "Its process ended without a word: killed, out of memory, or the machine was restarted.",
+            shortage or UNKNOWN,
             _last(printed),
             "Resume it. If that happens again it lacks memory: make a step smaller.",
             tuple(_less_memory(settings).items()) if settings else (),
