@@ -6,6 +6,7 @@ import os
 import subprocess
 
 from engine.contract import events
+from engine.contract.plain import say
 from engine.contract.rundir import RunDir
 
 
@@ -41,11 +42,11 @@ class OnFinish:
             "RWKV_TUNE_LOSS": "" if self._loss is None else f"{self._loss:.6g}",
             "RWKV_TUNE_PROJ_DIR": str(self._run.path),
         }  # fmt: skip
-        print(f"on_finish: {self._command}", flush=True)
+        say(f"on_finish: {self._command}")
         try:
             subprocess.Popen(
                 ["/bin/sh", "-c", self._command], cwd=self._run.path, env={**os.environ, **told},
                 stdin=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
         except OSError as error:
-            print(f"on_finish: it could not be started ({error})", flush=True)
+            say(f"on_finish: it could not be started ({error})")

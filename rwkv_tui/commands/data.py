@@ -47,7 +47,7 @@ def convert(args: argparse.Namespace) -> int:
     say(f"{report.prefix}.bin and .idx: {report.documents:,} documents, {report.items:,} items, "
         f"{report.tokens:,} tokens in {report.seconds:.1f} s")  # fmt: skip
     if report.held_out_prefix:
-        print(f"{report.held_out_prefix}.bin and .idx: {report.held_out_documents:,} documents held out")
+        say(f"{report.held_out_prefix}.bin and .idx: {report.held_out_documents:,} documents held out")
     if report.skipped:
         say(f"{report.skipped:,} lines could not be read and were left out.")
     if report.magic_prime:
