@@ -46,17 +46,14 @@ def trained_mask(
         return _between(tokens, *ids)
     if loss_mask != "qa":
         raise ValueError(f"loss_mask {loss_mask!r}")
-    pieces = list(map(Tokenizer().token_bytes, document[: len(tokens) + MARKER_TOKENS].tolist()))
-    ends = np.cumsum(list(map(len, pieces)), dtype=np.int64)
-    begins = np.concatenate([np.zeros(1, np.int64), ends[:-1]])[: len(tokens)]
-    text = b"".join(pieces)
-    markers = _markers(text, lambda: Tokenizer().decode_bytes(document.tolist()))
+    seen = document[: len(tokens) + MARKER_TOKENS]
+    lengths = Tokenizer().lengths_of(tokens)
+    begins = np.cumsum(lengths, dtype=np.int64) - lengths
+    text = Tokenizer().bytes_of(seen)
     learned = np.zeros(len(tokens), np.bool_)
-    for marker in markers.finditer(text):
-        if marker[1]:
-            learned |= begins >= marker.end()
-        else:
-            learned &= begins < marker.start()
+    for marker in _markers(text, lambda: Tokenizer().bytes_of(document)).finditer(text):
+        place = marker.end() if marker[1] else marker.start()
+        learned[np.searchsorted(begins, place) :] = bool(marker[1])
     return learned
 
 

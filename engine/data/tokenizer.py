@@ -111,6 +111,13 @@ def _joined() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     return np.frombuffer(b"".join(_table()), np.uint8), ends - _lengths()
 
 
+def _known(ids: NDArray[Any]) -> NDArray[Any]:
+    """The ids, those outside the table replaced by one that is unknown as well."""
+    if ids.dtype == np.uint16:
+        return ids
+    return np.where((ids < 0) | (ids >= VOCAB_SIZE), VOCAB_SIZE - 1, ids)
+
+
 class Tokenizer:
     """Free to construct; the vocabulary is loaded once, when it is first needed.
 
@@ -171,13 +178,19 @@ class Tokenizer:
         """How many bytes each id [V] has."""
         return _lengths()
 
+    def lengths_of(self, ids: NDArray[Any]) -> NDArray[np.uint8]:
+        """How many bytes each of the ids [t] has."""
+        return _lengths()[_known(ids)]
+
     def bytes_of(self, ids: NDArray[Any]) -> bytes:
-        """As `decode_bytes`, for many ids [t] from 0 to 65535 at once."""
-        lengths = _lengths()[ids]
+        """As `decode_bytes`, for many ids [t] at once."""
+        known = _known(ids)
+        lengths = _lengths()[known]
         ends = np.cumsum(lengths, dtype=np.int64)
         joined, starts = _joined()
-        places = np.repeat(starts[ids] - (ends - lengths), lengths)
-        return joined[places + np.arange(len(places))].tobytes()
+        places = np.repeat(starts[known] - (ends - lengths), lengths)
+        places += np.arange(len(places))
+        return joined[places].tobytes()
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes of all ids, joined; not necessarily valid UTF-8."""

@@ -61,9 +61,13 @@ def test_a_long_text_in_pieces_has_the_ids_of_the_whole(text: str, size: int) ->
     assert found == Tokenizer().encode(text)
 
 
-@given(st.lists(st.integers(0, VOCAB_SIZE - 1)))
+@given(st.lists(st.integers(-5, VOCAB_SIZE + 5)))
 def test_many_ids_at_once_have_the_same_bytes(ids: list[int]) -> None:
-    assert Tokenizer().bytes_of(np.array(ids, np.uint16)) == Tokenizer().decode_bytes(ids)
+    for some in (np.array(ids, np.int64), np.array(ids, np.int64).astype(np.uint16)):
+        assert Tokenizer().bytes_of(some) == Tokenizer().decode_bytes(some.tolist())
+        assert Tokenizer().lengths_of(some).tolist() == [
+            len(Tokenizer().token_bytes(i)) for i in some.tolist()
+        ]
 
 
 def test_ids_that_do_not_stand_for_the_text_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
