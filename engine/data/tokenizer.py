@@ -180,7 +180,8 @@ class Tokenizer:
 
     def lengths_of(self, ids: NDArray[Any]) -> NDArray[np.uint8]:
         """How many bytes each of the ids [t] has."""
-        return _lengths()[_known(ids)]
+        lengths: NDArray[np.uint8] = _lengths()[_known(ids)]
+        return lengths
 
     def bytes_of(self, ids: NDArray[Any]) -> bytes:
         """As `decode_bytes`, for many ids [t] at once."""
@@ -188,9 +189,10 @@ class Tokenizer:
         lengths = _lengths()[known]
         ends = np.cumsum(lengths, dtype=np.int64)
         joined, starts = _joined()
-        places = np.repeat(starts[known] - (ends - lengths), lengths)
+        places: NDArray[np.int64] = np.repeat(starts[known] - (ends - lengths), lengths)
         places += np.arange(len(places))
-        return joined[places].tobytes()
+        data: bytes = joined[places].tobytes()
+        return data
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes of all ids, joined; not necessarily valid UTF-8."""
