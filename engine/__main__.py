@@ -108,8 +108,8 @@ def _convert(args: argparse.Namespace) -> int:
     try:
         report = convert(
             args.source, args.out, repeat=args.repeat, ctx_len=args.ctx_len, seed=args.seed,
-            weights=args.weights, held_out=args.held_out, skip_bad=args.skip_bad, force=args.force,
-            progress=_progress(),
+            weights=args.weights, held_out=args.held_out, fields=args.fields, template=args.template,
+            skip_bad=args.skip_bad, force=args.force, progress=_progress(),
         )  # fmt: skip
     except UserError as error:
         _emit(events.Failed(reason=error.message, remedy=error.remedy))

@@ -35,7 +35,7 @@ def add_plan_flags(job: argparse.ArgumentParser) -> None:
 
 def add_convert_flags(job: argparse.ArgumentParser) -> None:
     """The flags of a conversion."""
-    job.add_argument("source", metavar="FILE.jsonl", type=Path, nargs="+")
+    add_source_flags(job)
     job.add_argument(
         "--out", metavar="PREFIX", type=Path, required=True, help="writes PREFIX.bin and PREFIX.idx"
     )

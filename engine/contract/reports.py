@@ -168,9 +168,12 @@ class Converted(Report):
 
 
 class DataSource(Report):
-    """A file that a pair was made from. `documents` and `tokens` once each; `skipped` bad lines."""
+    """What a pair was made from: a file, or `files` of a folder or pattern, of `kind`. `documents` and
+    `tokens` once each; `skipped` bad rows; `sha256` of the files' bytes one after the other."""
 
     path: str
+    files: int = 1
+    kind: str = ""
     bytes: int
     sha256: str
     documents: int
@@ -188,6 +191,7 @@ class DataOrigin(Report):
     made_by: str
     part: Literal["train", "held out"]
     sources: tuple[DataSource, ...]
+    fields: str = ""
     template: str = ""
     tokenizer: str
     seed: int

@@ -1,4 +1,4 @@
-"""jsonl to binidx: each document tokenised once, then written `repeat` times in a fresh order each time."""
+"""Rows to binidx: each document tokenised once, then written `repeat` times in a fresh order each time."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from engine.contract.errors import UserError
 from engine.contract.files import Staged
 from engine.contract.reports import BadLine, Converted, DataOrigin, DataSource
 from engine.data.binidx import PairWriter, magic_prime
-from engine.data.jsonl import BadLines, open_source, read_documents
 from engine.data.mix import Mix, Part
 from engine.data.origin import ORIGIN, Digests
+from engine.data.rows import NO_DOCUMENTS, Corpus, open_corpus
 from engine.data.scratch import Rows, Scratch
 from engine.data.tokenizer import END_OF_DOCUMENT, VOCABULARY, Tokenizer
 
@@ -32,6 +32,7 @@ HELD_OUT = "-val"
 _BATCH = 256  # documents in one call of the tokenizer, which holds back signals for as long
 _PIECE = 1 << 18  # characters likewise; longer documents are tokenised in pieces of as many
 _EVERY = 0.1
+_LISTED = 10
 _SKIP = "Mend them, or leave them out with --skip-bad."
 
 
@@ -44,12 +45,15 @@ def convert(
     seed: int = 0,
     weights: Sequence[float] = (),
     held_out: float = 0.0,
+    fields: str = "",
+    template: Path | None = None,
     skip_bad: bool = False,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Converted:
     """Writes PREFIX.bin and PREFIX.idx, an item per document and repeat, each ended by token 0, and to
     PREFIX.idx.json how they were made. With `held_out` the documents set aside become a pair PREFIX-val.
+    A source is a file of rows, a folder or a pattern; `fields` and `template` say how rows are read.
 
     The same sources, weights, repeat and seed give the same pair on any machine. Memory: that of the
     vocabulary, some buffers, and a few times the longest document. `progress(phase, done, total)` is
@@ -61,16 +65,18 @@ def convert(
     ends it early, the target is left as it was.
     """
     began = time.monotonic()
-    sources = [sources] if isinstance(sources, Path) else list(sources)
-    _check(prefix, sources, weights, repeat=repeat, ctx_len=ctx_len, seed=seed, held_out=held_out)
+    given = [sources] if isinstance(sources, Path) else list(sources)
+    _check(prefix, given, weights, repeat=repeat, ctx_len=ctx_len, seed=seed, held_out=held_out)
+    corpora = [open_corpus([source], fields, template) for source in given]
+    files = [[source.path for source in corpus.sources] for corpus in corpora]
     tell = Ticker(progress or (lambda *_: None))
     held_prefix = Path(f"{prefix}{HELD_OUT}")
     prefixes = [held_prefix, prefix] if held_out else [prefix]
     targets = [data_half(p, suffix) for p in prefixes for suffix in (ORIGIN, ".bin", ".idx")]
-    with _writing(prefix), Staged(targets, replace=force) as staged, Digests(sources) as digests:
+    with _writing(prefix), Staged(targets, replace=force) as staged, Digests(files) as digests:
         _check_free(targets, force)
         with Scratch(prefix.parent) as scratch:
-            parts, skipped = _read(sources, scratch, skip_bad, tell)
+            parts, skipped = _read(corpora, scratch, skip_bad, tell)
             mix = Mix(scratch, parts, weights, seed)
             if held_out:
                 mix.hold_out(held_out, tell)
@@ -82,7 +88,9 @@ def convert(
                 held = _write(scratch, mix.held_out(), staged.parts[1:3], tell, total)
         origin = DataOrigin(
             made_by=f"rwkv-tune {version('rwkv-tune')}", part="train",
-            sources=_described(sources, digests.result(), parts, skipped, weights), tokenizer=VOCABULARY,
+            sources=_described(corpora, digests.result(), parts, skipped, weights), tokenizer=VOCABULARY,
+            fields=fields,
+            template=next((corpus.template.text for corpus in corpora if corpus.rendered), ""),
             seed=seed, repeat=repeat, held_out=held_out, items=writer.items, tokens=writer.tokens,
             dtype="uint16",
         )  # fmt: skip
@@ -104,6 +112,19 @@ def convert(
     )
 
 
+class BadLines:
+    """The first bad rows and the number of all."""
+
+    def __init__(self) -> None:
+        self.first: list[BadLine] = []
+        self.count = 0
+
+    def add(self, line: BadLine) -> None:
+        self.count += 1
+        if len(self.first) < _LISTED:
+            self.first.append(line)
+
+
 class Ticker:
     """Calls `progress` at most every `_EVERY` seconds and at the end of a phase."""
 
@@ -119,23 +140,23 @@ class Ticker:
 
 
 def _read(
-    sources: Sequence[Path], scratch: Scratch, skip_bad: bool, tell: Ticker
+    corpora: Sequence[Corpus], scratch: Scratch, skip_bad: bool, tell: Ticker
 ) -> tuple[list[Part], list[int]]:
-    """Tokenises each source; gives where its documents lie in the scratch, and its number of bad lines."""
-    sizes = [source.stat().st_size for source in sources]
+    """Tokenises each source; gives where its documents lie in the scratch, and its number of bad rows."""
     parts, skipped = list[Part](), list[int]()
-    for i, source in enumerate(sources):
-        first, tokens, done = scratch.documents, scratch.tokens, sum(sizes[:i])
-        with open_source(source) as file:
-            documents = ((done + read, document) for read, document in read_documents(file))
-            bad = tokenise(documents, sum(sizes), scratch, skip_bad, tell, done)
+    done, total = 0, sum(corpus.total for corpus in corpora)
+    for corpus in corpora:
+        first, tokens = scratch.documents, scratch.tokens
+        documents = ((done + read, document) for read, document in corpus.documents())
+        bad = tokenise(documents, total, scratch, skip_bad, tell, done)
+        done += corpus.total
         if bad.count and not skip_bad:
-            raise refusal(f"{source} cannot be converted as it is", bad, _SKIP)
+            raise refusal(f"{corpus.name} cannot be converted as it is", bad, _SKIP)
         if scratch.documents == first:
             raise UserError(
-                f"{source} holds no documents"
+                f"{corpus.name} holds no documents"
                 + (f" ({bad.count} bad lines were skipped)." if bad.count else "."),
-                'Each line must be a JSON object like {"text": "..."}.',
+                NO_DOCUMENTS,
             )
         parts.append(Part(first, scratch.documents, scratch.tokens - tokens))
         skipped.append(bad.count)
@@ -215,20 +236,21 @@ def _write(
 
 
 def _described(
-    sources: Sequence[Path],
+    corpora: Sequence[Corpus],
     digests: Sequence[str],
     parts: Sequence[Part],
     skipped: Sequence[int],
     weights: Sequence[float],
 ) -> tuple[DataSource, ...]:
-    each = weights or itertools.repeat(None, len(sources))
+    each = weights or itertools.repeat(None, len(corpora))
     return tuple(
         DataSource(
-            path=str(source.absolute()), bytes=source.stat().st_size, sha256=digest,
-            documents=part.last - part.first, tokens=part.tokens, skipped=bad, weight=weight,
+            path=corpus.path, files=len(corpus.sources), bytes=corpus.total, sha256=digest,
+            kind=corpus.describe(), documents=part.last - part.first, tokens=part.tokens, skipped=bad,
+            weight=weight,
         )
-        for source, digest, part, bad, weight in zip(
-            sources, digests, parts, skipped, each, strict=True
+        for corpus, digest, part, bad, weight in zip(
+            corpora, digests, parts, skipped, each, strict=False
         )
     )  # fmt: skip
 
@@ -238,7 +260,7 @@ def _describe(path: Path, origin: DataOrigin) -> None:
 
 
 def _check(prefix: Path, sources: Sequence[Path], weights: Sequence[float], **numbers: float) -> None:
-    """Raises UserError for what no file needs to be read for; sources must exist."""
+    """Raises UserError for what no file needs to be read for."""
     for name, least in (("repeat", 1), ("ctx_len", 1), ("seed", 0), ("held_out", 0)):
         if not numbers[name] >= least:
             raise UserError(f"{name} {numbers[name]} must be at least {least}.", "Nothing was written.")
@@ -249,8 +271,6 @@ def _check(prefix: Path, sources: Sequence[Path], weights: Sequence[float], **nu
         )
     if not prefix.name:
         raise UserError(f"{prefix} names a folder.", "Give a name for the pair, like data/mine.")
-    for source in sources:
-        open_source(source).close()
 
 
 def _check_free(targets: Sequence[Path], force: bool) -> None:
@@ -264,7 +284,7 @@ def _check_free(targets: Sequence[Path], force: bool) -> None:
 
 def refusal(what: str, bad: BadLines, remedy: str) -> UserError:
     """Says what cannot be done because of bad lines, and names the first of them."""
-    listed = "".join(f"  line {b.line}: {b.reason}\n" for b in bad.first)
+    listed = "".join(f"  {b.where}: {b.reason}\n" for b in bad.first)
     more = f"  and {bad.count - len(bad.first)} more\n" if bad.count > len(bad.first) else ""
     lines = "1 bad line" if bad.count == 1 else f"{bad.count} bad lines"
     return UserError(

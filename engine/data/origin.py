@@ -68,10 +68,11 @@ def read_origin(prefix: Path) -> DataOrigin | None:
 
 
 class Digests:
-    """SHA-256 of files, found beside other work: hashing lets other threads run."""
+    """SHA-256 of sources, each the bytes of its files one after the other, found beside other work:
+    hashing lets other threads run."""
 
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self._paths, self._found = paths, list[str]()
+    def __init__(self, sources: Sequence[Sequence[Path]]) -> None:
+        self._sources, self._found = sources, list[str]()
         self._stop = threading.Event()
         self._error: OSError | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -87,7 +88,7 @@ class Digests:
         self._thread.join()
 
     def result(self) -> list[str]:
-        """In hexadecimal, one a path. Raises OSError if a file can no longer be read."""
+        """In hexadecimal, one a source. Raises OSError if a file can no longer be read."""
         while self._thread.is_alive():
             self._thread.join(0.1)
         if self._error:
@@ -96,11 +97,12 @@ class Digests:
 
     def _run(self) -> None:
         try:
-            for path in self._paths:
+            for files in self._sources:
                 digest = hashlib.sha256()
-                with path.open("rb") as file:
-                    while not self._stop.is_set() and (block := file.read(_BLOCK)):
-                        digest.update(block)
+                for path in files:
+                    with path.open("rb") as file:
+                        while not self._stop.is_set() and (block := file.read(_BLOCK)):
+                            digest.update(block)
                 self._found.append(digest.hexdigest())
         except OSError as error:
             self._error = error

@@ -16,7 +16,8 @@ from engine.contract.settings import TrainSettings
 from engine.data.binidx import BinIdx
 from engine.data.convert import Progress, Ticker, refusal, tokenise
 from engine.data.documents import Stored, TokenArray
-from engine.data.jsonl import open_source, read_documents
+from engine.data.rows import NO_DOCUMENTS, open_corpus
+from engine.data.rows.files import open_source
 from engine.data.scratch import Scratch
 from engine.data.tokenizer import END_OF_DOCUMENT, Tokenizer
 
@@ -47,17 +48,14 @@ def open_data(settings: TrainSettings, vocab_size: int, progress: Progress) -> S
 
 
 def read_jsonl(path: Path, folder: Path | None, progress: Progress) -> TokenArray:
-    """A document a line, each ended by token 0."""
-    with open_source(path) as file, _scratch(folder) as scratch:
-        total = os.fstat(file.fileno()).st_size
-        bad = tokenise(read_documents(file), total, scratch, False, Ticker(progress))
+    """The documents that conversion would find there, each ended by token 0."""
+    corpus = open_corpus([path])
+    with _scratch(folder) as scratch:
+        bad = tokenise(corpus.documents(), corpus.total, scratch, False, Ticker(progress))
         if bad.count:
             raise refusal(f"{path} cannot be trained on as it is", bad, _CONVERT)
         if not scratch.documents:
-            raise UserError(
-                f"data_file: {path} holds no documents.",
-                'Each line must be a JSON object like {"text": "..."}.',
-            )
+            raise UserError(f"data_file: {path} holds no documents.", NO_DOCUMENTS)
         return _array_of(scratch, path)
 
 

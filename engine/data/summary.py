@@ -18,7 +18,7 @@ from engine.contract.reports import BadLine, DataSummary, DocumentSample, Segmen
 from engine.data.binidx import MAGIC, BinIdx, cut_numbers
 from engine.data.lint import FEW, Linter
 from engine.data.plan import DataPlan
-from engine.data.rows import Corpus, open_corpus
+from engine.data.rows import NO_DOCUMENTS, Corpus, open_corpus
 from engine.data.rows.files import open_source
 from engine.data.tokenizer import END_OF_DOCUMENT, StreamDecoder, Tokenizer
 
@@ -30,7 +30,6 @@ FIRST_PART = 8 << 20
 
 _CUT_SHOWN = 256
 _LOOKED_AT = 1 << 16
-_REMEDY = "Rows need a text, messages, an instruction and its output, or a prompt and its completion."
 _FRACTIONS = (1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1, 3 / 2, 2, 4)
 
 
@@ -117,7 +116,7 @@ def _of_rows(
     findings = linter.findings()
     if not lengths.documents:
         first = next((f": {p.where}: {p.reason}" for f in findings for p in f.places), "")
-        raise UserError(f"{' '.join(map(str, paths))} has no documents{first}.", _REMEDY)
+        raise UserError(f"{corpus.name} has no documents{first}.", NO_DOCUMENTS)
     return DataSummary(
         path=str(paths[0]),
         kind="rows",

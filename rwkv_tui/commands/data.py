@@ -38,8 +38,8 @@ def convert(args: argparse.Namespace) -> int:
     with _progress() as progress:
         report = run(
             args.source, args.out, repeat=args.repeat, ctx_len=args.ctx_len, seed=args.seed,
-            weights=args.weights, held_out=args.held_out, skip_bad=args.skip_bad, force=args.force,
-            progress=progress,
+            weights=args.weights, held_out=args.held_out, fields=args.fields, template=args.template,
+            skip_bad=args.skip_bad, force=args.force, progress=progress,
         )  # fmt: skip
     if args.json:
         say_json(report.model_dump_json(indent=2))
@@ -199,12 +199,15 @@ def _inspected(report: PairReport, ctx_len: int) -> Iterator[str]:
         part = "documents held out" if origin.part == "held out" else "rest"
         yield f"the {part} of --held-out {origin.held_out:g}"
     if origin.template:
-        yield f"template {plain(origin.template)}"
+        yield f"template\n{plain(origin.template).strip()}"
+    if origin.fields:
+        yield f"fields {plain(origin.fields)}"
     for source in origin.sources:
         weight = "" if source.weight is None else f", weight {source.weight:g}"
         skipped = f", {source.skipped:,} bad lines left out" if source.skipped else ""
         counts = f"{source.documents:,} documents, {source.tokens:,} tokens"
-        yield f"  {plain(source.path)}: {counts}{weight}{skipped}"
+        kind = f" ({source.kind})" if source.kind else ""
+        yield f"  {plain(source.path)}{plain(kind)}: {counts}{weight}{skipped}"
         yield f"    {source.bytes:,} bytes, sha256 {source.sha256}"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import json
 import resource
 import signal
@@ -23,6 +25,7 @@ from engine.contract.check import data_half
 from engine.contract.errors import UserError
 from engine.data.binidx import BinIdx, magic_prime
 from engine.data.convert import Ticker, convert, tokenise
+from engine.data.origin import read_origin
 from engine.data.scratch import Scratch
 from engine.data.tokenizer import Tokenizer
 
@@ -143,14 +146,14 @@ BAD: list[tuple[bytes, str]] = [
     (b'"a"', "JSON, but a string instead of an object"),
     (b"null", "JSON, but null instead of an object"),
     (b"17", "JSON, but a number instead of an object"),
-    (b"{}", 'no "text" in the object'),
-    (b'{"Text": "a"}', 'no "text" in the object'),
+    (b"{}", "none of text, messages, prompt and completion is in it; it has nothing"),
+    (b'{"Text": "a"}', 'none of text, messages, prompt and completion is in it; it has "Text"'),
     (b'{"text": ["a"]}', '"text" is a list instead of a string'),
     (b'{"text": null}', '"text" is null instead of a string'),
     (b'{"text": true}', '"text" is true or false instead of a string'),
     (b'{"text": ""}', '"text" is empty'),
     (b'{"text": " \\n\\t "}', '"text" is blank'),
-    (b'{"text": "a \\ud83c b"}', '"text" has a lone surrogate (U+D83C)'),
+    (b'{"text": "a \\ud83c b"}', "it has a lone surrogate (U+D83C)"),
     (b'{"text": "a \xed\xa0\xbc b"}', "not UTF-8 (byte 13 of the line)"),
     (b'{"text": "caf\xe9"}', "not UTF-8 (byte 14 of the line)"),
     (b"[" * 100_000, "not JSON that can be read"),
@@ -183,7 +186,7 @@ def test_ten_bad_lines_are_listed_and_all_counted(tmp_path: Path) -> None:
 
 
 def test_a_line_without_end_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.data.jsonl.MAX_LINE", 1 << 20)
+    monkeypatch.setattr("engine.data.rows.formats.MAX_LINE", 1 << 20)
     source = tmp_path / "a.jsonl"
     source.write_bytes(b"x" * (5 << 20) + b'\n{"text": "good"}\n')
     with pytest.raises(UserError, match="line 1: longer than 1 MiB"):
@@ -192,7 +195,7 @@ def test_a_line_without_end_is_not_read_whole(tmp_path: Path, monkeypatch: pytes
     assert (report.documents, report.skipped) == (1, 1)
 
 
-@pytest.mark.parametrize("content", [b"", b"\n\n", b"bad\n", b"\xff\xfe{\x00}\x00"])
+@pytest.mark.parametrize("content", [b"", b"\n\n", b"bad\n", b"\xff\xfd{}"])
 def test_no_documents_is_an_error(tmp_path: Path, content: bytes) -> None:
     source = tmp_path / "a.jsonl"
     source.write_bytes(content)
@@ -330,3 +333,34 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
         command = [sys.executable, "-c", code, str(source), str(tmp_path / f"{megabytes}")]
         peaks.append(int(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
     assert peaks[1] - peaks[0] < 12_000 and peaks[1] < 400 << 10, f"{peaks} KiB"
+
+
+def test_everything_of_a_folder_is_converted_and_told_beside_the_pair(tmp_path: Path) -> None:
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    (folder / "a.csv").write_text("prompt,completion\na,b\n")
+    (folder / "b.json").write_text('[{"instruction": "c", "output": "d"}]')
+    (folder / "c.md").write_text("# e\n\nf\n")
+    (folder / "d.jsonl.gz").write_bytes(gzip.compress(b'{"text": "g"}'))
+    (tmp_path / "t").write_text(
+        "User: {user}\n\nAssistant: {assistant}\n\nUser: {instruction}\n\nAssistant: {response}"
+    )
+    report = convert(folder, tmp_path / "p", repeat=2, template=tmp_path / "t", ctx_len=4)
+    written = ["User: a\n\nAssistant: b", "User: c\n\nAssistant: d", "# e\n\nf", "g"]
+    assert sorted(texts(BinIdx(tmp_path / "p"))) == sorted(written * 2)
+    origin = read_origin(tmp_path / "p")
+    assert origin is not None and origin.template == (tmp_path / "t").read_text()
+    (source,) = origin.sources
+    assert (source.path, source.files, source.documents, report.documents) == (str(folder), 4, 4, 4)
+    assert source.kind.startswith("4 files, CSV and JSON and text and jsonl (gzip): ")
+    whole = b"".join(path.read_bytes() for path in sorted(folder.iterdir()))
+    assert (source.bytes, source.sha256) == (len(whole), hashlib.sha256(whole).hexdigest())
+
+
+def test_sources_of_several_kinds_are_mixed_by_weight(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"q": "a", "r": "b"}\n' * 30)
+    (tmp_path / "b.csv").write_text("q,r\n" + "c,d\n" * 30)
+    sources = [tmp_path / "a.jsonl", tmp_path / "b.csv"]
+    convert(sources, tmp_path / "p", repeat=1, weights=(3, 1), fields="prompt=q,answer=r")
+    found = texts(BinIdx(tmp_path / "p"))
+    assert found.count("User: a\n\nAssistant: b") == 30 and found.count("User: c\n\nAssistant: d") == 10

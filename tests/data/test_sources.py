@@ -108,7 +108,7 @@ def test_dummy_fills_the_context_with_ids_of_the_vocabulary() -> None:
     ("data_type", "content", "says"),
     [
         ("jsonl", b"", "no documents"),
-        ("jsonl", b'{"text": "a"}\n{"txt": "b"}\n', 'line 2: no "text"'),
+        ("jsonl", b'{"text": "a"}\n{"txt": "b"}\n', "line 2: none of text"),
         ("utf-8", b"", "no text"),
         ("utf-8", b"\xef\xbb\xbf", "no text"),
         ("utf-8", b"ab\xff", "no utf-8 text"),

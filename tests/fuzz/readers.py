@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import pickle
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import zstandard
 
 from engine.contract import events
 from engine.contract.rundir import RunDir
@@ -114,19 +116,27 @@ def _open_pickle(folder: Path) -> Read:
 # Text
 
 
-def _open_jsonl(_: Path) -> Read:
-    from engine.data.jsonl import read_documents
+def _open_rows(folder: Path) -> Read:
+    from engine.data.rows import open_corpus
     from engine.data.tokenizer import Tokenizer
 
     tokenizer = Tokenizer()
 
     def read(data: bytes) -> object:
-        texts = (text for _, text in read_documents(io.BytesIO(data)) if isinstance(text, str))
-        return [tokenizer.encode(text) for text in texts]
+        (folder / "rows").write_bytes(data)
+        found = open_corpus([folder / "rows"]).documents()
+        return [tokenizer.encode(text) for _, text in found if isinstance(text, str)]
 
     return read
 
 
+ROWS = [
+    b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n{"text": "a"}',
+    b'[{"instruction": "a", "input": "", "output": "b"}, {"prompt": "a", "completion": "b\\u00e9"}]',
+    '{\n "conversations": [{"from": "human", "value": "é"}, {"from": "gpt", "value": "说"}]\n}\n'.encode(),
+    b'question,answer\n"a\n""b""",c\nd,e\n',
+    "# Title\r\n\r\nWords — é\n".encode(),
+]
 JSONL = [
     '{"text": "User: a\\n\\nAssistant: b \\ud83d\\ude00"}\n{"text": "é🎉"}\r\n'.encode(),
     b'\xef\xbb\xbf{"n": 1e9, "text": "x", "list": [1, {"a": null}]}\n\n{"text": "y"}',
@@ -328,10 +338,17 @@ BINARY = {
     "pth": Reader(lambda: [*map(saved, _tensors())], [b"PK\1\2", b"PK\3\4", b"PK\5\6", *OPCODES], _open_pth),
     "pickle": Reader(_pickles, [*OPCODES, b"cposix\nsystem\n"], _open_pickle),
     "resume": Reader(_points, OPCODES, _open_point),
+    "packed": Reader(
+        lambda: [pack(row) for pack in (gzip.compress, zstandard.compress) for row in ROWS],
+        [b"\0"],
+        _open_rows,
+    ),
     "npy": Reader(_arrays, [b"'<u2'", b"'|O'", b"'V9'", b"(9,)", b"()", *JSON], _open_npy),
 }
 TEXT = {
-    "jsonl": Reader(lambda: JSONL, [*JSON, b"\\ud800", b"\n", b'"text"', b"\xff"], _open_jsonl),
+    "rows": Reader(
+        lambda: [*JSONL, *ROWS], [*JSON, b"\\ud800", b"\n", b'"text"', b"\xff", b'"', b","], _open_rows
+    ),
     "preset": Reader(lambda: PRESETS, YAML, _open_preset),
     "script": Reader(lambda: SCRIPTS, SHELL, _open_script),
     "events": Reader(_story, [*JSON, b"\n", b'"step"', b'"resumed"', b'"finished"'], _open_events),

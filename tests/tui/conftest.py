@@ -70,7 +70,16 @@ async def until(pilot: Pilot[None], true: Callable[[], object], seconds: float =
 
 async def write(pilot: Pilot[None], text: str) -> None:
     """Types a text into whatever has the focus."""
-    names = {" ": "space", "/": "slash", ".": "full_stop", "-": "minus", "_": "underscore", "~": "tilde"}
+    names = {
+        " ": "space",
+        "/": "slash",
+        ".": "full_stop",
+        "-": "minus",
+        "_": "underscore",
+        "~": "tilde",
+        "=": "equals_sign",
+        ",": "comma",
+    }
     await pilot.press(*(names.get(character, character) for character in text))
 
 

@@ -197,6 +197,19 @@ async def test_a_template_is_edited_kept_and_used(make_app: MakeApp, chat: Path,
         await until(pilot, lambda: says(pilot, 'has no documents: row 1: no "nothing" in it'))
 
 
+async def test_a_table_is_converted_with_fields_said_by_hand(make_app: MakeApp, place: Path) -> None:
+    (place / "t.csv").write_text("frage,antwort\na,b\nc,d\n")
+    async with make_app(source=place / "t.csv").run_test() as pilot:
+        await until(pilot, lambda: says(pilot, 'it has "frage", "antwort"'))
+        pilot.app.screen.query_one("#fields", Input).focus()
+        await write(pilot, "prompt=frage,answer=antwort")
+        await pilot.press("enter")
+        await until(pilot, lambda: says(pilot, "convert this once"))
+        await pilot.press("f4")
+        await until(pilot, lambda: draft_text(pilot, "data_file") == "t")
+        assert "frage" in (place / "t.idx.json").read_text()
+
+
 async def test_all_of_a_big_file_is_checked_when_asked_and_can_be_stopped(
     make_app: MakeApp, place: Path
 ) -> None:

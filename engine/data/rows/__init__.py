@@ -7,12 +7,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from engine.contract.errors import UserError
 from engine.contract.reports import BadLine
 from engine.data.rows.files import describe, find_sources
 from engine.data.rows.formats import Row, read_rows
 from engine.data.rows.shapes import SHAPES, RowError, Shape, groups_of, kind, read_fields, shape_of
 from engine.data.rows.template import Template, read_template
+
+NO_DOCUMENTS = "Rows need a text, messages, an instruction and its output, or a prompt and its completion."
+"""What to do where there are none."""
 
 
 class Document(NamedTuple):
@@ -24,14 +26,17 @@ class Document(NamedTuple):
 
 
 class Corpus:
-    """Files opened together. `total` is their size in bytes. Of the rows met so far, `shapes` counts the
-    kinds and `rendered` says whether the template made documents of some."""
+    """Files opened together: `name` as they were given, `path` in full, `total` their size in bytes.
+
+    Of the rows met so far, `shapes` counts the kinds and `rendered` says whether the template made
+    documents of some.
+    """
 
     def __init__(self, paths: Sequence[Path], fields: str = "", template: Template | None = None) -> None:
         """Raises UserError for files that cannot be read or are none of the formats."""
+        self.name = " ".join(map(str, paths))
+        self.path = " ".join(str(path.absolute()) for path in paths)
         self.sources = find_sources(paths)
-        if not self.sources:
-            raise UserError("No file was given.", "Name at least one.")
         self.template = template or Template()
         self.total = sum(source.size for source in self.sources)
         self.shapes: Counter[str] = Counter()

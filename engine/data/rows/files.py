@@ -159,7 +159,10 @@ def _is_table(start: bytes) -> bool:
     line = start.split(b"\n", 1)[0].decode("utf-8", "replace")
     if not (separator := delimiter(line)):
         return False
-    columns = next(csv.reader([line], delimiter=separator), [])
+    try:
+        columns = next(csv.reader([line], delimiter=separator), [])
+    except csv.Error:
+        return False
     return any(shape.fits(columns) for shape in SHAPES)
 
 
