@@ -16,6 +16,7 @@ from engine.contract.events import dump_json
 from engine.contract.paths import UserPaths
 from engine.contract.plain import one_line, say, say_json
 from engine.contract.rundir import RunDir, RunList
+from rwkv_tui.commands.follow import describe
 from rwkv_tui.plain import duration, moment, size
 from rwkv_tui.services.removal import Removal, plan_removal, remove
 from rwkv_tui.services.run_tail import RunModel, RunTail
@@ -82,13 +83,18 @@ def stop(args: argparse.Namespace) -> int:
     if not alive:
         say(f"It had ended already. {one_line(ending_of(summarise(name, run)))}")
         return 0
+    told = RunTail(run, run.events.stat().st_size if run.events.exists() else 0)
     stop_run(run)
     say("Asked to stop: it finishes its step and saves.", error=True)
     asked, killed = time.monotonic(), False
     try:
-        while is_alive(run):
+        alive = True
+        while alive:
+            alive = bool(is_alive(run))  # before reading: what is told last is read, too
             if args.now and not killed and time.monotonic() - asked > GRACE_S:
                 killed = stop_run(run, now=True)
+            for line in filter(None, map(describe, told.poll(steps=False))):
+                say(line, error=True)
             time.sleep(POLL)
     except KeyboardInterrupt:
         say(f"It still stops; `rwkv-tune logs {name}` tells how it ended.", error=True)

@@ -118,7 +118,8 @@ def test_names_cannot_steer_the_terminal(
 def test_stop_waits_and_tells(live: Live, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     live("going")
     assert main(["stop", "go"]) == 0
-    said = capfd.readouterr().out
+    said, meanwhile = capfd.readouterr()
+    assert "asked to stop: step" in meanwhile and "saved " in meanwhile
     assert "going stopped at step" in said and "rwkv-tune resume going" in said
     assert summarise("going", RunDir(tmp_path / "going")).status == "stopped"
     assert main(["stop"]) == 0 and "ended already" in capfd.readouterr().out

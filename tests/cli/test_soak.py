@@ -45,6 +45,7 @@ def fork_engine(run: RunDir, on_finish: str) -> int:
         log = os.open(run.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         for target, source in ((0, os.open(os.devnull, os.O_RDONLY)), (1, log), (2, log)):
             os.dup2(source, target)
+        os.closerange(3, 4096)  # the viewers' terminals among them
         from engine.train.run import run_training
 
         status = run_training(run, on_finish=on_finish)
@@ -169,7 +170,7 @@ def test_after_many_kills_every_run_is_whole(
     ends = Counter(judge(name, run) for name, run in chaos.runs.items())
     print(f"seed {seed}: {dict(chaos.did)}, ended {dict(ends)} after {time.monotonic() - began:.0f} s")
     assert ends["finished"] > 0.7 * len(chaos.runs) and len(chaos.runs) >= 20
-    left = [p for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE]
+    _, left = psutil.wait_procs(psutil.Process().children(recursive=True), timeout=10)
     assert not left
     listed = {run.path for _, run in RunList(chaos.paths.runs).all()}
     assert listed == {run.path for run in chaos.runs.values()}

@@ -6,6 +6,7 @@ import fcntl
 import os
 import pty
 import re
+import select
 import struct
 import subprocess
 import termios
@@ -37,14 +38,18 @@ class Terminal:
         )  # fmt: skip
         os.close(slave)
         self.raw = b""
+        self._hung_up = False
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def _read(self) -> None:
-        while True:
+        """Never blocks in a read: that would keep the pty open after it was hung up."""
+        while not self._hung_up:
+            if not select.select([self._master], [], [], 0.02)[0]:
+                continue
             try:
                 fresh = os.read(self._master, 1 << 16)
-            except OSError:  # hung up, on one side or the other
+            except OSError:  # the program has ended
                 return
             if not fresh:
                 return
@@ -70,6 +75,8 @@ class Terminal:
 
     def hang_up(self) -> None:
         """Closes the terminal's side of the pty, as a terminal emulator that is killed does."""
+        self._hung_up = True
+        self._reader.join()
         os.close(self._master)
 
     def end(self) -> None:

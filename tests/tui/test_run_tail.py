@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from engine.contract import events as ev
 from engine.contract.rundir import RunDir
 from rwkv_tui.commands.follow import describe
+from rwkv_tui.plain import duration
 from rwkv_tui.services.run_tail import RunModel, RunTail, RunWatch
 from tests.fakes import stories
 
@@ -192,6 +193,17 @@ def test_a_tail_can_begin_later(tmp_path: Path) -> None:
     assert tail.poll() == []
     stories.tell(run, [FAILED])
     assert tail.poll() == [FAILED]
+
+
+@pytest.mark.parametrize("jump", [-86_400.0, 86_400.0])
+def test_a_clock_that_jumps_spoils_no_curve(jump: float) -> None:
+    told = stories.opening() + stories.stepping(Path("p"), 1, 60)
+    half = len(told) // 2
+    later = [event.model_copy(update={"t": event.t + jump}) for event in told[half:]]
+    model = fold([*told[:half], *later])
+    assert (model.step, list(model.loss.xs)) == (60, list(range(1, 61)))
+    assert model.seconds_left is None or model.seconds_left >= 0
+    assert duration(model.elapsed) in ("0:00", "1 d 00:00")
 
 
 def test_missing_values_stay_missing() -> None:
