@@ -50,7 +50,7 @@ def _in_utf8() -> None:
 
     What goes to the terminal stays in the terminal's own encoding.
     """
-    if sys.getfilesystemencoding() != "utf-8":
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
         terminal = sys.stdout.encoding if sys.stdout else "ascii"
         told = {"PYTHONUTF8": "1", "PYTHONIOENCODING": f"{terminal}:replace"}
         os.execve(sys.executable, sys.orig_argv, {**os.environ, **told})

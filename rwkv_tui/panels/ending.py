@@ -8,8 +8,7 @@ from textual.content import Content
 
 from engine.contract.events import Finished
 from engine.contract.rundir import RunDir, Status
-from rwkv_tui.panels.progress import clock_time
-from rwkv_tui.plain import duration, one_line, plain
+from rwkv_tui.plain import duration, moment, one_line, plain
 from rwkv_tui.services.diagnosis import Diagnosis
 from rwkv_tui.services.run_tail import RunModel
 
@@ -31,9 +30,9 @@ def ending(
     if status == "failed":
         where = f" at step {model.step:,} of {model.steps:,}" if model.steps else " before the first step"
         return _card(f"The run failed{where}", found, run, model, resumable)
-    heard = f", last heard of at {clock_time(model.last_t)}" if model.last_t else ""
+    seen = f" (last seen {moment(model.last_t)})" if model.last_t else ""
     where = f"at step {model.step:,}" if model.step else "before the first step"
-    return _card(f"The run died {where}{heard}", found, run, model, resumable)
+    return _card(f"The run died {where}{seen}", found, run, model, resumable)
 
 
 def _finished(status: Status, closing: Finished, model: RunModel) -> Content:
