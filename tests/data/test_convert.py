@@ -364,3 +364,93 @@ def test_sources_of_several_kinds_are_mixed_by_weight(tmp_path: Path) -> None:
     convert(sources, tmp_path / "p", repeat=1, weights=(3, 1), fields="prompt=q,answer=r")
     found = texts(BinIdx(tmp_path / "p"))
     assert found.count("User: a\n\nAssistant: b") == 30 and found.count("User: c\n\nAssistant: d") == 10
+
+
+def everything(tmp_path: Path, **options: Any) -> None:
+    """A conversion with every stage: two sources mixed, documents held out, a pair replaced."""
+    sources = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+    if not sources[0].exists():
+        jsonl(sources[0], DOCUMENTS)
+        jsonl(sources[1], DOCUMENTS[::-2])
+    convert(sources, tmp_path / "out" / "x", repeat=2, weights=(1, 2), held_out=0.1, **options)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_cancelled_at_every_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.data.convert._EVERY", 0.0)
+    for name, value in (("_BLOCK", 16), ("_READ", 16), ("_SORTED", 16)):
+        monkeypatch.setattr(f"engine.data.scratch.{name}", value)
+    told: list[str] = []
+    everything(tmp_path, seed=1, progress=lambda phase, *_: told.append(phase))
+    before = content(tmp_path / "out")
+    assert set(before) == {
+        f"x{side}{half}" for side in ("", "-val") for half in (".bin", ".idx", ".idx.json")
+    }
+    assert list(dict.fromkeys(told)) == ["reading", "holding out", "writing"]
+    for moment in range(0, len(told), 1 + len(told) // 60):
+        left = moment
+
+        def progress(*_: object) -> None:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            everything(tmp_path, force=True, progress=progress)
+        assert content(tmp_path / "out") == before
+
+
+def test_the_disk_full_at_every_stage(tmp_path: Path) -> None:
+    """Files may grow to ever larger sizes until all fit; a limit of size fails where a full disk would."""
+    everything(tmp_path, seed=1)
+    before = content(tmp_path / "out")
+    _, hard = limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    sizes = range(0, 2 * max(map(len, before.values())), 100)
+    for size in sizes:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            everything(tmp_path, force=True)
+        except UserError as error:
+            assert "Cannot write" in error.message
+        else:
+            break
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert content(tmp_path / "out") == before
+    assert size > 2_000 and content(tmp_path / "out") != before
+    assert names(tmp_path / "out") == sorted(before)
+
+
+@pytest.mark.soak
+def test_a_gigabyte_within_a_limit_that_the_kernel_holds(tmp_path: Path) -> None:
+    """RLIMIT_AS: what the process has with the vocabulary loaded, and 128 MiB for everything else."""
+    code = """
+import resource, sys
+from pathlib import Path
+from engine.data.convert import convert
+convert(Path(sys.argv[1]), Path(sys.argv[2], "small"), repeat=1)
+size = next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith("VmSize"))
+resource.setrlimit(resource.RLIMIT_AS, ((size << 10) + (128 << 20),) * 2)
+report = convert(Path(sys.argv[3]), Path(sys.argv[2], "large"), repeat=2, held_out=0.01)
+peak = next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith("VmHWM"))
+print(report.documents, peak)
+"""
+    small = jsonl(tmp_path / "small.jsonl", DOCUMENTS)
+    with (tmp_path / "large.jsonl").open("w", encoding="utf-8") as file:
+        written = number = 0
+        while written < 1_000_000_000:
+            text = f"User: {number} 你好 🙂\n\nAssistant: " + "a quick answer " * (number % 150)
+            written += file.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
+            number += 1
+    arguments = [str(small), str(tmp_path), str(tmp_path / "large.jsonl")]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    documents, peak = map(int, done.stdout.split())
+    assert documents == number and peak < 400 << 10, f"{peak} KiB"
+    assert len(BinIdx(tmp_path / "large")) > 1.9 * documents
