@@ -350,11 +350,20 @@ class TrainSettings(BaseModel):
     wandb: str = param("", "Project name on Weights & Biases; empty is none.", group="log")
     sample_prompt: str = param(
         "",
-        "A question answered by base and tuned model at the end; empty takes the first one of the data.",
+        "Questions that base and tuned model answer after each save and at the end, parted by ||; empty "
+        "takes the first one of the data.",
         group="log",
-        advice="Choose one whose answer shows the manner you are after.",
+        advice="Choose some whose answers show the manner you are after.",
     )
-    sample_len: int = param(64, "Tokens of that answer; 0 answers nothing.", group="log", ge=0, le=4096)
+    sample_len: int = param(64, "Tokens of an answer; 0 answers nothing.", group="log", ge=0, le=4096)
+    sample_share: float = param(
+        0.02,
+        "The share of the time that answers after saves may take at most; 0 answers only at the end.",
+        group="log",
+        ge=0,
+        le=1,
+        advice="0.02 slows nobody down: what does not fit is cut short or waits for a later save.",
+    )
     eval_docs: int = param(
         32,
         "Documents whose loss is measured before and after the run; 0 measures nothing.",
@@ -412,6 +421,11 @@ class TrainSettings(BaseModel):
         except (KeyError, TypeError, ValueError):
             return None
         return (start, end) if start != end and min(start, end) >= 0 else None
+
+    @property
+    def sample_prompts(self) -> tuple[str, ...]:
+        """The questions of sample_prompt, one by one."""
+        return tuple(part.strip() for part in self.sample_prompt.split("||") if part.strip())
 
     @property
     def method(self) -> Method:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import time
+from functools import cached_property
 from typing import Any, Literal
 
 from engine.chat.generate import generate
@@ -24,28 +27,41 @@ class Probe:
         self.stop = stop
         self.loss_before: float | None = None
         self.loss_after: float | None = None
-        self.base_answer = ""
+        self.base_answers: list[str] = []
+        self.answer_seconds = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """What `before` found, for a run that goes on later."""
-        return {"loss_before": self.loss_before, "base_answer": self.base_answer}
+        return {
+            "loss_before": self.loss_before, "base_answers": self.base_answers,
+            "answer_seconds": self.answer_seconds,
+        }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.loss_before, self.base_answer = state["loss_before"], state["base_answer"]
+        self.loss_before = state["loss_before"]
+        self.base_answers = state.get("base_answers", [])  # one text in files of the first release
+        self.answer_seconds = state.get("answer_seconds", 0.0)
 
     def before(self) -> None:
         """Of the base model."""
         self.loss_before = self._loss("before")
         if self.loaded.settings.sample_len:
-            self.base_answer = self._answer()
+            began = time.monotonic()
+            self.base_answers = [self.answer(prompt) for prompt in self.prompts]
+            self.answer_seconds = (time.monotonic() - began) / len(self.prompts)
+
+    def base(self, place: int) -> str:
+        """The base model's answer to one of the prompts, "" when it was never asked."""
+        return self.base_answers[place] if place < len(self.base_answers) else ""
 
     def after(self, step: int) -> None:
-        """Of the tuned model; also tells the two answers. A stop ends the measuring, not the finished run."""
+        """Of the tuned model; also tells both answers. A stop ends the measuring, not the finished run."""
         try:
             self.loss_after = self._loss("after")
             if self.loaded.settings.sample_len:
-                tuned = self._answer()
-                self.emit(events.Sample(step=step, prompt=self._prompt(), base=self.base_answer, tuned=tuned))
+                for place, prompt in enumerate(self.prompts):
+                    tuned = self.answer(prompt)
+                    self.emit(events.Sample(step=step, prompt=prompt, base=self.base(place), tuned=tuned))
         except Stopped:
             self.emit(events.Log(text="asked to stop while measuring: the trained files are complete"))
 
@@ -68,18 +84,20 @@ class Probe:
         ))  # fmt: skip
         return report.loss
 
-    def _prompt(self) -> str:
-        s = self.loaded.settings
-        if s.sample_prompt:
-            return s.sample_prompt
+    @cached_property
+    def prompts(self) -> tuple[str, ...]:
+        """What is asked: the person's own prompts, else the first question of the data."""
+        if own := self.loaded.settings.sample_prompts:
+            return own
         first = Tokenizer().decode(self.loaded.data.item(0)[:PROMPT_TOKENS].tolist())
         head, mark, _ = first.partition(MARK)
-        return head.removeprefix("User:").strip() if mark else first[:40]
+        return (head.removeprefix("User:").strip() if mark else first[:40],)
 
-    def _answer(self) -> str:
-        """The greedy answer, up to the end of its turn."""
-        tokenizer = Tokenizer()
-        prompt = f"User: {self._prompt()}\n\n{MARK}"
+    def answer(self, question: str, seconds: float = math.inf) -> str:
+        """The greedy answer of the model as it is now, up to the end of its turn, or what came of it within
+        `seconds`. Leaves the model in eval mode."""
+        tokenizer, began = Tokenizer(), time.monotonic()
+        prompt = f"User: {question}\n\n{MARK}"
         self.loaded.model.eval()
         ids: list[int] = []
         for token in generate(
@@ -87,6 +105,6 @@ class Probe:
         ):
             self.stop.check()
             ids.append(token)
-            if tokenizer.decode_bytes(ids).endswith(b"\n\nUser:"):
+            if tokenizer.decode_bytes(ids).endswith(b"\n\nUser:") or time.monotonic() - began >= seconds:
                 break
         return tokenizer.decode(ids).removesuffix("\n\nUser:").strip()

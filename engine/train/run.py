@@ -22,6 +22,7 @@ from engine.train.stop import Stopped, StopRequest
 if TYPE_CHECKING:  # Lightning takes seconds to import: a refused run should not wait for it
     from engine.train.callbacks import Saver
     from engine.train.prepare import Loaded
+    from engine.train.probe import Probe
 
 FINISHED, FAILED, STOPPED = 0, 1, 130
 
@@ -83,7 +84,7 @@ def _train(
 
     kept = {"probe": probe.state_dict(), "op": loaded.operator.name}
     saver = Saver(run, emit, stop, point, began, kept)
-    _fit(run, loaded, emit, stop, saver)
+    _fit(run, loaded, emit, stop, saver, probe)
     # A stop asked for during the last step still ends a run that was complete.
     stopped = stop.requested and saver.saved_step < settings.total_steps
     if not stopped:
@@ -96,13 +97,17 @@ def _train(
     return STOPPED if stopped else FINISHED
 
 
-def _fit(run: RunDir, loaded: Loaded, emit: events.Emit, stop: StopRequest, saver: Saver) -> None:
+def _fit(
+    run: RunDir, loaded: Loaded, emit: events.Emit, stop: StopRequest, saver: Saver, probe: Probe
+) -> None:
     from torch.utils.data import DataLoader
 
     from engine.data.dataset import EpochSampler, collate
     from engine.train.callbacks import Reporter
     from engine.train.lightning import pl
     from engine.train.module import TuneModule
+    from engine.train.samples import Samples
+    from engine.train.state_health import StateHealth
     from engine.train.validation import Validation
 
     s = loaded.settings
@@ -116,9 +121,12 @@ def _fit(run: RunDir, loaded: Loaded, emit: events.Emit, stop: StopRequest, save
     )  # fmt: skip
     module = TuneModule(loaded.model, loaded.tuning, s)
     validation = Validation(loaded, saver, emit, stop)
-    callbacks: list[pl.Callback] = [
-        Reporter(run, emit, stop, fp16=s.precision == "fp16"), validation, saver,  # the saver stays last
-    ]  # fmt: skip
+    reporter = Reporter(run, emit, stop, fp16=s.precision == "fp16")
+    callbacks: list[pl.Callback] = [reporter, validation, saver]  # what has a state comes before the saver
+    if s.method == "state":
+        callbacks.insert(1, StateHealth(module, emit, reporter))
+    if s.sample_len and s.sample_share:
+        callbacks.append(Samples(probe, saver, emit, stop))
     saver.restore(module, callbacks)
     if module.step >= s.total_steps or validation.over:
         return

@@ -63,7 +63,8 @@ class DoneScreen(Screen[None]):
         with VerticalScroll(id="story"):
             yield Static(self._gain(), classes="part")
             if self._model.samples:
-                sample = self._model.samples[-1]
+                last = self._model.samples[-1].step
+                sample = next(s for s in self._model.samples if s.step == last)
                 prompt = "\n".join(line for line in plain(sample.prompt).splitlines() if line.strip())
                 yield Static(Content.assemble(("The same prompt, answered by both\n", "bold"), prompt))
                 with Container(id="answers"):

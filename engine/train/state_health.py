@@ -1,0 +1,111 @@
+"""The health of the state that is tuned: tells its norms now and then, and warns when they go wrong."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+
+from engine.contract import events
+from engine.train.callbacks import Reporter
+from engine.train.lightning import pl
+from engine.train.module import TuneModule
+
+RECORDS = 200  # of a whole run: enough for a picture, and little to write
+WINDOW = RECORDS // 20  # records that a judgement looks back
+GROWTH = 3.0  # within the window, of the largest head, while the loss rises
+STILL = 1e-3  # change of all norms within the window, as a share of them
+HIGH_RATE = 0.1  # of lr_init: below that a state may well come to rest
+
+
+@dataclass(frozen=True)
+class Record:
+    """The norms [layers * heads] after a step, the smoothed loss (None: none yet) and the rate."""
+
+    step: int
+    norms: tuple[float, ...]
+    loss: float | None
+    rate: float
+
+
+class Watch:
+    """Judges records as they come, and says each thing once."""
+
+    def __init__(self, heads: int, lr_init: float) -> None:
+        self.heads = heads
+        self.lr_init = lr_init
+        self._past: deque[Record] = deque(maxlen=WINDOW + 1)
+        self._said: set[str] = set()
+
+    def add(self, now: Record) -> str | None:
+        """A warning, or None when all is well or has been said."""
+        self._past.append(now)
+        then = self._past[0]
+        if len(self._past) <= WINDOW:
+            return None
+        if self._runs_away(then, now) and "away" not in self._said:
+            self._said.add("away")
+            layer, head = divmod(max(range(len(now.norms)), key=now.norms.__getitem__), self.heads)
+            return (
+                f"The state runs away: from step {then.step} to {now.step} the largest head, head {head} of "
+                f"layer {layer}, grew from {max(then.norms):.3g} to {max(now.norms):.3g} while the loss rose "
+                f"from {then.loss:.3f} to {now.loss:.3f}. Lower lr_init; the saved files are intact."
+            )
+        if self._is_still(then, now) and "still" not in self._said:
+            self._said.add("still")
+            return (
+                f"The state is saturated: from step {then.step} to {now.step} its norms moved by less than "
+                f"{STILL:.1%} although the rate is {now.rate:.3g}. It learns nothing more here; a lower "
+                "lr_init may get further."
+            )
+        return None
+
+    def _runs_away(self, then: Record, now: Record) -> bool:
+        tops = [max(record.norms) for record in self._past]
+        grew = all(b > a for a, b in pairwise(tops)) and tops[-1] > GROWTH * tops[0] > 0
+        return grew and then.loss is not None and now.loss is not None and now.loss > 1.02 * then.loss
+
+    def _is_still(self, then: Record, now: Record) -> bool:
+        total = sum(now.norms)
+        moved = sum(abs(a - b) for a, b in zip(then.norms, now.norms, strict=True))
+        return now.rate >= HIGH_RATE * self.lr_init > 0 and total > 0 and moved < STILL * total
+
+
+class StateHealth(pl.Callback):
+    """Tells the norms of the state [H, N, N] of each layer some RECORDS times in a run."""
+
+    def __init__(self, module: TuneModule, emit: events.Emit, reporter: Reporter) -> None:
+        self.emit = emit
+        self.reporter = reporter
+        self.every = max(1, module.settings.total_steps // RECORDS)
+        self.watch = Watch(module.model.n_head, module.settings.lr_init)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, TuneModule)
+        if pl_module.step % self.every:
+            return
+        norms = state_norms(pl_module)
+        if not all(map(math.isfinite, norms)):
+            return  # the Reporter ends such a run
+        step = pl_module.step
+        rounded = tuple(float(f"{norm:.4g}") for norm in norms)
+        self.emit(events.StateHealth(step=step, heads=pl_module.model.n_head, norms=rounded))
+        if warning := self.watch.add(
+            Record(step, tuple(norms), self.reporter.health.smooth.value, self.reporter.rate)
+        ):
+            self.emit(events.Warned(text=warning))
+
+
+@torch.no_grad()
+def state_norms(module: TuneModule) -> Sequence[float]:
+    """The Frobenius norm of each head's state, layer by layer; one transfer from the device."""
+    states = [att.time_state for att in module.model.time_mixers() if att.time_state is not None]
+    norms: list[float] = torch.stack([state.flatten(1).norm(dim=1) for state in states]).flatten().tolist()
+    return norms
