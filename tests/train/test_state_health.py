@@ -59,5 +59,5 @@ def test_a_run_tells_the_norms_of_its_state(tiny_model: Path, tiny_data: Path, t
 
 
 def test_other_methods_have_none(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
-    values = {"load_model": tiny_model, "data_file": tiny_data, "peft": "lora", "lr_init": 1e-4}
+    values = {"load_model": tiny_model, "data_file": tiny_data, "train_type": "none", "lr_init": 1e-4}
     assert not of(events.StateHealth, train(tmp_path, **values, lr_final=1e-5))
