@@ -12,9 +12,11 @@ from textual.binding import Binding
 from textual.screen import Screen
 from textual.widgets import Footer, Static
 
+from engine.contract.check import check_values
 from engine.contract.errors import UserError
 from engine.contract.events import Finished
 from engine.contract.flags import changed, spell
+from engine.contract.presets import parse_yaml
 from engine.contract.rundir import RunDir, RunList, Status
 from engine.contract.settings import TrainSettings
 from rwkv_tui.app import TuneApp
@@ -72,6 +74,7 @@ class MonitorScreen(Screen[None]):
         Binding("s", "stop", "Stop the run"),
         Binding("q", "leave", "Leave"),
         Binding("l", "log", "Log"),
+        Binding("t", "timeline", "Time line", show=False),
         Binding("1", "enlarge('loss')", "Enlarge", key_display="1-7"),
         Binding("2", "enlarge('lr')", "Enlarge the learning rate", show=False),
         Binding("3", "enlarge('kt_s')", "Enlarge the speed", show=False),
@@ -114,6 +117,7 @@ class MonitorScreen(Screen[None]):
         self._opened = clock()
         self._shown: Status = "starting"
         self._found: Diagnosis | None = None
+        self._given: TrainSettings | None = None
         self._whole = ""
         self._lived = False
 
@@ -186,8 +190,9 @@ class MonitorScreen(Screen[None]):
 
     def _show_ending(self) -> None:
         printed, steps = engine_log_tail(self.run_dir), self.run_dir.resume_steps()
+        self._given = self._settings() if self.status in ENDED else None
         shortage = short_of_memory(self.run_dir) or short_of_disk(self.run_dir)
-        self._found = diagnose(self.status, self._model, printed, self._settings(), shortage)
+        self._found = diagnose(self.status, self._model, printed, self._given, shortage)
         resumable = steps[0] if steps else 0
         card = ending(self.status, self.run_dir, self._model, self._found, resumable)
         self.query_one("#ending", Static).update(card or "")
@@ -197,10 +202,12 @@ class MonitorScreen(Screen[None]):
         self.refresh_bindings()
 
     def _settings(self) -> TrainSettings | None:
+        """What the run was started with, also when its files have gone meanwhile."""
         try:
-            return self.run_dir.read_settings()
-        except UserError:
+            values = parse_yaml(self.run_dir.settings.read_text(encoding="utf-8"), str(self.run_dir.settings))
+        except (OSError, UserError):
             return None
+        return check_values(values, files=False).settings
 
     def on_screen_resume(self) -> None:
         self.call_later(self._tick)
@@ -213,7 +220,7 @@ class MonitorScreen(Screen[None]):
         if action == "resume":
             return self.status in ("stopped", "failed", "died")
         if action == "fix":
-            return self.status in ("failed", "died") and self._settings() is not None
+            return self.status in ("failed", "died") and self._given is not None
         return True
 
     def action_leave(self) -> None:
@@ -230,6 +237,9 @@ class MonitorScreen(Screen[None]):
 
     def action_log(self) -> None:
         self.app.push_screen(LogScreen(self.run_name, self.run_dir, lambda: self._model))
+
+    def action_timeline(self) -> None:
+        self.app.push_screen(LogScreen(self.run_name, self.run_dir, lambda: self._model, timeline=True))
 
     def action_back(self) -> None:
         """Out of what was gone into: the cursor, a large chart, a panel; else out of the monitor."""
@@ -292,10 +302,8 @@ class MonitorScreen(Screen[None]):
 
     def action_fix(self) -> None:
         """Opens the wizard with this run's settings and the remedy among them, for a run of its own."""
-        settings = self._settings()
-        if settings is None:
-            return
-        values = {name: spell(value) for name, value in changed(settings).items() if name != "proj_dir"}
+        given = changed(self._given) if self._given else {}
+        values = {name: spell(value) for name, value in given.items() if name != "proj_dir"}
         changes = dict(self._found.changes) if self._found else {}
         draft = self.app.draft
         draft.load({**values, **changes})

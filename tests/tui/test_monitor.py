@@ -9,7 +9,7 @@ import pytest
 from textual.content import Content
 from textual.pilot import Pilot
 from textual.widget import Widget
-from textual.widgets import RichLog, Static
+from textual.widgets import Input, Static
 
 from engine.contract import events as ev
 from engine.contract.process import Process
@@ -21,6 +21,7 @@ from rwkv_tui.screens.home import HomeScreen
 from rwkv_tui.screens.monitor import MonitorScreen
 from rwkv_tui.services.runs import stop_asked
 from rwkv_tui.widgets.chart import LineChart
+from rwkv_tui.widgets.lines import Lines
 from tests.fakes import fake_engine, screens, stories
 
 ALIVE = Process.current()
@@ -241,13 +242,75 @@ async def test_a_failed_run_says_why_and_what_to_do(tmp_path: Path) -> None:
         assert "  OutOfMemoryError: [red]2 GiB" in card
         assert "\x1b" not in card
         await pilot.press("l")
-        whole = "\n".join(line.text for line in app.screen.query_one(RichLog).lines)
+        whole = "\n".join(app.screen.query_one(Lines).lines)
         assert "OutOfMemoryError: [red]2 GiB" in whole
         assert "2025-10-09 08:58:20  The GPU has no memory" in whole
         await pilot.press("escape")
         assert app.screen is screen
         await pilot.press("enter")
         assert app.screen is screen
+
+
+async def test_the_log_is_searched_filtered_and_followed(tmp_path: Path) -> None:
+    run = stories.new_run(tmp_path / "run", "emoji", ALIVE)
+    stories.tell(run, stories.opening() + stories.stepping(run.path, 1, 430))
+    for n in range(40):
+        stories.tell(run, [ev.Log(t=stories.T0 + n, text=f"remark {n} " + "so " * 60)])
+    stories.tell(run, [ev.Warned(t=stories.T0 + 280, text="the disk is nearly full")])
+    app = screens.app(tmp_path)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await app.push_screen(monitor(run))
+        await pilot.press("l")
+        lines = app.screen.query_one(Lines)
+        await until(pilot, lambda: len(lines.lines) == 47)
+        assert lines.is_at_end()
+        stories.tell(run, [ev.Log(t=stories.T0 + 281, text="one more")])
+        await until(pilot, lambda: len(lines.lines) == 48)
+        await until(
+            pilot, lambda: lines.is_at_end() and "one more" in lines.render_line(lines.size.height - 1).text
+        )
+        await pilot.press("pageup")
+        stories.tell(run, [ev.Log(t=stories.T0 + 282, text="yet another")])
+        await until(pilot, lambda: len(lines.lines) == 49)
+        assert not lines.is_at_end()  # one reads there: nothing moves
+        await pilot.press("f")
+        await until(pilot, lines.is_at_end)
+        await pilot.press("v")
+        assert [line[21:] for line in lines.lines] == ["the disk is nearly full"]
+        await pilot.press("v", "v", "slash", *"MARK", "space", "7")
+        await until(pilot, lambda: len(lines.lines) == 1)
+        assert "remark 7" in lines.lines[0]
+        await pilot.press("enter", "escape")
+        assert app.screen.query_one(Input).value == ""
+        await pilot.press("t")
+        await until(pilot, lambda: any("◆ saved rwkv-1.pth" in line for line in lines.lines))
+        assert not any("remark" in line for line in lines.lines)
+        assert "2:12  ◆ saved rwkv-0.pth" in "\n".join(lines.lines)
+        await pilot.press("escape")
+        assert isinstance(app.screen, MonitorScreen)
+
+
+async def test_a_key_goes_back_to_the_parameters_with_the_fix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = stories.new_run(tmp_path / "run", "emoji", stories.GONE)
+    run.settings.write_text(
+        f"load_model: x.pth\nproj_dir: {run.path}\ndata_file: y\nmicro_bsz: 8\nlr_init: 0.5\n"
+    )
+    failed = ev.Failed(t=stories.T0 + 99, reason="Out of memory: CUDA out of memory.")
+    stories.tell(run, [*stories.opening(), *stories.stepping(run.path, 1, 30), failed])
+    app = screens.app(tmp_path)
+    async with app.run_test(size=(100, 30)) as pilot:
+        screen = monitor(run)
+        await app.push_screen(screen)
+        await until(pilot, lambda: "micro_bsz 4" in panel(screen, "ending"))
+        assert "The memory did not suffice" in panel(screen, "ending")
+        await pilot.press("b")
+        await until(pilot, lambda: isinstance(app.focused, Input) and app.focused.value == "4")
+        draft = app.draft
+        assert (draft.text("lr_init"), draft.text("load_model")) == ("0.5", "x.pth")
+        assert draft.text("proj_dir") not in ("", str(run.path))
 
 
 async def test_a_run_that_vanished_is_said_to_have_died(tmp_path: Path) -> None:
