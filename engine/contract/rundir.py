@@ -15,6 +15,7 @@ import json
 import os
 import re
 import shlex
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -154,7 +155,7 @@ class RunList:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         record = {"proj_dir": str(proj_dir.absolute()), **({"on_finish": on_finish} if on_finish else {})}
-        base = re.sub(r"[^\w.-]+", "-", proj_dir.name).strip("-.") or "run"
+        base = _as_name(proj_dir.name) or "run"
         for number in range(1, 10_000):
             name = base if number == 1 else f"{base}-{number}"
             try:
@@ -167,6 +168,42 @@ class RunList:
     def remove(self, name: str) -> None:
         """Forgets a run; its files stay."""
         (self.folder / f"{name}.json").unlink(missing_ok=True)
+
+    def rename(self, name: str, new: str) -> str:
+        """Gives a run another name, here and in its folder, and returns it. Raises UserError when the name is
+        taken or is none."""
+        new = _as_name(new)
+        if not new:
+            raise UserError("That is no name.", "Use letters, digits, '.', '-' and '_'.")
+        if new == name:
+            return name
+        old_entry, entry = self.folder / f"{name}.json", self.folder / f"{new}.json"
+        try:
+            os.link(old_entry, entry)  # never over another run's entry; keeps its age and so its place
+        except FileExistsError:
+            raise UserError(f"There is a run {new} already.", "Choose another name.") from None
+        except OSError as error:
+            raise UserError(f"Cannot rename {name} ({error.strerror}).", "Check permissions.") from None
+        path = self._record(new).get("proj_dir")
+        run = RunDir(Path(str(path)))
+        record = {**run._record(), "name": new}
+        if run.process.is_file():
+            write_atomic(run.process, json.dumps(record))
+        old_entry.unlink()
+        return new
+
+    def tags(self, name: str) -> tuple[str, ...]:
+        """The words a person has put to a run."""
+        tags = self._record(name).get("tags", [])
+        return tuple(str(tag) for tag in tags) if isinstance(tags, list) else ()
+
+    def tag(self, name: str, tags: Iterable[str]) -> None:
+        """Puts these words to a run instead of those before; it keeps its place in the list."""
+        entry = self.folder / f"{name}.json"
+        record = {**self._record(name), "tags": list(dict.fromkeys(tags))}
+        changed = entry.stat().st_mtime
+        write_atomic(entry, json.dumps(record))
+        os.utime(entry, (changed, changed))
 
     def on_finish(self, name: str, run: RunDir) -> str:
         """The command that this very run was started with."""
@@ -188,6 +225,10 @@ class RunList:
             if isinstance(path, str) and (gone or os.path.isdir(path)):  # noqa: PTH112 it never raises
                 found.append((entry.stem, RunDir(Path(path))))
         return found
+
+
+def _as_name(text: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", text).strip("-.")
 
 
 def _mtime(path: Path) -> float:

@@ -8,7 +8,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.content import Content
 from textual.screen import Screen
-from textual.widgets import Footer, Label, OptionList, Static
+from textual.widgets import Footer, Input, Label, OptionList, Static
 from textual.widgets.option_list import Option
 from textual.worker import get_current_worker
 
@@ -16,12 +16,17 @@ from engine.contract.errors import UserError
 from engine.contract.presets import Preset, PresetStore
 from engine.contract.rundir import RunDir, RunList
 from rwkv_tui.app import TuneApp
-from rwkv_tui.plain import duration, plain
+from rwkv_tui.panels.panel import spark
+from rwkv_tui.plain import duration, plain, size
+from rwkv_tui.screens.ask import AskScreen, NameScreen
 from rwkv_tui.services.launch import resume
-from rwkv_tui.services.runs import RESUMABLE, RunSummary, summarise_runs
+from rwkv_tui.services.overview import Overview, Overviews
+from rwkv_tui.services.removal import Removal, plan_removal, remove
+from rwkv_tui.services.runs import RESUMABLE, RunSummary, is_alive
 from rwkv_tui.widgets.picker import Picker
 
 REFRESH = 2.0  # seconds
+COMPARED = range(2, 7)
 SIGNS = {
     "starting": ("○", "$foreground"), "running": ("●", "$text-success"), "stopping": ("◐", "$text-warning"),
     "finished": ("✓", "$text-success"), "stopped": ("■", "$text-warning"),
@@ -34,18 +39,32 @@ class HomeScreen(Screen[None]):
 
     app = getters.app(TuneApp)
     CSS_PATH = "../styles/home.tcss"
-    HELP_TEXT = "Your runs. They go on whether this program is open or not."
+    HELP_TEXT = (
+        "Your runs. They go on whether this program is open or not.\n"
+        "Space marks runs and c compares two to six of them; the filter finds names, tags, methods, models."
+    )
     BINDINGS = [
         Binding("enter", "open", "Open"),
         Binding("n", "new", "New run"),
+        Binding("slash", "filter", "Filter", key_display="/"),
+        Binding("space", "mark", "Mark", show=False),
+        Binding("c", "compare", "Compare", show=False),
+        Binding("t", "tag", "Tag", show=False),
+        Binding("e", "rename", "Rename", show=False),
+        Binding("d", "delete", "Delete", show=False),
         Binding("r", "resume", "Resume"),
         Binding("p", "presets", "Presets"),
+        Binding("escape", "clear", "Clear the filter", show=False),
         Binding("q", "app.quit", "Quit"),
     ]
 
     def __init__(self) -> None:
         super().__init__()
+        self._all: list[Overview] = []
         self._runs: list[RunSummary] = []
+        self._rows: list[Content] = []
+        self._marked: set[str] = set()
+        self._reader: Overviews | None = None
 
     def compose(self) -> ComposeResult:
         head = Content.assemble((" rwkv-tune ", "bold reverse $primary"), "  fine-tune RWKV")
@@ -53,16 +72,18 @@ class HomeScreen(Screen[None]):
         yield Label(id="columns", classes="title")
         yield Picker("runs")
         yield Static(id="empty")
+        yield Input(placeholder="words to find: name, tag, method, model, status", id="filter", compact=True)
         yield Footer(compact=True)
 
     def on_mount(self) -> None:
+        self.query_one("#filter").display = False
         self.set_interval(REFRESH, self._refresh)
 
     def on_screen_resume(self) -> None:
         self._refresh()
 
     def on_resize(self) -> None:
-        self._show(self._runs)
+        self._show(self._all)
 
     def _refresh(self) -> None:
         if self.app.screen is self:  # `is_current` also holds right beneath another screen
@@ -70,41 +91,76 @@ class HomeScreen(Screen[None]):
 
     @work(thread=True, exclusive=True, group="runs")
     def _read(self) -> None:
-        runs = summarise_runs(self.app.paths.runs)
+        self._reader = self._reader or Overviews(self.app.paths.runs)
+        found = self._reader.read()
         if not get_current_worker().is_cancelled:
-            self.app.call_from_thread(self._show, runs)
+            self.app.call_from_thread(self._show, found)
 
-    def _show(self, runs: list[RunSummary]) -> None:
-        """Keeps the highlighted run under the cursor when the list moves."""
-        options = self.query_one("#runs", OptionList)
-        place = options.highlighted
-        name = self._runs[place].name if place is not None and place < len(self._runs) else ""
-        self._runs = runs
-        options.clear_options()
-        options.add_options(Option(self._row(run)) for run in runs)
-        names = [run.name for run in runs]
-        options.highlighted = names.index(name) if name in names else 0 if runs else None
-        options.display = bool(runs)
-        self.query_one("#columns").display = bool(runs)
-        titles = self._columns("  Run", "status", "steps", "loss", "last word")
-        self.query_one("#columns", Label).update(titles)
-        empty = self.query_one("#empty", Static)
-        empty.display = not runs
-        empty.update("No runs yet. Press n to begin one: data, model, parameters, launch.")
-        if runs and self.focused is None:
+    def _show(self, found: list[Overview]) -> None:
+        """Keeps the highlighted run under the cursor when the list moves; paints the rows that changed."""
+        options, wanted = self.query_one("#runs", OptionList), self.query_one("#filter", Input).value
+        chosen = self._chosen()
+        self._all = found
+        shown = [one for one in found if one.matches(wanted)]
+        rows = [self._row(one) for one in shown]
+        names = [one.run.name for one in shown]
+        if names == [run.name for run in self._runs] and len(rows) == options.option_count:
+            for place, (row, before) in enumerate(zip(rows, self._rows, strict=True)):
+                if not row.is_same(before):
+                    options.replace_option_prompt_at_index(place, row)
+        else:
+            options.clear_options()
+            options.add_options(Option(row) for row in rows)
+            name = chosen.name if chosen else ""
+            options.highlighted = names.index(name) if name in names else 0 if rows else None
+        self._runs, self._rows = [one.run for one in shown], rows
+        self._say(bool(rows), bool(found))
+        if rows and self.focused is None:
             options.focus()
 
-    def _columns(self, name: str, status: str, steps: str, loss: str, when: str) -> str:
-        width = max(16, self.size.width - 55)
-        name = name if cell_len(name) <= width else set_cell_size(name, width - 1) + "…"
-        return f"{set_cell_size(name, width)} {status:<10}{steps:>17}{loss:>9}  {when:>12}"
+    def _say(self, some: bool, any_at_all: bool) -> None:
+        self.query_one("#runs").display = some
+        self.query_one("#columns").display = some
+        titles = self._columns("  Run", "status", "method", "model", "steps", "loss", "curve", "last word")
+        self.query_one("#columns", Label).update(titles)
+        empty = self.query_one("#empty", Static)
+        empty.display = not some
+        empty.update(
+            "No run has these words; Esc shows all."
+            if any_at_all
+            else "No runs yet. Press n to begin one: data, model, parameters, launch."
+        )
 
-    def _row(self, run: RunSummary) -> Content:
-        sign, style = SIGNS[run.status]
+    def _columns(
+        self, name: str, status: str, method: str, model: str, steps: str, loss: str, curve: str, when: str
+    ) -> str:
+        """As many of the columns as there is room for; the name takes what is left."""
+        room = self.size.width - 2
+        parts = [f"{status:<9}"]
+        parts += [f"{method:<11}"] if room >= 98 else []
+        parts += [set_cell_size(model[:24], 25)] if room >= 128 else []
+        parts.append(f"{steps:>15}{loss:>8}")
+        parts += [f"  {curve:<12}"] if room >= 78 else []
+        parts.append(f"{when:>13}" if room >= 60 else "")
+        rest = "".join(parts)
+        width = max(16, room - len(rest) - 1)
+        name = name if cell_len(name) <= width else set_cell_size(name, width - 1) + "…"
+        return f"{set_cell_size(name, width)} {rest}"
+
+    def _row(self, one: Overview) -> Content:
+        run = one.run
+        sign, style = ("◉", "$accent") if run.name in self._marked else SIGNS[run.status]
         steps = f"{run.step:,} of {run.steps:,}" if run.steps else ""
         loss = f"{run.loss:.3f}" if run.loss is not None else ""
         when = f"{duration(self.app.clock() - run.updated)} ago" if run.updated else ""
-        text = self._columns(f"  {plain(run.name)}", run.status, steps, loss, when)
+        tags = "".join(f" #{plain(tag)}" for tag in one.tags)
+        known = [v for v in one.curve if v is not None]
+        every = one.curve[1::2]
+        shape = spark(every, len(every), max(known), min(known)) if known else ""
+        text = self._columns(
+            f"  {plain(run.name)}{tags}", run.status, f"{run.method} {run.version}", one.model, steps, loss,
+            shape, when,
+        )  # fmt: skip
         return Content.assemble((sign, style), text[1:])
 
     def _chosen(self) -> RunSummary | None:
@@ -128,6 +184,100 @@ class HomeScreen(Screen[None]):
             run = self._chosen()
             return run is not None and run.status in RESUMABLE
         return True
+
+    def action_filter(self) -> None:
+        field = self.query_one("#filter", Input)
+        field.display = True
+        field.focus()
+
+    @on(Input.Changed)
+    def _filter(self) -> None:
+        self._show(self._all)
+
+    @on(Input.Submitted)
+    def _filtered(self) -> None:
+        field = self.query_one("#filter", Input)
+        field.display = bool(field.value)
+        self.query_one("#runs").focus()
+
+    def action_clear(self) -> None:
+        field = self.query_one("#filter", Input)
+        field.value = ""
+        field.display = False
+        self._show(self._all)
+        self.query_one("#runs").focus()
+
+    def action_mark(self) -> None:
+        """Marks the run under the cursor for a comparison, or takes the mark back."""
+        if run := self._chosen():
+            self._marked ^= {run.name}
+            self._show(self._all)
+            self.query_one("#runs", OptionList).action_cursor_down()
+
+    def action_compare(self) -> None:
+        from rwkv_tui.screens.compare import CompareScreen
+
+        chosen = [one.run for one in self._all if one.run.name in self._marked]
+        if len(chosen) not in COMPARED:
+            self.notify("Mark two to six runs with space, then press c.")
+            return
+        self.app.push_screen(CompareScreen([(run.name, RunDir(run.proj_dir)) for run in chosen]))
+
+    def action_tag(self) -> None:
+        if run := self._chosen():
+            tags = " ".join(RunList(self.app.paths.runs).tags(run.name))
+            question = f"Words for {plain(run.name)}, parted by spaces; - takes them away:"
+            self.app.push_screen(NameScreen(question, tags), lambda text: self._tag(run.name, text))
+
+    def _tag(self, name: str, text: str | None) -> None:
+        if text:
+            words = [] if text == "-" else text.replace("#", "").split()
+            try:
+                RunList(self.app.paths.runs).tag(name, words)
+            except OSError as error:
+                self.notify(f"Cannot keep the words ({error.strerror}).", severity="error", markup=False)
+            self._refresh()
+
+    def action_rename(self) -> None:
+        if run := self._chosen():
+            if is_alive(RunDir(run.proj_dir)) is not False:
+                self.notify("A run that goes on keeps its name until it ends.")
+                return
+            question = f"Another name for {plain(run.name)}:"
+            self.app.push_screen(NameScreen(question, run.name), lambda new: self._rename(run.name, new))
+
+    def _rename(self, name: str, new: str | None) -> None:
+        if new:
+            try:
+                RunList(self.app.paths.runs).rename(name, new)
+            except (UserError, OSError) as error:
+                self.notify(str(error), severity="error", markup=False)
+            self._refresh()
+
+    def action_delete(self) -> None:
+        """Asks first; the trained files and whatever else lies in the folder stay."""
+        if run := self._chosen():
+            try:
+                removal = plan_removal(run.name, RunDir(run.proj_dir), trained=False)
+            except UserError as error:
+                self.notify(str(error), severity="error", markup=False)
+                return
+            kept = ", ".join(path.name for path in removal.kept[:4]) or "nothing else is there"
+            question = (
+                f"Delete the run {plain(run.name)}?\nIts log, settings and resume files "
+                f"({size(removal.size)}) go; what stays in {plain(str(run.proj_dir))}: {plain(kept)}."
+            )
+            self.app.push_screen(
+                AskScreen(question, "Delete it"), lambda yes: self._delete(removal) if yes else None
+            )
+
+    def _delete(self, removal: Removal) -> None:
+        try:
+            remove(removal, RunList(self.app.paths.runs))
+        except UserError as error:
+            self.notify(str(error), severity="error", markup=False)
+        self._marked.discard(removal.name)
+        self._refresh()
 
     def action_resume(self) -> None:
         """Goes on with the run under the cursor, and into it."""

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import pytest
 from textual.screen import Screen
 from textual.widgets import OptionList
 
+from engine.contract.errors import UserError
 from engine.contract.events import Event, Plan, Started, Step, dump_event
 from engine.contract.paths import UserPaths
 from engine.contract.rundir import RunDir, RunList
@@ -12,7 +15,10 @@ from rwkv_tui.app import TuneApp
 from rwkv_tui.screens.home import HomeScreen
 from rwkv_tui.screens.monitor import MonitorScreen
 from rwkv_tui.screens.wizard.wizard import WizardScreen
-from tests.tui.conftest import NOW, MakeApp, says, until
+from rwkv_tui.services.overview import loss_curve
+from rwkv_tui.widgets.lines import Lines
+from tests.fakes import stories
+from tests.tui.conftest import NOW, MakeApp, says, until, write
 
 PLAN = Plan(
     version="x070", n_layer=12, n_embd=768, head_size=64, vocab_size=65536, parameters=191_000_000,
@@ -112,3 +118,86 @@ async def test_a_run_that_cannot_be_resumed_says_why(make_app: MakeApp, place: P
         await pilot.press("r")
         await until(pilot, lambda: any("settings.yaml" in note.message for note in app._notifications))
         assert is_at(app, HomeScreen)
+
+
+async def test_runs_are_found_tagged_renamed_and_deleted(make_app: MakeApp, place: Path) -> None:
+    app = make_app()
+    for name, loss in (("emoji", 2.5), ("poems", 1.5)):
+        add_run(app.paths, place / "runs" / name, 137, loss)
+    (place / "runs" / "poems" / "rwkv-0.pth").write_bytes(b"state")
+    async with app.run_test(size=(100, 30)) as pilot:
+        await until(pilot, lambda: len(rows(app)) == 2)
+        app.screen.query_one("#runs", OptionList).highlighted = next(
+            n for n, row in enumerate(rows(app)) if "poems" in row
+        )
+        await pilot.press("t")
+        await write(pilot, "#good night")
+        await pilot.press("enter")
+        await until(pilot, lambda: any("poems #good #night" in row for row in rows(app)))
+        await pilot.press("e", "home", "ctrl+k")
+        await write(pilot, "emoji")
+        await pilot.press("enter")
+        await until(pilot, lambda: any("already" in n.message for n in app._notifications))
+        await pilot.press("e", "home", "ctrl+k")
+        await write(pilot, "odes")
+        await pilot.press("enter")
+        await until(pilot, lambda: any("odes #good" in row for row in rows(app)))
+        assert RunDir(place / "runs" / "poems").name() == "odes"
+        await pilot.press("slash")
+        await write(pilot, "night state")
+        await until(pilot, lambda: len(rows(app)) == 1)
+        await pilot.press("enter", "d", "n")
+        assert len(RunList(app.paths.runs).all()) == 2
+        await pilot.press("d", "y")
+        await until(pilot, lambda: says(pilot, "No run has these words"))
+        assert (place / "runs" / "poems" / "rwkv-0.pth").exists()
+        assert not (place / "runs" / "poems" / "events.ndjson").exists()
+        await pilot.press("escape")
+        await until(pilot, lambda: len(rows(app)) == 1 and "emoji" in rows(app)[0])
+
+
+async def test_marked_runs_are_compared(make_app: MakeApp, place: Path) -> None:
+    app = make_app()
+    for name, rate in (("emoji", 1.0), ("poems", 0.5), ("odes", 0.5)):
+        run = add_run(app.paths, place / "runs" / name, 137, 2.0 + rate)
+        run.settings.write_text(f"proj_dir: {run.path}\nlr_init: {rate}\nmicro_bsz: 2\n")
+    async with app.run_test(size=(100, 30)) as pilot:
+        await until(pilot, lambda: len(rows(app)) == 3)
+        await pilot.press("space", "c")
+        await until(pilot, lambda: any("two to six" in n.message for n in app._notifications))
+        await pilot.press("space", "space", "c")
+        table = app.screen.query_one(Lines)
+        await until(pilot, lambda: any("137" in line for line in table.lines))
+        by_name = {line.split()[0]: line.split()[1:] for line in table.lines[1:]}
+        assert sorted(by_name["lr_init"]) == ["0.5", "0.5", "1"]
+        assert "micro_bsz" not in by_name
+        assert "proj_dir" not in by_name
+        await pilot.press("x", "m", "y", "escape")
+        assert is_at(app, HomeScreen)
+
+
+def test_the_curve_of_a_list_is_that_of_the_run(tmp_path: Path) -> None:
+    run = stories.new_run(tmp_path / "run", "emoji", stories.GONE)
+    stories.tell(run, stories.opening() + stories.stepping(run.path, 1, 900))
+    curve = [v for v in loss_curve(run) if v is not None]
+    assert len(curve) > 20
+    assert curve[0] > 3
+    assert curve[-1] < 2.1
+    assert loss_curve(RunDir(tmp_path / "none")) == ()
+
+
+def test_a_renamed_run_keeps_its_place(tmp_path: Path) -> None:
+    runs = RunList(tmp_path / "runs")
+    for name in ("a", "b", "c"):
+        stories.new_run(tmp_path / name, name, stories.GONE)
+        runs.add(tmp_path / name)
+        os.utime(runs.folder / f"{name}.json", (ord(name[0]), ord(name[0])))
+    runs.tag("a", ["x", "y", "x"])
+    assert runs.rename("b", "my run/2") == "my-run-2"
+    assert [name for name, _ in runs.all()] == ["c", "my-run-2", "a"]
+    assert runs.tags("a") == ("x", "y")
+    with pytest.raises(UserError, match="already"):
+        runs.rename("a", "c")
+    with pytest.raises(UserError, match="no name"):
+        runs.rename("a", "..")
+    assert runs.tags("c") == ()
