@@ -298,14 +298,15 @@ async def test_a_key_goes_back_to_the_parameters_with_the_fix(
     run.settings.write_text(
         f"load_model: x.pth\nproj_dir: {run.path}\ndata_file: y\nmicro_bsz: 8\nlr_init: 0.5\n"
     )
-    failed = ev.Failed(t=stories.T0 + 99, reason="Out of memory: CUDA out of memory.")
+    failed = ev.Failed(
+        t=stories.T0 + 99, reason="Out of memory: CUDA out of memory.", fix={"micro_bsz": "4", "grad_cp": "1"}
+    )
     stories.tell(run, [*stories.opening(), *stories.stepping(run.path, 1, 30), failed])
     app = screens.app(tmp_path)
     async with app.run_test(size=(100, 30)) as pilot:
         screen = monitor(run)
         await app.push_screen(screen)
         await until(pilot, lambda: "micro_bsz 4" in panel(screen, "ending"))
-        assert "The memory did not suffice" in panel(screen, "ending")
         await pilot.press("b")
         await until(pilot, lambda: isinstance(app.focused, Input) and app.focused.value == "4")
         draft = app.draft
