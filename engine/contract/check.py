@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from engine.contract.adapter import ADAPTERS, TRAIN_PARTS, adapter_options
+from engine.contract.data_files import SUFFIXES, unpacked
 from engine.contract.errors import Problem, SettingsError
 from engine.contract.settings import TrainSettings, train_params
 from engine.contract.support import unsupported
@@ -195,7 +196,7 @@ def _missing_data(path: Path, data_type: str) -> list[Problem]:
         return [] if _is_file(path) else [Problem("data_file", f"no file {path}; data_type {data_type} names "
                                                                "a file with its suffix")]  # fmt: skip
     missing = [data_half(path, half) for half in (".bin", ".idx") if not _is_file(data_half(path, half))]
-    if missing and _is_file(path) and path.suffix == ".jsonl":
+    if missing and _is_file(path) and Path(unpacked(path.name)).suffix in SUFFIXES:
         return [Problem("data_file", f"{path} is no .bin/.idx pair; set data_type to jsonl, or make the pair "
                                      "with `rwkv-tune data convert`")]  # fmt: skip
     remedy = "make the pair with `rwkv-tune data convert`"

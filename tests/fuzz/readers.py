@@ -121,9 +121,11 @@ def _open_rows(folder: Path) -> Read:
     from engine.data.tokenizer import Tokenizer
 
     tokenizer = Tokenizer()
+    file = (folder / "rows").open("wb", buffering=0)
 
     def read(data: bytes) -> object:
-        (folder / "rows").write_bytes(data)
+        file.seek(0)
+        file.truncate(file.write(data))  # opening it anew for each input would take most of the time
         found = open_corpus([folder / "rows"]).documents()
         return [tokenizer.encode(text) for _, text in found if isinstance(text, str)]
 
@@ -137,6 +139,7 @@ ROWS = [
     b'question,answer\n"a\n""b""",c\nd,e\n',
     "# Title\r\n\r\nWords — é\n".encode(),
 ]
+PACKERS = (gzip.compress, zstandard.compress)
 JSONL = [
     '{"text": "User: a\\n\\nAssistant: b \\ud83d\\ude00"}\n{"text": "é🎉"}\r\n'.encode(),
     b'\xef\xbb\xbf{"n": 1e9, "text": "x", "list": [1, {"a": null}]}\n\n{"text": "y"}',
@@ -338,16 +341,13 @@ BINARY = {
     "pth": Reader(lambda: [*map(saved, _tensors())], [b"PK\1\2", b"PK\3\4", b"PK\5\6", *OPCODES], _open_pth),
     "pickle": Reader(_pickles, [*OPCODES, b"cposix\nsystem\n"], _open_pickle),
     "resume": Reader(_points, OPCODES, _open_point),
-    "packed": Reader(
-        lambda: [pack(row) for pack in (gzip.compress, zstandard.compress) for row in ROWS],
-        [b"\0"],
-        _open_rows,
-    ),
     "npy": Reader(_arrays, [b"'<u2'", b"'|O'", b"'V9'", b"(9,)", b"()", *JSON], _open_npy),
 }
 TEXT = {
     "rows": Reader(
-        lambda: [*JSONL, *ROWS], [*JSON, b"\\ud800", b"\n", b'"text"', b"\xff", b'"', b","], _open_rows
+        lambda: [*JSONL, *ROWS, *(pack(ROWS[0]) for pack in PACKERS)],
+        [*JSON, b"\\ud800", b"\n", b'"text"', b"\xff", b'"', b","],
+        _open_rows,
     ),
     "preset": Reader(lambda: PRESETS, YAML, _open_preset),
     "script": Reader(lambda: SCRIPTS, SHELL, _open_script),
