@@ -56,11 +56,11 @@ def follow(name: str, run: RunDir, show: Show, since: int = 0, *, owning: bool =
     Ctrl-C and SIGTERM stop it; without `owning` they only end the watching. `since` leaves out the first
     bytes of its events.
     """
-    asked = False
+    asked, owner = False, run.owner()  # known to us even when its folder is deleted
 
     def stop(signum: int, frame: FrameType | None) -> None:
         nonlocal asked
-        if owning and stop_run(run) and not asked:
+        if owning and (stop_run(run) or (owner and owner.interrupt())) and not asked:
             show.note("stopping: the step is finished and saved first")
         asked = True
 
@@ -71,7 +71,9 @@ def follow(name: str, run: RunDir, show: Show, since: int = 0, *, owning: bool =
     try:
         alive = True
         while alive and (owning or not asked):
-            alive = is_alive(run) is not False  # before the poll: events written last are read
+            owner = run.owner() or owner
+            # before the poll: events written last are read
+            alive = is_alive(run) is not False or bool(owner and owner.alive())
             watched |= alive
             for event in tail.poll():
                 show.event(event)
