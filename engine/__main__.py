@@ -54,6 +54,15 @@ def _parser() -> argparse.ArgumentParser:
     job.add_argument("--on_finish", default="", help="a shell command that is started at the end")
     job.set_defaults(job=_train)
 
+    job = jobs.add_parser("rank", help="one process of a run of several; `train` starts them")
+    job.add_argument("proj_dir", type=Path)
+    job.add_argument("local", type=int)
+    job.add_argument("meeting")
+    job.add_argument("report", type=int)
+    job.add_argument("parent", type=int)
+    job.add_argument("--on_finish", default="")
+    job.set_defaults(job=_rank)
+
     job = jobs.add_parser("convert", help="jsonl to binidx; prints events")
     add_convert_flags(job)
     job.set_defaults(job=_convert)
@@ -90,14 +99,43 @@ def _parser() -> argparse.ArgumentParser:
 def _train(args: argparse.Namespace) -> int:
     from engine.contract.paths import UserPaths
     from engine.contract.rundir import RunDir
+    from engine.train.ranks import processes_here, train_in_ranks
     from engine.train.stop import StopRequest
 
     stop = StopRequest()
     stop.install()  # before torch, which takes a second to import
+    run = RunDir(args.proj_dir.absolute())
+    if number := processes_here(run):
+        return train_in_ranks(run, number, stop, args.on_finish)
     from engine.train.run import run_training
 
-    run, cache = RunDir(args.proj_dir.absolute()), UserPaths.of_user().cache
-    return run_training(run, stop, on_finish=args.on_finish, cache=cache)
+    return run_training(run, stop, on_finish=args.on_finish, cache=UserPaths.of_user().cache)
+
+
+def _rank(args: argparse.Namespace) -> int:
+    from engine.contract.paths import UserPaths
+    from engine.contract.process import die_with_parent
+    from engine.contract.rundir import RunDir
+    from engine.train.ranks import Place
+    from engine.train.stop import StopRequest
+
+    die_with_parent(args.parent)
+    stop = StopRequest()
+    stop.install()
+    from engine.train.run import run_training
+
+    run = RunDir(args.proj_dir)
+    settings = run.read_settings()
+    if settings.num_nodes == 1:  # gloo goes by the machine's name, which may lead nowhere
+        os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    with os.fdopen(args.report, "w", encoding="utf-8") as report:
+
+        def fail(event: events.Event) -> None:
+            report.write(events.dump_event(event))
+            report.flush()
+
+        place = Place.of(settings, args.local, args.meeting)
+        return run_training(run, stop, args.on_finish, UserPaths.of_user().cache, place, fail)
 
 
 def _convert(args: argparse.Namespace) -> int:

@@ -124,7 +124,7 @@ class Draft:
         s = self.approximate()
         windows = -(-max(1, self.data.tokens - 1) // s.ctx_len)
         examples = windows if s.dataload == "get" else self.data.documents
-        return s.total_steps * s.micro_bsz * s.devices / examples
+        return s.total_steps * s.step_documents / examples
 
 
 def _stem(text: str, suffix: str = "") -> str:

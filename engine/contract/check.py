@@ -120,6 +120,13 @@ def _data(s: TrainSettings) -> list[Problem]:
         found.append(Problem("mask_id", 'loss_mask se needs two ids, like {"mask0":"130","mask1":"131"}'))
     if s.val_split > 1 and s.val_split != int(s.val_split):
         found.append(Problem("val_split", f"{s.val_split:g} is neither a share below 1 nor a whole number"))
+    if s.node_rank >= s.num_nodes:
+        found.append(Problem("node_rank", f"{s.node_rank} is none of {s.num_nodes} machines, counted from 0"))
+    if s.num_nodes > 1 and not s.main_address:
+        found.append(Problem("main_address", "is needed with num_nodes above 1: the address of machine 0"))
+    if s.precision == "fp16" and s.strategy.startswith("deepspeed"):
+        found.append(Problem("precision", "fp16 scales the loss by itself, which DeepSpeed does not let it; "
+                                          "use bf16 or fp32, or strategy ddp"))  # fmt: skip
     if s.early_stop and not s.val_split:
         found.append(Problem("early_stop", "goes by documents held out; set val_split, e.g. to 0.05"))
     return found
@@ -162,6 +169,10 @@ def risks(s: TrainSettings) -> list[Problem]:
     if s.weight_decay and s.optimizer == "adam":
         found.append(
             Problem("optimizer", "adam adds weight_decay to the gradient, which weakens it; adamw is advised")
+        )
+    if s.processes == 1 and s.strategy not in ("auto", "ddp") and not s.strategy.endswith("_offload"):
+        found.append(
+            Problem("strategy", f"{s.strategy} has one device only to divide by; auto saves time and memory")
         )
     if s.mask_id and s.loss_mask != "se":
         found.append(Problem("mask_id", f"has no effect with loss_mask {s.loss_mask}; only se reads it"))

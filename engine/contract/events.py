@@ -46,7 +46,8 @@ class Plan(BaseModel):
     """What a run is going to do, as found in its files; lengths in tokens.
 
     `documents` are those trained on, `held_out` those it is measured by. `windows` is 0 where documents
-    are the examples; else it counts the stretches of ctx_len they are cut into.
+    are the examples; else it counts the stretches of ctx_len they are cut into. A step takes `micro_bsz` of
+    them for each of `devices`, which are those of all machines; `device` is what one of them is.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -72,6 +73,7 @@ class Plan(BaseModel):
     epoch_steps: Whole
     passes: float
     device: str
+    devices: int = 1
     precision: str
     op: str
     op_reasons: dict[str, str] = {}

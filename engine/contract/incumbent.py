@@ -77,7 +77,6 @@ FOREIGN: dict[str, Foreign] = {
     "data_shuffle": Foreign(
         "0 kept the order of the documents", "documents are shuffled afresh each pass", ("1",)
     ),
-    "num_nodes": Foreign("spread a run over machines", "a run has one machine and --devices", ("1",)),
     "merge": Foreign(
         "1 saved the merged model after each epoch", "what was trained is saved; merging is a step of its own"
     ),
@@ -244,12 +243,13 @@ def _plain(value: str) -> str:
 
 
 def on_one_device(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
-    """The values with a strategy that spreads work replaced by auto where there is one device only.
+    """The values of a script with a strategy that spreads work replaced by auto where there is one device.
 
-    The tutorial recommends deepspeed_stage_1 for a single GPU, where it has nothing to spread.
+    The tutorial's scripts name deepspeed_stage_1 for a single GPU, for nothing ran without DeepSpeed there;
+    who writes it on our command line gets it.
     """
     strategy = values.get("strategy")
-    if strategy not in SPREADING or str(values.get("devices", 1)) != "1":
+    if strategy not in SPREADING or {str(values.get(name, 1)) for name in ("devices", "num_nodes")} != {"1"}:
         return dict(values), []
-    note = Problem("--strategy", f"{strategy} spreads a run over devices; with one it is the same as auto")
+    note = Problem("--strategy", f"{strategy} spreads a run over devices; with one it is auto")
     return {**values, "strategy": "auto"}, [note]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 from dataclasses import dataclass
@@ -59,6 +60,13 @@ class Process:
         else:
             os.kill(self.pid, signal.SIGKILL)
         return True
+
+
+def die_with_parent(parent: int) -> None:
+    """Has the kernel kill this process when `parent`, which started it, ends in whatever way."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, see prctl(2)
+    if os.getppid() != parent:  # too late to be told
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _start_ticks(pid: int) -> int:

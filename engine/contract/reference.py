@@ -74,8 +74,9 @@ def _incumbent() -> Iterable[str]:
         "2025 and January 2026); `rwkv-tune preset import SCRIPT.sh` makes a preset of the script.",
         "Flags above keep their name. What is different is said when it is met; any other flag is refused.",
         "",
-        f"On one device {', '.join(SPREADING)} are taken for auto: they spread a run over devices.",
-        "A strategy that offloads to the host's memory does more than that and stays as it is.",
+        f"In a script for one device {', '.join(SPREADING)} are imported as auto: they spread a run over",
+        "devices. One that offloads to the host's memory does more than that and stays as it is, and so does",
+        "any on the command line.",
         "",
         "Where a script says nothing, train.py's own defaults are taken over by an import: "
         + ", ".join(f"{name} {value}" for name, value in DEFAULTS_THERE.items()) + ".",

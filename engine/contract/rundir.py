@@ -5,8 +5,9 @@ run.json         name, pid, process start time   engine.log      what the proces
 stop.json        which process was asked to stop
 train_log.txt    the incumbent's line an epoch   rwkv-N.pth      what was trained
 loss_data.jsonl  the incumbent's line a step
-resume-STEP.pt   all that is needed to go on exactly after STEP; resume-STEP.sha256 completes it and is
-                 its checksum, as `sha256sum -c` reads it; the two newest are kept
+resume-STEP.pt   all that is needed to go on exactly after STEP, with resume-STEP-N.pt of each further
+                 process; resume-STEP.sha256 completes it and is the checksum, as `sha256sum -c` reads it;
+                 the two newest are kept
 """
 
 from __future__ import annotations
@@ -68,8 +69,12 @@ class RunDir:
     def checkpoint(self, epoch: int) -> Path:
         return self.path / f"rwkv-{epoch}.pth"
 
-    def resume_file(self, step: int) -> Path:
-        return self.path / f"resume-{step}.pt"
+    def resume_file(self, step: int, process: int = 0) -> Path:
+        """Of several processes on a machine each has its own beside that of the first."""
+        return self.path / (f"resume-{step}-{process}.pt" if process else f"resume-{step}.pt")
+
+    def resume_files(self, step: int) -> list[Path]:
+        return [self.resume_file(step), *self.path.glob(f"resume-{step}-*.pt")]
 
     def resume_digest(self, step: int) -> Path:
         return self.path / f"resume-{step}.sha256"

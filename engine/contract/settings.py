@@ -318,7 +318,28 @@ class TrainSettings(BaseModel):
     accelerator: Literal["auto", "gpu", "cpu"] = param(
         "auto", "Where the run computes.", group="hardware", advice="auto takes a GPU when there is one."
     )
-    devices: int = param(1, "Number of GPUs (or processes on the CPU).", group="hardware", ge=1)
+    devices: int = param(
+        1,
+        "Number of GPUs (or processes on the CPU) on each machine.",
+        group="hardware",
+        ge=1,
+        advice="Each takes micro_bsz documents a step: with more of them a step covers more data.",
+    )
+    num_nodes: int = param(
+        1,
+        "Number of machines; the same command runs on each, with its own node_rank and proj_dir.",
+        group="hardware",
+        ge=1,
+        advice="docs/nodes.md has the commands.",
+    )
+    node_rank: int = param(0, "Which of num_nodes machines this is, from 0.", group="hardware", ge=0)
+    main_address: str = param(
+        "", "Name or address of machine 0, as the others reach it.", group="hardware",
+        advice="Only for num_nodes above 1.",
+    )  # fmt: skip
+    main_port: int = param(
+        29500, "A free port on machine 0, where the machines meet.", group="hardware", ge=1, le=65535
+    )
     precision: Literal["bf16", "fp16", "tf32", "fp32"] = param(
         "bf16",
         "Number format of the frozen weights and of the computation; what is trained is kept in fp32.",
@@ -330,9 +351,11 @@ class TrainSettings(BaseModel):
         "deepspeed_stage_3", "deepspeed_stage_3_offload",
     ] = param(
         "auto",
-        "How the work is spread over devices.",
+        "How the work is spread over devices: auto is ddp on several. The DeepSpeed stages divide the "
+        "optimizer (1), the gradients too (2), the weights too (3); offload moves that to the host's memory.",
         group="hardware",
-        advice="auto on one device; the DeepSpeed stages save memory on several.",
+        advice="auto. What is trained is mostly small, and then the stages save little memory; stage 3 for a "
+        "model that does not fit into one GPU.",
     )  # fmt: skip
     grad_cp: bool = param(
         True,
@@ -442,8 +465,18 @@ class TrainSettings(BaseModel):
 
     @property
     def total_steps(self) -> int:
-        """Steps of the whole run; each takes micro_bsz documents per device."""
+        """Steps of the whole run; each takes `step_documents`."""
         return self.epoch_steps * self.epoch_count
+
+    @property
+    def processes(self) -> int:
+        """Devices of all machines; each has a process of its own."""
+        return self.devices * self.num_nodes
+
+    @property
+    def step_documents(self) -> int:
+        """Documents that one step takes, on all devices together."""
+        return self.micro_bsz * self.processes
 
 
 @functools.cache

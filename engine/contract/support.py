@@ -15,8 +15,6 @@ SUPPORTED: dict[str, tuple[object, ...]] = {
     "train_type": ("auto", "none", "state", "infctx"),
     "peft": ("none", "state", "lora", "pissa", "miss"),
     "quant": ("none", "int8", "nf4"),
-    "devices": (1,),
-    "strategy": ("auto",),
 }
 
 REASONS = {

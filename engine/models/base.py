@@ -167,11 +167,11 @@ class RWKV(nn.Module):
 
     @property
     def n_embd(self) -> int:
-        return self.emb.weight.shape[1]
+        return self.emb.embedding_dim
 
     @property
     def vocab_size(self) -> int:
-        return self.emb.weight.shape[0]
+        return self.emb.num_embeddings
 
     def time_mixers(self) -> list[TimeMix]:
         """The part of each layer that has a state: of all, or of all but the first."""

@@ -10,13 +10,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from engine.contract import events
 from engine.contract.errors import UserError
 from engine.contract.rundir import RunDir
-from engine.data.dataset import IGNORED
 from engine.train import resume
+from engine.train.group import Group
 from engine.train.health import Health
 from engine.train.lightning import pl
 from engine.train.module import TuneModule
@@ -28,8 +26,11 @@ from engine.train.stop import StopRequest
 class Reporter(pl.Callback):
     """Sets the rate before each step, tells each step and epoch, and ends the run when asked."""
 
-    def __init__(self, run: RunDir, emit: events.Emit, stop: StopRequest, *, fp16: bool = False) -> None:
+    def __init__(
+        self, run: RunDir, emit: events.Emit, stop: StopRequest, group: Group, *, fp16: bool = False
+    ) -> None:
         self.run = run
+        self.group = group
         self.emit = emit
         self.stop = stop
         self.health = Health(emit, fp16=fp16)
@@ -65,22 +66,21 @@ class Reporter(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, TuneModule)
-        loss, step = float(outputs["loss"]), pl_module.step
+        (loss,), step = pl_module.spread.group.sum(float(outputs["loss"])), pl_module.step
         self.health.note(step, loss, self.rate, pl_module.grad_norm)
         if pl_module.overflowed:
             self.health.note_overflow(step, pl_module.scaler.get_scale())
         if math.isfinite(loss):
             self.epoch_loss, self.epoch_losses = self.epoch_loss + loss, self.epoch_losses + 1
         seconds = time.monotonic() - self.step_began
-        targets: Tensor = batch[1]
-        tokens = int((targets != IGNORED).sum())
+        tokens = pl_module.learned
         self.tokens += tokens
         self.emit(events.Step(
             step=step, epoch=pl_module.epoch, loss=loss, loss_smooth=self.health.smooth.value,
             lr=self.rate, kt_s=tokens / seconds / 1000, step_s=seconds,
             grad_norm=pl_module.grad_norm, tokens=self.tokens,
         ))  # fmt: skip
-        if self.stop.requested:
+        if self.stop.agree() and pl_module.can_pause:
             self.emit(events.Log(text=f"asked to stop: step {step} is finished, saving"))
             trainer.should_stop = True
 
@@ -99,6 +99,8 @@ class Reporter(pl.Callback):
         """The incumbent's line: epoch loss exp(loss) lr datetime current_epoch."""
         perplexity = math.exp(min(loss, 700)) if math.isfinite(loss) else math.nan
         line = f"{epoch} {loss:.6f} {perplexity:.4f} {self.rate:.8f} {datetime.now()} {current}\n"
+        if not self.group.leads:
+            return
         try:
             with self.run.train_log.open("a", encoding="utf-8") as file:
                 file.write(line)
@@ -142,6 +144,12 @@ class Saver(pl.Callback):
         document = self.point.document
         if not document:
             return
+        saved = document.get("spread", module.spread.kind)
+        if saved != module.spread.kind:
+            raise UserError(
+                f"The saved run is spread as {saved}, its settings say {module.spread.kind}.",
+                "Put strategy and devices back as they were, or start a new run from the trained file.",
+            )
         module.step, module.grad_norm = self.point.step, document["grad_norm"]
         resume.restore_parameters(module.model, document)
         for callback in callbacks:
@@ -152,7 +160,7 @@ class Saver(pl.Callback):
         assert isinstance(pl_module, TuneModule)
         document = self.point.document
         if document:
-            trainer.optimizers[0].load_state_dict(document.pop("optimizer"))
+            pl_module.spread.load_optimizer(trainer.optimizers[0], document.pop("optimizer"))
             resume.restore_gradients(pl_module.model, document)
             pl_module.scaler.load_state_dict(document.get("scaler", {}))
             resume.restore_rng(document["rng"])
@@ -161,7 +169,9 @@ class Saver(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, TuneModule)
-        if not pl_module.epoch_is_over and (trainer.should_stop or self._minutes_are_over(pl_module)):
+        if pl_module.epoch_is_over or not pl_module.can_pause:
+            return
+        if trainer.should_stop or self._minutes_are_over(pl_module):
             self._save(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -179,23 +189,30 @@ class Saver(pl.Callback):
 
     def _minutes_are_over(self, module: TuneModule) -> bool:
         minutes = module.settings.save_minutes
-        return bool(minutes) and time.monotonic() - self.last >= 60 * minutes
+        over = time.monotonic() - self.last >= 60 * minutes
+        return bool(minutes) and module.spread.group.any(over)
 
     def _save(self, trainer: pl.Trainer, module: TuneModule) -> None:
+        with module.spread.gathered(module.model):
+            if module.spread.group.leads:
+                self._save_trained(module)
+            document = self._document(trainer, module)
+            self.saved_step = module.step
+            try:
+                resume.write_point(self.run, module.step, document, module.spread.group)
+            except UserError as error:  # the trained file is there: no reason to end the run
+                self.emit(events.Warned(text=f"{error.message} A resumed run goes on from an earlier step."))
+        self.last, self.wanted = time.monotonic(), False
+
+    def _save_trained(self, module: TuneModule) -> None:
         epoch, step = module.epoch, module.step
         path = module.tuning.save(module.model, self.run.checkpoint(epoch))
         self.emit(events.Checkpoint(path=str(path), epoch=epoch, step=step, sha256=resume.sha256(path)))
-        self.saved_step = step
         self.saved = [*[p for p in self.saved if p != path], path]
         if keep := module.settings.keep_checkpoints:
             for old in self.saved[:-keep]:
                 self._remove(old)
             self.saved = self.saved[-keep:]
-        try:
-            resume.write_point(self.run, step, self._document(trainer, module))
-        except UserError as error:  # the trained file is there: no reason to end the run
-            self.emit(events.Warned(text=f"{error.message} A resumed run goes on from an earlier step."))
-        self.last, self.wanted = time.monotonic(), False
 
     def _remove(self, path: Path) -> None:
         """Removes one epoch's files: rwkv-N.pth, and an adapter's folder rwkv-N."""
@@ -204,12 +221,20 @@ class Saver(pl.Callback):
         shutil.rmtree(stem, ignore_errors=True)
 
     def _document(self, trainer: pl.Trainer, module: TuneModule) -> dict[str, Any]:
+        """All that a point has; of a process that does not lead only what is its own."""
+        own = {
+            "gradients": resume.gradients(module.model),
+            "rng": resume.rng_state(),
+            "optimizer": module.spread.optimizer_state(trainer.optimizers[0]),
+        }
+        if not module.spread.group.leads:
+            return own if module.spread.moves else {k: v for k, v in own.items() if k != "optimizer"}
         callbacks = {c.state_key: state for c in trainer.callbacks if (state := c.state_dict())}  # type: ignore[attr-defined]
         return {
-            **resume.model_state(module.model),
-            "optimizer": trainer.optimizers[0].state_dict(),
+            **own,
+            "parameters": resume.trained(module.model),
+            "spread": module.spread.kind,
             "scaler": module.scaler.state_dict(),
-            "rng": resume.rng_state(),
             "callbacks": callbacks,
             "logs": resume.log_sizes(self.run),
             "grad_norm": module.grad_norm,

@@ -12,22 +12,26 @@ import torch
 from torch import Tensor
 
 from engine.data.dataset import IGNORED
-from engine.models.base import RWKV
+from engine.models.base import RWKV, Carry
 from engine.train.loss import chunk_loss
+
+Forward = Callable[[RWKV, Tensor, Tensor, int, Carry | None], tuple[Tensor, Carry]]
 
 
 def backward_in_chunks(
-    model: RWKV, tokens: Tensor, targets: Tensor, chunk_ctx: int, backward: Callable[[Tensor], None]
-) -> Tensor:
+    model: RWKV, tokens: Tensor, targets: Tensor, chunk_ctx: int, backward: Callable[[Tensor], None],
+    learned: int | None = None, forward: Forward = chunk_loss,
+) -> Tensor:  # fmt: skip
     """The mean loss of a batch [B, T] over its learned targets; calls `backward` with each chunk's part.
 
     The parts add up to the mean, so a chunk without a learned target adds nothing. With chunk_ctx >= T
-    there is one part, and it is `training_loss`.
+    there is one part, and it is `training_loss`. A batch that is part of a larger one says how many
+    targets are `learned` in that. `forward` is `chunk_loss` or does it somewhere else.
     """
-    learned = int((targets != IGNORED).sum())
+    learned = int((targets != IGNORED).sum()) if learned is None else learned
     total, carry = torch.zeros((), device=tokens.device), None
     for t, y in zip(torch.split(tokens, chunk_ctx, 1), torch.split(targets, chunk_ctx, 1), strict=True):
-        loss, ended = chunk_loss(model, t, y, learned, carry)
+        loss, ended = forward(model, t, y, learned, carry)
         if loss.requires_grad:  # tuning a state, only the first chunk depends on it
             backward(loss)
         total += loss.detach()

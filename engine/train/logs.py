@@ -19,6 +19,16 @@ from engine.train.finish import OnFinish
 from engine.train.writer import EventWriter
 
 
+class Unheard:
+    """The log of a process whose events another one tells."""
+
+    continued = False
+
+    def begin(self, settings: TrainSettings) -> None: ...
+    def __call__(self, event: events.Event) -> None: ...
+    def close(self) -> None: ...
+
+
 class RunLog:
     """Takes the events of one run; `continued` says that an earlier process has told some.
 

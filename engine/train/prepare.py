@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -21,7 +21,9 @@ from engine.models.base import RWKV
 from engine.models.init import WORLD_VOCABULARY, make_checkpoint
 from engine.ops.choice import choose
 from engine.ops.registry import Need, Selected, named, recurrence_of
+from engine.train.group import Group
 from engine.train.stop import StopRequest
+from engine.train.strategy import Spread, spread_for
 from engine.tuning import Tuning, tuning_for
 from engine.tuning.base import trainable
 
@@ -40,6 +42,11 @@ class Loaded:
     tuning: Tuning
     operator: Selected
     held_out: Documents | None = None
+    group: Group = field(default_factory=Group)
+
+    @cached_property
+    def spread(self) -> Spread:
+        return spread_for(self.settings, self.group, self.device)
 
     @cached_property
     def examples(self) -> PadDataset | WindowDataset:
@@ -88,15 +95,27 @@ def check_model(settings: TrainSettings, info: ModelInfo) -> None:
         raise SettingsError(problems)
 
 
+def check_devices(settings: TrainSettings, device: str) -> None:
+    """Raises UserError when there are fewer GPUs than asked for."""
+    if device == "cuda" and settings.devices > torch.cuda.device_count():
+        raise UserError(
+            f"devices: {settings.devices} GPUs were asked for, and torch finds {torch.cuda.device_count()}.",
+            f"Set devices to {torch.cuda.device_count()} or less.",
+        )
+
+
 def load(
-    settings: TrainSettings, emit: events.Emit, stop: StopRequest, *, cache: Path | None = None, op: str = ""
-) -> Loaded:
+    settings: TrainSettings, emit: events.Emit, stop: StopRequest, *, cache: Path | None = None,
+    op: str = "", group: Group | None = None,
+) -> Loaded:  # fmt: skip
     """Opens and checks everything a run needs; cheap checks come before the long loading.
 
     `cache` is where operators are remembered, `op` the one with which the run began.
     """
+    group = group or Group()
     device = choose_device(settings.accelerator)
-    base = settings.load_model or _fresh(settings)
+    spread_for(settings, group, device).check()
+    base = settings.load_model or _fresh(settings, group)
     info = inspect_model(base)
     check_model(settings, info)
     data, held_out = _read_data(settings, info.vocab_size, emit, stop)
@@ -106,7 +125,11 @@ def load(
             "learns some of them twice. Lower micro_bsz, or give more documents."
         )))  # fmt: skip
     stop.check()
-    operator = _operator(settings, info, device, emit, cache, op)
+    if group.rank == 0:
+        operator = _operator(settings, info, device, emit, cache, op)
+        group.tell(operator.name)
+    else:  # what was timed may differ, what is used may not
+        operator = _operator(settings, info, device, emit, cache, group.tell())
     stop.check()
     emit(events.Progress(phase="loading the model", done=0, total=info.file_bytes, unit="B"))
     torch.manual_seed(settings.random_seed)
@@ -120,19 +143,20 @@ def load(
     tuning.attach(model)
     emit(events.Progress(phase="loading the model", done=info.file_bytes, total=info.file_bytes, unit="B"))
     stop.check()
-    return Loaded(settings, info, device, data, model, tuning, operator, held_out)
+    return Loaded(settings, info, device, data, model, tuning, operator, held_out, group)
 
 
-def _fresh(settings: TrainSettings) -> Path:
+def _fresh(settings: TrainSettings, group: Group) -> Path:
     """A model of random weights, which the run keeps beside what it makes of it."""
     assert settings.proj_dir is not None
     path = settings.proj_dir / "init.pth"
-    if not path.exists():  # it does when the run goes on
+    if group.leads and not path.exists():  # it does when the run goes on
         make_checkpoint(
             path, settings.my_testing, settings.n_layer, settings.n_embd,
             settings.vocab_size or WORLD_VOCABULARY, settings.random_seed, pre_ffn=settings.pre_ffn,
             head_qk=settings.head_qk, overwrite=True,
         )  # fmt: skip
+    group.wait()
     return path
 
 
@@ -186,7 +210,8 @@ def make_plan(loaded: Loaded) -> events.Plan:
         cut_tokens=numbers.cut_tokens, windows=examples if s.dataload == "get" else 0,
         held_out=len(loaded.held_out) if loaded.held_out else 0, ctx_len=s.ctx_len, micro_bsz=s.micro_bsz,
         epoch_begin=s.epoch_begin, epoch_count=s.epoch_count, epoch_steps=s.epoch_steps,
-        passes=s.total_steps * s.micro_bsz / examples, device=_device_name(loaded.device),
+        passes=s.total_steps * s.step_documents / examples, devices=s.processes,
+        device=_device_name(loaded.device),
         precision=s.precision, op=loaded.operator.name, op_reasons=loaded.operator.reasons,
     )  # fmt: skip
 

@@ -10,7 +10,8 @@ from typing import Any, Literal
 from engine.chat.generate import generate
 from engine.contract import events
 from engine.data.tokenizer import Tokenizer
-from engine.train.evaluate import measure, spread
+from engine.train.evaluate import measure
+from engine.train.evaluate import spread as spread_evenly
 from engine.train.prepare import Loaded
 from engine.train.stop import Stopped, StopRequest
 
@@ -67,18 +68,20 @@ class Probe:
 
     def _loss(self, when: Literal["before", "after"]) -> float | None:
         examples = self.loaded.examples
-        chosen = spread(len(examples), self.loaded.settings.eval_docs)
+        chosen = spread_evenly(len(examples), self.loaded.settings.eval_docs)
         if not chosen:
             return None
         self.loaded.model.eval()
 
         def progress(done: int, total: int) -> None:
-            self.stop.check()
+            self.stop.check_together()
             self.emit(events.Progress(phase=f"loss {when} tuning", done=done, total=total, unit="documents"))
 
-        report = measure(
-            self.loaded.model, examples, chosen=chosen, device=self.loaded.device, progress=progress
-        )
+        with self.loaded.spread.readable(self.loaded.model.head.weight):
+            report = measure(
+                self.loaded.model, examples, chosen=chosen, device=self.loaded.device, progress=progress,
+                group=self.loaded.group,
+            )  # fmt: skip
         self.emit(events.Evaluated(
             when=when, loss=report.loss, tokens=report.tokens, documents=report.documents
         ))  # fmt: skip
@@ -95,7 +98,18 @@ class Probe:
 
     def answer(self, question: str, seconds: float = math.inf) -> str:
         """The greedy answer of the model as it is now, up to the end of its turn, or what came of it within
-        `seconds`. Leaves the model in eval mode."""
+        `seconds`. Leaves the model in eval mode.
+
+        The leading process makes it; where each has but a part of the model, all do, whatever it takes.
+        """
+        whole = self.loaded.spread.whole
+        if whole and not self.loaded.group.leads:
+            return ""
+        with self.loaded.spread.readable(self.loaded.model.head.weight):
+            check = self.stop.check if whole else self.stop.check_together
+            return self._generated(question, seconds if whole else math.inf, check)
+
+    def _generated(self, question: str, seconds: float, check: Callable[[], None]) -> str:
         tokenizer, began = Tokenizer(), time.monotonic()
         prompt = f"User: {question}\n\n{MARK}"
         self.loaded.model.eval()
@@ -103,7 +117,7 @@ class Probe:
         for token in generate(
             self.loaded.model, tokenizer.encode(prompt), length=self.loaded.settings.sample_len
         ):
-            self.stop.check()
+            check()
             ids.append(token)
             if tokenizer.decode_bytes(ids).endswith(b"\n\nUser:") or time.monotonic() - began >= seconds:
                 break

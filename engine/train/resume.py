@@ -7,7 +7,10 @@ parameters  what is trained, by name       scaler      the loss scale of fp16, e
 gradients   of an unfinished accumulation  callbacks   each callback's state_dict, by its key
 probe       what was measured before       logs        bytes of each log that grows with the run
 seconds     the run has taken so far       rng         generators' states, by device
-op          the operator of the recurrence
+op          the operator of the recurrence spread      strategy and processes
+
+Of several processes each beside the first writes a file of what is its own: rng, gradients, and its part of
+the optimizer.
 
 The data order needs nothing: it follows from the seed and the step.
 """
@@ -31,6 +34,7 @@ from engine.contract import events
 from engine.contract.errors import UserError
 from engine.contract.files import write_atomic
 from engine.contract.rundir import RunDir
+from engine.train.group import Group
 
 KEPT = 2
 LOGS = ("train_log.txt", "loss_data.jsonl")
@@ -58,15 +62,26 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def write_point(run: RunDir, step: int, document: dict[str, Any]) -> None:
-    """Writes the point after `step` and forgets all but the newest two. Raises UserError.
+def write_point(run: RunDir, step: int, document: dict[str, Any], group: Group) -> None:
+    """Writes the point after `step` and forgets all but the newest two. Raises UserError in all processes
+    when one of them cannot write its file.
 
-    The checksum comes last: without it the point does not count.
+    The checksums come last: without them the point does not count.
     """
-    path = run.resume_file(step)
-    save_document({"step": step, **document}, path)
+    path = run.resume_file(step, group.place.local)
+    failure = None
     try:
-        write_atomic(run.resume_digest(step), f"{sha256(path)}  {path.name}\n")
+        save_document({"step": step, **document}, path)
+    except UserError as error:
+        failure = error
+    if group.any(failure is not None):
+        path.unlink(missing_ok=True)
+        raise failure or UserError(f"Another process could not write its part of {run.resume_file(step)}.")
+    if not group.leads:
+        return
+    try:
+        paths = [run.resume_file(step, local) for local in range(group.place.here)]
+        write_atomic(run.resume_digest(step), "".join(f"{sha256(p)}  {p.name}\n" for p in paths))
         for old in run.resume_steps()[KEPT:]:
             _forget(run, old)
     except OSError as error:
@@ -97,20 +112,41 @@ def newest_point(run: RunDir, emit: events.Emit) -> Point:
 
 def _read(run: RunDir, step: int) -> dict[str, Any] | None:
     """A point's document, or None when it is gone or not what was written."""
-    path = run.resume_file(step)
     try:
-        wanted = run.resume_digest(step).read_text(encoding="ascii", errors="replace").split()
-        if wanted[:1] != [sha256(path)]:
+        lines = run.resume_digest(step).read_text(encoding="ascii", errors="replace").splitlines()
+        digests = [line.split() for line in lines]
+        if not digests or any(sha256(run.path / Path(name).name) != wanted for wanted, name in digests):
             return None
-        document: Any = torch.load(path, map_location="cpu", weights_only=True)
+        document: Any = _load(run.resume_file(step))
     except Exception:  # torch raises whatever its reading of a foreign file came upon
         return None
     return document if isinstance(document, dict) and document.get("step") == step else None
 
 
+def _load(path: Path) -> Any:
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def shared_point(run: RunDir, point: Point, group: Group) -> Point:
+    """The point that the leading process has found, as this one needs it. Raises UserError when machines
+    disagree about it."""
+    steps = group.gather(point.step)[:: group.place.here]
+    if len({step for (step,) in steps}) > 1:
+        said = ", ".join(f"node {node} from step {step}" for node, (step,) in enumerate(steps))
+        raise UserError(
+            f"The machines would go on from different steps: {said}.",
+            "Remove the resume files of later steps (.pt and .sha256) where there are any, or copy those of "
+            "the earliest from one proj_dir to the others.",
+        )
+    ((step,), *_) = steps
+    if not step or group.leads:
+        return point
+    return Point(step, _load(run.resume_file(step)) | _load(run.resume_file(step, group.place.local)))
+
+
 def _tidy(run: RunDir) -> None:
     """Removes files that were being written when the run ended; those of a large model are large."""
-    complete = {run.resume_file(step).name for step in run.resume_steps()}
+    complete = {path.name for step in run.resume_steps() for path in run.resume_files(step)}
     for pattern in (".rwkv-*.part", ".resume-*.part", "resume-*.pt"):
         for path in run.path.glob(pattern):
             if path.name not in complete:
@@ -119,30 +155,32 @@ def _tidy(run: RunDir) -> None:
 
 def _forget(run: RunDir, step: int) -> None:
     run.resume_digest(step).unlink(missing_ok=True)
-    run.resume_file(step).unlink(missing_ok=True)
+    for path in run.resume_files(step):
+        path.unlink(missing_ok=True)
 
 
-def model_state(model: nn.Module) -> dict[str, Any]:
-    """What is trained and, within an accumulation, its gradients so far."""
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    return {
-        "parameters": {name: owned(p.detach()) for name, p in trained.items()},
-        "gradients": {name: owned(p.grad) for name, p in trained.items() if p.grad is not None},
-    }
+def trained(model: nn.Module) -> dict[str, Tensor]:
+    """What is trained, by name."""
+    return {name: owned(p.detach()) for name, p in model.named_parameters() if p.requires_grad}
+
+
+def gradients(model: nn.Module) -> dict[str, Tensor]:
+    """Within an accumulation, its gradients so far."""
+    return {name: owned(p.grad) for name, p in model.named_parameters() if p.grad is not None}
 
 
 @torch.no_grad()
 def restore_parameters(model: nn.Module, document: dict[str, Any]) -> None:
     """Puts back what was trained. Raises UserError when something else is trained now."""
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    learned = {name: p for name, p in model.named_parameters() if p.requires_grad}
     saved: dict[str, Tensor] = document.pop("parameters")
-    shapes = {name: p.shape for name, p in trained.items()}
+    shapes = {name: p.shape for name, p in learned.items()}
     if shapes != {name: t.shape for name, t in saved.items()}:
         raise UserError(
             "The saved run trains other parameters than its settings say.",
             "Put back settings.yaml and the model as they were, or start a new run.",
         )
-    for name, p in trained.items():
+    for name, p in learned.items():
         p.copy_(saved[name])
 
 
@@ -194,11 +232,15 @@ class EpochOrder(Protocol):
 class Remaining(Sampler[int]):
     """A data order without the first `skip` items of epoch `epoch`, which were trained before.
 
-    It has no length, so that Lightning ends each epoch where its data end: the first one is shorter.
+    Of several processes each takes its `share` (rank, size) of each step, `micro_bsz` items. It has no
+    length, so that Lightning ends each epoch where its data end: the first one is shorter.
     """
 
-    def __init__(self, order: EpochOrder, epoch: int, skip: int) -> None:
+    def __init__(
+        self, order: EpochOrder, epoch: int, skip: int, micro_bsz: int = 1, share: tuple[int, int] = (0, 1)
+    ) -> None:
         self.order, self.first, self.skip, self.epoch = order, epoch, skip, epoch
+        self.micro_bsz, self.share = micro_bsz, share
         order.set_epoch(epoch)
 
     def set_epoch(self, epoch: int) -> None:
@@ -206,4 +248,6 @@ class Remaining(Sampler[int]):
         self.order.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[int]:
-        return islice(iter(self.order), self.skip if self.epoch == self.first else 0, None)
+        rest = islice(iter(self.order), self.skip if self.epoch == self.first else 0, None)
+        rank, size = self.share
+        return (index for i, index in enumerate(rest) if i // self.micro_bsz % size == rank)

@@ -62,14 +62,16 @@ class Validation(pl.Callback):
         assert loaded.held_out is not None
 
         def progress(done: int, total: int) -> None:
-            self.stop.check()
+            self.stop.check_together()
             self.emit(events.Progress(phase="validation", done=done, total=total, unit="documents"))
 
         loaded.model.eval()
         try:
-            report = measure(
-                loaded.model, cut(loaded.held_out, loaded.settings), device=loaded.device, progress=progress
-            )
+            with loaded.spread.readable(loaded.model.head.weight):
+                report = measure(
+                    loaded.model, cut(loaded.held_out, loaded.settings), device=loaded.device,
+                    progress=progress, group=loaded.group,
+                )  # fmt: skip
         finally:
             loaded.model.train()
         if not report.tokens:

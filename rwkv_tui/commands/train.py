@@ -7,7 +7,6 @@ import argparse
 from engine.contract.check import require_settings, risks
 from engine.contract.events import dump_json
 from engine.contract.flags import given_flags
-from engine.contract.incumbent import on_one_device
 from engine.contract.paths import UserPaths
 from engine.contract.plain import say, say_json
 from engine.contract.presets import PresetStore
@@ -22,10 +21,9 @@ def train(args: argparse.Namespace) -> int:
     if args.preset:
         values.update(PresetStore(paths.presets).get(args.preset).values)
     values.update(given_flags(args))
-    values, replaced = on_one_device(values)
     settings = require_settings(values)
     show = renderer(args.json)
-    for note in (*args.notes, *replaced, *risks(settings)):
+    for note in (*args.notes, *risks(settings)):
         if args.detach:
             say(str(note), error=True)
         else:

@@ -29,9 +29,8 @@ def about(model: RunModel) -> str:
     plan = model.plan
     if plan is None:
         return ""
-    return (
-        f"{plan.version}  {plan.n_layer}x{plan.n_embd}  {plan.method}  ctx {plan.ctx_len} x {plan.micro_bsz}"
-    )
+    batch = plan.micro_bsz * plan.devices
+    return f"{plan.version}  {plan.n_layer}x{plan.n_embd}  {plan.method}  ctx {plan.ctx_len} x {batch}"
 
 
 class Head(Panel):

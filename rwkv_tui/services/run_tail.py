@@ -213,8 +213,9 @@ class RunModel:
         self._pace.per_document = self._per_document
         self._pace.after = event.t - self._probe_began if self._probe_began else 0.0
         self._pace.start(self.step)
+        where = plan.device if plan.devices == 1 else f"{plan.devices} x {plan.device}"
         self._say(
-            event.t, f"training starts: {plan.steps} steps on {plan.device}, {plan.precision}, op {plan.op}",
+            event.t, f"training starts: {plan.steps} steps on {where}, {plan.precision}, op {plan.op}",
             mark="▶",
         )  # fmt: skip
 

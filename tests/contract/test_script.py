@@ -82,7 +82,7 @@ def test_the_appendix_gives_exactly_its_values() -> None:
     assert TrainSettings.model_validate(run.values) == TrainSettings.model_validate(EXPECTED)
     assert run.values.keys() == EXPECTED.keys()  # nothing else was said, nothing was made up
     assert run.notes == (
-        "line 24: --strategy: deepspeed_stage_1 spreads a run over devices; with one it is the same as auto",
+        "line 24: --strategy: deepspeed_stage_1 spreads a run over devices; with one it is auto",
     )
 
 
@@ -177,7 +177,6 @@ def test_what_is_different_is_said_and_runs(flag: str, says: str) -> None:
     ("flag", "says"),
     [
         ("--ctxlen 9", "did you mean --ctx_len"), ("--nonsense", "no such flag"),
-        ("--num_nodes 2", "one machine"),
         ("--my_qa_mask 1", "--loss_mask qa"), ("--data_shuffle 0", "shuffled"), ("--sft_field a b", "jsonl"),
         ("--lora_r 8", "--lora_config"), ("--layerwise_lr 0", "twice"), ("--beta1", "has no value"),
         ("--num_nodes", "has no value"), ("--quant int3", "none of its values"),
@@ -281,6 +280,7 @@ def test_one_device_needs_no_strategy() -> None:
     assert on_one_device({"strategy": "deepspeed_stage_2"})[0]["strategy"] == "auto"
     for kept in (
         {"strategy": "deepspeed_stage_1", "devices": "2"},
+        {"strategy": "deepspeed_stage_1", "num_nodes": "2"},
         {"strategy": "deepspeed_stage_3_offload"},
         {},
     ):

@@ -266,10 +266,12 @@ def test_a_run_that_early_stop_has_ended_does_not_train_on(make: Making) -> None
 
 
 def test_what_a_step_draws_at_random_goes_on_too(make: Making, monkeypatch: pytest.MonkeyPatch) -> None:
-    def noisy(model: Any, tokens: Any, targets: Any, chunk_ctx: int, backward: Any) -> torch.Tensor:
+    def noisy(
+        model: Any, tokens: Any, targets: Any, chunk_ctx: int, backward: Any, *more: Any
+    ) -> torch.Tensor:
         factor = torch.rand(())
         return factor * backward_in_chunks(
-            model, tokens, targets, chunk_ctx, lambda loss: backward(loss * factor)
+            model, tokens, targets, chunk_ctx, lambda loss: backward(loss * factor), *more
         )
 
     monkeypatch.setattr(module, "backward_in_chunks", noisy)

@@ -155,7 +155,7 @@ def _advice(param: Param) -> Content:
 def totals(draft: Draft) -> Content:
     """Steps, documents, tokens and passes of the run the draft describes."""
     s = draft.approximate()
-    documents = s.total_steps * s.micro_bsz * s.devices
+    documents = s.total_steps * s.step_documents
     tokens = f"at most {documents * s.ctx_len:,} tokens"
     if draft.data is not None and draft.data.documents and draft.data.ctx_len == s.ctx_len:
         mean = (draft.data.tokens - draft.data.cut_tokens) / draft.data.documents

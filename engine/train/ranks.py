@@ -1,0 +1,197 @@
+"""A run of several processes on this machine: one parent starts them, passes on their words, and buries them.
+
+The parent trains nothing and loads no torch. Its children, the ranks, are in its session and die with it.
+Their output goes to the parent's, marked. How one of them failed comes over a pipe of its own and is told
+by the parent: a rank that dies takes the others along, and only who watches all knows which was the first.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from dataclasses import dataclass
+
+from engine.contract import events
+from engine.contract.errors import UserError
+from engine.contract.process import Process
+from engine.contract.rundir import RunDir
+from engine.contract.settings import TrainSettings
+from engine.train.logs import RunLog
+from engine.train.stop import STOPPING, StopRequest
+
+FINISHED, FAILED, STOPPED = 0, 1, 130  # exit statuses of a run
+GRACE = 5.0  # seconds that the others have to end by themselves, once one has
+TAIL = 30  # lines of a rank's last words
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a process stands: `rank` of `size` in the run, `local` of `here` on its machine.
+
+    `meeting` is the address where they find each other, as torch.distributed reads it.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local: int = 0
+    here: int = 1
+    meeting: str = ""
+
+    @property
+    def leads(self) -> bool:
+        """Whether it writes the files of its machine's proj_dir."""
+        return self.local == 0
+
+    @classmethod
+    def of(cls, settings: TrainSettings, local: int, meeting: str) -> Place:
+        here = settings.devices
+        return cls(settings.node_rank * here + local, settings.processes, local, here, meeting)
+
+
+def processes_here(run: RunDir) -> int:
+    """How many processes the run has on this machine, 0 when one, this one, is all of it."""
+    try:
+        s = run.read_settings()
+    except UserError:
+        return 0  # whoever trains will tell
+    return s.devices if s.processes > 1 else 0
+
+
+class Rank:
+    """One child. `reported` is when it said how it failed, `overdue` that it had to be killed in the end."""
+
+    def __init__(self, run: RunDir, local: int, rank: int, meeting: str, on_finish: str) -> None:
+        self.rank = rank
+        self.words: deque[str] = deque(maxlen=TAIL)
+        self.failure: events.Failed | None = None
+        self.reported = 0.0
+        self.overdue = False
+        self._line, self._report = b"", b""
+        self.report, sent = os.pipe()
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "engine", "rank", str(run.path), str(local), meeting, str(sent),
+                 str(os.getpid()), f"--on_finish={on_finish}"],
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, pass_fds=[sent],
+            )  # fmt: skip
+        finally:
+            os.close(sent)
+        assert self.process.stdout
+        self.output = self.process.stdout.fileno()
+
+    def hear(self, data: bytes) -> None:
+        """Passes on whole lines; no data: it will say no more."""
+        *lines, self._line = (self._line + data).split(b"\n")
+        if not data and self._line:
+            lines, self._line = [self._line], b""
+        for line in lines:
+            self.words.append(line.decode(errors="replace"))
+            sys.stdout.buffer.write(b"[rank %d] %s\n" % (self.rank, line))
+        sys.stdout.buffer.flush()
+
+    def note(self, data: bytes) -> None:
+        """Takes a piece of its report."""
+        self.reported = self.reported or time.monotonic()
+        self._report += data
+        event = events.parse_event(self._report)
+        if isinstance(event, events.Failed):
+            self.failure = event
+
+    @property
+    def status(self) -> int | None:
+        return self.process.poll()
+
+    def account(self, size: int) -> events.Failed:
+        """How it ended, as an event of the run."""
+        who = f"Process {self.rank} of {size} (rank {self.rank}, pid {self.process.pid})"
+        if self.failure and self.failure.detail:
+            return self.failure.model_copy(update={"reason": f"{who} failed: {self.failure.reason}"})
+        if self.failure:  # an error of the person's, which all processes share
+            return self.failure
+        status = self.process.returncode
+        how = f"ended with status {status} and said nothing"
+        if status < 0:
+            how = f"was killed by {signal.Signals(-status).name}"
+        remedy = "`rwkv-tune resume` goes on from the last saved step."
+        if status == -signal.SIGKILL:
+            remedy = f"If nobody did that, memory ran out: lower micro_bsz or ctx_len. {remedy}"
+        return events.Failed(reason=f"{who} {how}.", remedy=remedy, detail="\n".join(self.words))
+
+
+def train_in_ranks(run: RunDir, number: int, stop: StopRequest, on_finish: str = "") -> int:
+    """Trains the run in `number` processes on this machine and returns the exit status.
+
+    A failure of one ends all of them, and is told as that one's.
+    """
+    settings = run.read_settings()
+    if run.owner() != Process.current():  # the launcher may have been killed before it could say so
+        run.record_process(run.name(), Process.current())
+    first = settings.node_rank * number
+    with tempfile.TemporaryDirectory(prefix="rwkv-tune-") as folder:
+        meeting = f"file://{folder}/meeting"
+        if settings.num_nodes > 1:
+            meeting = f"tcp://{settings.main_address}:{settings.main_port}"
+        ranks: list[Rank] = []
+        try:
+            signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)  # a rank takes them once it can heed them
+            for local in range(number):
+                ranks.append(Rank(run, local, first + local, meeting, on_finish))
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+            _watch(ranks, stop)
+        finally:
+            for rank in ranks:
+                rank.process.kill()
+                rank.process.wait()
+    leading = ranks[0].status
+    if leading in (FINISHED, STOPPED):  # it has told so
+        return leading
+    failed = _culprit(ranks).account(settings.processes)
+    print(f"{failed.reason} {failed.remedy}")
+    log = RunLog(run, on_finish)
+    log(failed)
+    log.close()
+    return FAILED
+
+
+def _watch(ranks: list[Rank], stop: StopRequest) -> None:
+    """Until all have ended: by themselves, but once the leading one has, or one has failed, within GRACE."""
+    told, deadline = False, float("inf")
+    with selectors.DefaultSelector() as pipes:
+        for rank in ranks:
+            pipes.register(rank.output, selectors.EVENT_READ, (rank.output, rank.hear))
+            pipes.register(rank.report, selectors.EVENT_READ, (rank.report, rank.note))
+        while (heard := pipes.select(0.2)) or any(rank.status is None for rank in ranks):
+            for key, _ in heard:
+                pipe, take = key.data
+                data = os.read(pipe, 1 << 16)
+                take(data)
+                if not data:
+                    pipes.unregister(pipe)
+            if stop.requested and not told:
+                told = True
+                for rank in ranks:
+                    rank.process.terminate()
+            over = ranks[0].status is not None or any(
+                r.status not in (None, FINISHED, STOPPED) for r in ranks
+            )
+            if over and deadline == float("inf"):
+                deadline = time.monotonic() + GRACE
+            if time.monotonic() > deadline:
+                for rank in ranks:
+                    rank.overdue |= rank.status is None
+                    rank.process.kill()
+
+
+def _culprit(ranks: list[Rank]) -> Rank:
+    """Who was the first to fail: a rank that died without a report tore the connections of the others, so
+    what they report is its death; else who reported first."""
+    for rank in ranks:
+        if not rank.failure and not rank.overdue and rank.status not in (FINISHED, STOPPED):
+            return rank
+    return min((r for r in ranks if r.failure), key=lambda r: r.reported, default=ranks[0])

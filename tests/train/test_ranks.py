@@ -1,0 +1,295 @@
+"""Several processes train as one, for real: gloo on the CPU, Lightning and DeepSpeed as they are."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from engine.contract import events
+from engine.contract.errors import UserError
+from engine.contract.presets import render_yaml
+from engine.contract.process import Process
+from engine.contract.rundir import RunDir
+from engine.contract.settings import TrainSettings
+from engine.models import load_model
+from engine.train.group import Group
+from engine.train.run import run_training
+from engine.train.strategy import spread_for
+
+STEPS = 8
+FULL: dict[str, Any] = {"train_type": "none", "lr_init": 1e-3, "lr_final": 1e-4}
+Making = Callable[..., RunDir]
+
+
+@pytest.fixture(scope="module")
+def make(tiny_model: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Making:
+    """Makes the folder of a run of two epochs over documents of many lengths, of which answers are learned;
+    three steps accumulate, and one kind of document is held out."""
+
+    def folder(**more: Any) -> RunDir:
+        run = RunDir(tmp_path_factory.mktemp("runs") / "run")
+        run.claim("run")
+        values: dict[str, Any] = {
+            "load_model": tiny_model, "data_file": tiny_data, "proj_dir": run.path, "ctx_len": 32,
+            "micro_bsz": 2, "epoch_steps": STEPS // 2, "epoch_count": 2, "accumulate_grad_batches": 3,
+            "precision": "fp32", "accelerator": "cpu", "grad_cp": 0, "sample_len": 2, "eval_docs": 5,
+            "loss_mask": "qa", "val_split": 1, "warmup_steps": 2, **more,
+        }  # fmt: skip
+        run.settings.write_text(render_yaml(TrainSettings(**values), "run"))
+        return run
+
+    return folder
+
+
+def start(run: RunDir) -> subprocess.Popen[bytes]:
+    """The engine as the program starts it: a session of its own, its words in its log."""
+    with run.log.open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "engine", "train", str(run.path)],
+            stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+    run.record_process("run", Process.of(process.pid))
+    return process
+
+
+def train(run: RunDir) -> int:
+    process = start(run)
+    try:
+        return process.wait(timeout=240)
+    finally:
+        process.kill()
+
+
+def read(run: RunDir) -> list[events.Event]:
+    return [e for line in run.events.read_bytes().splitlines() if (e := events.parse_event(line))]
+
+
+def of(kind: type[Any], run: RunDir) -> list[Any]:
+    return [e for e in read(run) if isinstance(e, kind)]
+
+
+def steps(run: RunDir) -> dict[int, events.Step]:
+    """The last word on each step."""
+    return {e.step: e for e in of(events.Step, run)}
+
+
+@pytest.fixture(scope="module")
+def alone(make: Making) -> Callable[..., RunDir]:
+    """The same run by one process with twice the micro_bsz; each kind once."""
+    done: dict[str, RunDir] = {}
+
+    def run_of(**more: Any) -> RunDir:
+        key = repr(more)
+        if key not in done:
+            done[key] = make(**{"micro_bsz": 4, **more})
+            assert run_training(done[key]) == 0
+        return done[key]
+
+    return run_of
+
+
+def same(run: RunDir, alone: RunDir, tolerance: float = 1e-5) -> None:
+    """Every loss, norm, rate and measurement, and the file at the end."""
+    found, wanted = steps(run), steps(alone)
+    assert list(found) == list(wanted) == list(range(1, STEPS + 1))
+    for step, one in wanted.items():
+        other = found[step]
+        assert one.loss is not None and other.loss == pytest.approx(one.loss, abs=tolerance)
+        assert (other.lr, other.tokens) == (one.lr, one.tokens)
+        if one.grad_norm is not None:
+            assert other.grad_norm == pytest.approx(one.grad_norm, rel=1e-4)
+    for kind in (events.Evaluated, events.Validated):
+        losses = [e.loss for e in of(kind, alone)]
+        assert [e.loss for e in of(kind, run)] == pytest.approx(losses, abs=tolerance) and len(losses) == 2
+    sample, expected = of(events.Sample, run)[0], of(events.Sample, alone)[0]
+    assert (sample.prompt, sample.base) == (expected.prompt, expected.base)
+    plan, other_plan = of(events.Started, run)[0].plan, of(events.Started, alone)[0].plan
+    assert plan.devices == 2 and plan.passes == other_plan.passes
+    files = [torch.load(r.checkpoint(1), weights_only=True) for r in (run, alone)]
+    assert files[0].keys() == files[1].keys()
+    for name, tensor in files[0].items():
+        torch.testing.assert_close(tensor, files[1][name], rtol=0, atol=1e-4)
+    assert sorted(p.name for p in run.path.glob("rwkv-*")) == ["rwkv-0.pth", "rwkv-1.pth"]
+
+
+MATRIX = [
+    pytest.param("ddp", {}, id="ddp"),
+    pytest.param("deepspeed_stage_1", FULL, id="stage 1"),
+    pytest.param("deepspeed_stage_2", FULL, id="stage 2", marks=pytest.mark.soak),
+    pytest.param("deepspeed_stage_2_offload", FULL, id="stage 2 offload", marks=pytest.mark.soak),
+    pytest.param("deepspeed_stage_3_offload", FULL, id="stage 3 offload", marks=pytest.mark.soak),
+    pytest.param(
+        "auto", {**FULL, "train_type": "infctx", "chunk_ctx": 7}, id="ddp infctx", marks=pytest.mark.soak
+    ),
+    pytest.param(
+        "deepspeed_stage_3", {**FULL, "train_type": "infctx", "chunk_ctx": 7}, id="stage 3 infctx",
+        marks=pytest.mark.soak,
+    ),
+    pytest.param(
+        "deepspeed_stage_2", {"train_type": "infctx", "peft": "state", "chunk_ctx": 7, "loss_mask": "pad"},
+        id="stage 2 infctx", marks=pytest.mark.soak,
+    ),
+    pytest.param(
+        "deepspeed_stage_1",
+        {"peft": "lora", "peft_config": {"r": 4}, "quant": "nf4", "lr_init": 1e-3, "lr_final": 1e-4},
+        id="stage 1 lora nf4", marks=pytest.mark.soak,
+    ),
+    pytest.param(
+        "deepspeed_stage_3",
+        {"peft": "lora", "peft_config": {"r": 4}, "train_parts": "emb,time", "grad_cp": 1, "lr_init": 1e-3,
+         "lr_final": 1e-4},
+        id="stage 3 lora", marks=pytest.mark.soak,
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("strategy", "more"), MATRIX)
+def test_processes_train_as_one(
+    strategy: str, more: dict[str, Any], make: Making, alone: Callable[..., RunDir]
+) -> None:
+    run = make(strategy=strategy, devices=2, **more)
+    assert train(run) == 0, run.log.read_text()[-3000:]
+    same(run, alone(**more))
+    assert b"[rank 1] " in run.log.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("strategy", "more"),
+    [
+        pytest.param("deepspeed_stage_3", FULL, id="stage 3"),
+        pytest.param("deepspeed_stage_1", FULL, id="stage 1", marks=pytest.mark.soak),
+        pytest.param("deepspeed_stage_2", FULL, id="stage 2", marks=pytest.mark.soak),
+        pytest.param("deepspeed_stage_3_offload", FULL, id="stage 3 offload", marks=pytest.mark.soak),
+    ],
+)
+def test_a_stop_is_agreed_on_and_a_resumed_run_is_exact(
+    strategy: str, more: dict[str, Any], make: Making, alone: Callable[..., RunDir]
+) -> None:
+    """Saved where the optimizer steps, for DeepSpeed keeps unfinished gradients to itself."""
+    run = make(strategy=strategy, devices=2, save_minutes=1e-9, **more)
+    process = start(run)
+    wait_for(lambda: bool(of(events.Step, run)), process, run)
+    process.terminate()
+    assert process.wait(timeout=60) == 130, run.log.read_text()[-3000:]
+    end = read(run)[-1]
+    assert isinstance(end, events.Finished) and end.status == "stopped" and end.step % 4 in (0, 3)
+    assert of(events.Checkpoint, run)[-1].step == end.step == max(steps(run))
+    assert train(run) == 0, run.log.read_text()[-3000:]
+    (resumed,) = of(events.Resumed, run)
+    assert resumed.step == end.step
+    same(run, alone(**more))
+    assert load_model(run.checkpoint(1))(torch.tensor([[1, 2]])).shape == (1, 2, 65536)
+
+
+def wait_for(ready: Callable[[], bool], process: subprocess.Popen[bytes], run: RunDir) -> None:
+    deadline = time.monotonic() + 120
+    while not (run.events.exists() and ready()):
+        assert process.poll() is None and time.monotonic() < deadline, run.log.read_text()[-3000:]
+        time.sleep(0.02)
+
+
+def children(pid: int) -> list[int]:
+    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_the_death_of_one_ends_the_run_and_names_it(make: Making, alone: Callable[..., RunDir]) -> None:
+    """Killed once steps have been saved; the run goes on from there to where it would have come."""
+    run = make(devices=2, save_minutes=1e-9)
+    process = start(run)
+    wait_for(lambda: len(of(events.Step, run)) >= 2, process, run)
+    ranks = [Process.of(pid) for pid in children(process.pid)]
+    assert len(ranks) == 2 and {os.getsid(r.pid) for r in ranks} == {process.pid}
+    os.kill(ranks[1].pid, signal.SIGKILL)
+    began = time.monotonic()
+    assert process.wait(timeout=30) == 1
+    print(f"the run ended {time.monotonic() - began:.1f} s after its rank")
+    end = read(run)[-1]
+    assert isinstance(end, events.Failed) and "rank 1" in end.reason and "SIGKILL" in end.reason
+    assert str(ranks[1].pid) in end.reason and "resume" in end.remedy
+    assert not any(rank.alive() for rank in ranks)
+    assert train(run) == 0, run.log.read_text()[-3000:]
+    assert of(events.Resumed, run)[0].step >= 1
+    same(run, alone())
+
+
+def test_an_error_of_one_is_told_with_its_traceback(make: Making) -> None:
+    run = make(devices=2)
+    (run.path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "if sys.argv[1:2] == ['rank'] and sys.argv[3] == '1':\n"
+        "    import engine.train.infctx as broken\n"
+        "    broken.backward_in_chunks = lambda *batch: 1 / 0\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(run.path)}
+    command = [sys.executable, "-m", "engine", "train", str(run.path)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+    end = read(run)[-1]
+    assert done.returncode == 1 and isinstance(end, events.Failed)
+    assert "rank 1" in end.reason and "ZeroDivisionError" in end.reason and "1 / 0" in end.detail
+    assert "[rank 1] ZeroDivisionError" in done.stdout
+
+
+def test_ranks_end_with_their_parent(make: Making) -> None:
+    run = make(devices=2)
+    process = start(run)
+    deadline = time.monotonic() + 30
+    while len(children(process.pid)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    ranks = [Process.of(pid) for pid in children(process.pid)]
+    process.kill()
+    process.wait()
+    while any(rank.alive() for rank in ranks) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert len(ranks) == 2 and not any(rank.alive() for rank in ranks)
+
+
+def test_two_machines_on_loopback(make: Making, alone: Callable[..., RunDir]) -> None:
+    """Each has a proj_dir of its own, and the whole result in it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    nodes = [make(num_nodes=2, node_rank=node, main_address="127.0.0.1", main_port=port) for node in range(2)]
+    processes = [start(run) for run in nodes]
+    try:
+        assert [p.wait(timeout=120) for p in processes] == [0, 0], nodes[0].log.read_text()[-3000:]
+    finally:
+        for process in processes:
+            process.kill()
+    for run in nodes:
+        same(run, alone())
+
+
+def test_deepspeed_on_one_device_is_had_when_asked_for(make: Making, alone: Callable[..., RunDir]) -> None:
+    run = make(strategy="deepspeed_stage_2", micro_bsz=4)
+    assert train(run) == 0, run.log.read_text()[-3000:]
+    found, wanted = steps(run), steps(alone())
+    assert [found[i].loss for i in found] == pytest.approx([wanted[i].loss for i in wanted], abs=1e-5)
+    assert spread_for(TrainSettings(), Group(), "cpu").lightning()["strategy"] == "auto"
+
+
+def test_a_broken_deepspeed_is_named_with_the_way_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    monkeypatch.setitem(sys.modules, "deepspeed", None)
+    with pytest.raises(UserError, match="needs DeepSpeed, which does not load here") as caught:
+        spread_for(TrainSettings(strategy="deepspeed_stage_1"), Group(), "cpu").check()
+    assert "auto" in caught.value.remedy
+
+
+def test_a_point_belongs_to_its_number_of_processes(make: Making, alone: Callable[..., RunDir]) -> None:
+    run = make(micro_bsz=4, save_minutes=1e-9)
+    assert run_training(run) == 0
+    text = run.settings.read_text()
+    run.settings.write_text(text + "strategy: deepspeed_stage_1\n")
+    assert run_training(run) == 1
+    end = read(run)[-1]
+    assert isinstance(end, events.Failed) and "one process" in end.reason and "stage_1" in end.reason
