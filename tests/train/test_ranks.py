@@ -28,6 +28,9 @@ from engine.train.strategy import spread_for
 
 STEPS = 8
 FULL: dict[str, Any] = {"train_type": "none", "lr_init": 1e-3, "lr_final": 1e-4}
+LORA: dict[str, Any] = {
+    "peft": "lora", "peft_config": {"r": 4}, "train_parts": "time,ln", "lr_init": 1e-2, "lr_final": 1e-3,
+}  # fmt: skip
 Making = Callable[..., RunDir]
 
 
@@ -119,38 +122,26 @@ def same(run: RunDir, alone: RunDir, tolerance: float = 1e-5) -> None:
     assert files[0].keys() == files[1].keys()
     for name, tensor in files[0].items():
         torch.testing.assert_close(tensor, files[1][name], rtol=0, atol=1e-4)
-    assert sorted(p.name for p in run.path.glob("rwkv-*")) == ["rwkv-0.pth", "rwkv-1.pth"]
+    assert sorted(p.name for p in run.path.glob("rwkv-*")) == sorted(
+        p.name for p in alone.path.glob("rwkv-*")
+    )
 
 
+INFCTX: dict[str, Any] = {**FULL, "train_type": "infctx", "chunk_ctx": 7}
+SOAK = pytest.mark.soak
 MATRIX = [
     pytest.param("ddp", {}, id="ddp"),
-    pytest.param("deepspeed_stage_1", FULL, id="stage 1"),
-    pytest.param("deepspeed_stage_2", FULL, id="stage 2", marks=pytest.mark.soak),
-    pytest.param("deepspeed_stage_2_offload", FULL, id="stage 2 offload", marks=pytest.mark.soak),
-    pytest.param("deepspeed_stage_3_offload", FULL, id="stage 3 offload", marks=pytest.mark.soak),
-    pytest.param(
-        "auto", {**FULL, "train_type": "infctx", "chunk_ctx": 7}, id="ddp infctx", marks=pytest.mark.soak
-    ),
-    pytest.param(
-        "deepspeed_stage_3", {**FULL, "train_type": "infctx", "chunk_ctx": 7}, id="stage 3 infctx",
-        marks=pytest.mark.soak,
-    ),
-    pytest.param(
-        "deepspeed_stage_2", {"train_type": "infctx", "peft": "state", "chunk_ctx": 7, "loss_mask": "pad"},
-        id="stage 2 infctx", marks=pytest.mark.soak,
-    ),
-    pytest.param(
-        "deepspeed_stage_1",
-        {"peft": "lora", "peft_config": {"r": 4}, "quant": "nf4", "lr_init": 1e-3, "lr_final": 1e-4},
-        id="stage 1 lora nf4", marks=pytest.mark.soak,
-    ),
-    pytest.param(
-        "deepspeed_stage_3",
-        {"peft": "lora", "peft_config": {"r": 4}, "train_parts": "emb,time", "grad_cp": 1, "lr_init": 1e-3,
-         "lr_final": 1e-4},
-        id="stage 3 lora", marks=pytest.mark.soak,
-    ),
-]  # fmt: skip
+    pytest.param("deepspeed_stage_1", LORA, id="stage 1 lora"),
+    pytest.param("auto", INFCTX, id="ddp infctx", marks=SOAK),
+    pytest.param("deepspeed_stage_1", {**LORA, "quant": "nf4"}, id="stage 1 nf4", marks=SOAK),
+    pytest.param("deepspeed_stage_1", FULL, id="stage 1 full", marks=SOAK),
+    pytest.param("deepspeed_stage_2", FULL, id="stage 2 full", marks=SOAK),
+    pytest.param("deepspeed_stage_2", INFCTX, id="stage 2 infctx", marks=SOAK),
+    pytest.param("deepspeed_stage_2_offload", LORA, id="stage 2 offload", marks=SOAK),
+    pytest.param("deepspeed_stage_3", {**LORA, "grad_cp": 1}, id="stage 3 grad_cp", marks=SOAK),
+    pytest.param("deepspeed_stage_3", INFCTX, id="stage 3 infctx", marks=SOAK),
+    pytest.param("deepspeed_stage_3_offload", FULL, id="stage 3 offload", marks=SOAK),
+]
 
 
 @pytest.mark.parametrize(("strategy", "more"), MATRIX)
@@ -160,23 +151,22 @@ def test_processes_train_as_one(
     run = make(strategy=strategy, devices=2, **more)
     assert train(run) == 0, run.log.read_text()[-3000:]
     same(run, alone(**more))
-    assert b"[rank 1] " in run.log.read_bytes()
 
 
 @pytest.mark.parametrize(
     ("strategy", "more"),
     [
-        pytest.param("deepspeed_stage_3", FULL, id="stage 3"),
-        pytest.param("deepspeed_stage_1", FULL, id="stage 1", marks=pytest.mark.soak),
-        pytest.param("deepspeed_stage_2", FULL, id="stage 2", marks=pytest.mark.soak),
-        pytest.param("deepspeed_stage_3_offload", FULL, id="stage 3 offload", marks=pytest.mark.soak),
+        pytest.param("deepspeed_stage_3", LORA, id="stage 3 lora"),
+        pytest.param("deepspeed_stage_1", LORA, id="stage 1 lora", marks=SOAK),
+        pytest.param("deepspeed_stage_2", {}, id="stage 2", marks=SOAK),
+        pytest.param("deepspeed_stage_3_offload", FULL, id="stage 3 offload", marks=SOAK),
     ],
 )
 def test_a_stop_is_agreed_on_and_a_resumed_run_is_exact(
     strategy: str, more: dict[str, Any], make: Making, alone: Callable[..., RunDir]
 ) -> None:
     """Saved where the optimizer steps, for DeepSpeed keeps unfinished gradients to itself."""
-    run = make(strategy=strategy, devices=2, save_minutes=1e-9, **more)
+    run = make(strategy=strategy, devices=2, save_minutes=0, **more)
     process = start(run)
     wait_for(lambda: bool(of(events.Step, run)), process, run)
     process.terminate()
@@ -188,7 +178,11 @@ def test_a_stop_is_agreed_on_and_a_resumed_run_is_exact(
     (resumed,) = of(events.Resumed, run)
     assert resumed.step == end.step
     same(run, alone(**more))
-    assert load_model(run.checkpoint(1))(torch.tensor([[1, 2]])).shape == (1, 2, 65536)
+    base = run.read_settings().load_model
+    assert base is not None
+    given = {"state": run.checkpoint(1)} if not more else {"adapter": run.checkpoint(1)}
+    model = load_model(run.checkpoint(1)) if more is FULL else load_model(base, **given)  # type: ignore[arg-type]
+    assert model(torch.tensor([[1, 2]])).shape == (1, 2, 65536)
 
 
 def wait_for(ready: Callable[[], bool], process: subprocess.Popen[bytes], run: RunDir) -> None:
