@@ -5,7 +5,7 @@ PYTHON ?= python3
 PIP ?=
 READY := .venv/.ready
 
-.PHONY: demo test soak lint wheel clean
+.PHONY: demo test soak gpu-check lint wheel clean
 
 demo: $(READY)
 	.venv/bin/rwkv-tune demo $(ARGS)
@@ -16,6 +16,19 @@ test: $(READY)
 # What hundreds of runs and 100,000 inputs show; outside `make test`, which is to be quick.
 soak: $(READY)
 	.venv/bin/python -m pytest -m soak $(ARGS)
+
+# On a machine with an NVIDIA GPU, without network: what no other machine can test, then the measurements
+# that docs/performance.md lacks, as JSON in gpu-check/. It needs an environment that is there already, with
+# a CUDA build of torch, this package's test extra, and gcc for Triton; nvcc for the CUDA operator and
+# the packages that bench/peers.py names are used if they are there. GPU_PYTHON=python3 takes another one.
+GPU_PYTHON ?= .venv/bin/python
+gpu-check:
+	mkdir -p gpu-check
+	$(GPU_PYTHON) -m pytest -m gpu -n 0 tests
+	$(GPU_PYTHON) -m bench.wkv --recurrence wkv7 --dtype bf16 --batch 1 8 --steps 1024 --heads 32 --peers --rounds 20 --json gpu-check/wkv7.json
+	$(GPU_PYTHON) -m bench.wkv --recurrence wkv6 --dtype bf16 --batch 1 8 --steps 1024 --heads 32 --peers --rounds 20 --json gpu-check/wkv6.json
+	$(GPU_PYTHON) -m bench.step --size 1.5B --batch 8 --grad-cp 0 1 --rounds 10 --json gpu-check/step.json
+	$(GPU_PYTHON) -m bench.step --size 0.1B 0.4B 1.5B 3B 7B --version x060 x070 --quant none int8 nf4 --grad-cp 1 --json gpu-check/memory.json
 
 lint: $(READY)
 	.venv/bin/ruff check .
@@ -34,4 +47,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf .venv dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv dist build gpu-check .mypy_cache .ruff_cache .pytest_cache .hypothesis

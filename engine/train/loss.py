@@ -18,7 +18,7 @@ from engine.models.base import RWKV, Carry, product, product_back
 
 L2WRAP = 1e-4
 # Logits held at a time. On a CPU 16 MiB of them stay near the cores; a GPU wants larger products.
-CHUNK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 26}
+CHUNK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 25}
 
 
 def training_loss(model: RWKV, tokens: Tensor, targets: Tensor) -> Tensor:

@@ -1,0 +1,95 @@
+"""What tuning a state needs of a GPU's memory, by arithmetic: no torch, nothing measured at run time.
+
+Counted are the weights as they are kept, the states with gradients and Adam's two moments, the inputs of
+all blocks (with grad_cp; without it, what every block keeps), what one block keeps and computes with, and
+the logits that the loss holds at a time. CUDA's own context (about 0.5 GB) and what an allocator loses
+are not: they depend on the machine.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from engine.contract.sizes import SIZES, Quant
+
+HEAD = 64
+VOCABULARY = 65536
+BYTES = {"fp16": 2.0, "int8": 1.0, "nf4": 0.5 + 4 / 64}  # of a weight in a layer's linear, with its scale
+# Bytes a token and channel that a block keeps for its backward pass, weights being frozen: counted by
+# autograd's hooks (tests/test_estimate.py counts again).
+KEPT = {"x052": 35.2, "x060": 56.5, "x070": 69.1}
+PASSING = 24  # bytes a token and channel of gradients and products on their way, about six tensors in fp32
+LOGITS = 1 << 25  # elements the loss holds at a time, in fp32 and twice in 16 bits
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes."""
+
+    weights: float
+    states: float
+    activations: float
+    logits: float
+
+    @property
+    def total(self) -> float:
+        return self.weights + self.states + self.activations + self.logits
+
+
+def parameters(version: str, n_layer: int, n_embd: int, vocabulary: int = VOCABULARY) -> tuple[int, int]:
+    """Those of the layers' linears, which can be packed, and all others; as `engine.models.init` makes them."""
+    d = n_embd
+    if version == "x070":
+        linears = 12 * d * d
+        ranks = sum(max(32, round(factor * math.sqrt(d) / 32) * 32) for factor in (2.5, 2.5, 1.7, 5.0))
+        rest = 2 * d * ranks + 15 * d  # mixes, biases, k_k, k_a, r_k, ln_x
+    else:
+        inner = max(int(3.5 * d) // 32 * 32, 32)
+        linears = 6 * d * d + 2 * inner * d
+        rest = 10 * d  # mixes, decay, bonus, ln_x
+        if version == "x060":
+            rank = 64 if d >= 4096 else 32
+            rest += 2 * d * 5 * rank + 2 * d * 2 * rank + 2 * d
+    norms = 4 * d
+    return n_layer * linears, n_layer * (rest + norms) + 4 * d + 2 * vocabulary * d
+
+
+def state_memory(
+    version: str, n_layer: int, n_embd: int, *, quant: Quant, ctx_len: int, micro_bsz: int = 1,
+    grad_cp: bool = True, vocabulary: int = VOCABULARY,
+) -> Memory:  # fmt: skip
+    """Of tuning a state in 16 bits."""
+    linears, rest = parameters(version, n_layer, n_embd, vocabulary)
+    positions = ctx_len * micro_bsz
+    kept = KEPT[version] * positions * n_embd
+    inputs = 2 * positions * n_embd * (n_layer + 2)  # and the first layer's values, and their gradient
+    blocks = kept + inputs if grad_cp else n_layer * kept
+    logits = min(LOGITS, positions * vocabulary) * (4 + 2 + 2)
+    return Memory(
+        weights=BYTES[quant] * linears + 2 * rest,
+        states=16 * n_layer * n_embd * HEAD,  # fp32: value, gradient, two moments
+        activations=blocks + PASSING * positions * n_embd,
+        logits=logits,
+    )
+
+
+def table(target: float = 0.7, ctx_len: int = 1024) -> list[dict[str, object]]:
+    """Every cell that was published, with what we need and what alone the weights need, in GB.
+
+    `verdict`: met, missed, or weights when they alone are more than `target` of what was published.
+    """
+    rows: list[dict[str, object]] = []
+    for size in SIZES:
+        for version, published in size.vram.items():
+            for quant, gb in published.items():
+                need = state_memory(version, size.n_layer, size.n_embd, quant=quant, ctx_len=ctx_len)
+                verdict = "met" if need.total <= target * gb * 1e9 else "missed"
+                if need.weights > target * gb * 1e9:
+                    verdict = "weights"
+                rows.append({
+                    "size": size.name, "version": version, "quant": quant, "published": gb,
+                    "target": target * gb, "weights": need.weights / 1e9, "total": need.total / 1e9,
+                    "verdict": verdict,
+                })  # fmt: skip
+    return rows

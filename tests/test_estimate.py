@@ -1,0 +1,83 @@
+"""The arithmetic of memory, against real models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from engine.checkpoints.inspect import inspect_model
+from engine.estimate import KEPT, LOGITS, parameters, state_memory, table
+from engine.models.build import MODELS
+from engine.models.init import init_model
+from engine.quant import is_linear_weight
+from engine.train.loss import CHUNK_ELEMENTS
+
+VERSIONS = list(MODELS)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("shape", [(2, 64), (3, 128)])
+def test_parameters_are_those_of_a_fresh_model(version: str, shape: tuple[int, int]) -> None:
+    tensors = init_model(version, *shape, vocab_size=96)
+    linears = sum(t.numel() for name, t in tensors.items() if is_linear_weight(name))
+    assert parameters(version, *shape, 96) == (linears, sum(t.numel() for t in tensors.values()) - linears)
+
+
+class Lean(torch.autograd.Function):
+    """Keeps what the operators for a GPU keep, its inputs, and computes nothing."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(*inputs)
+        return torch.zeros_like(inputs[3]), torch.zeros_like(inputs[-1])
+
+
+def lean(*inputs: Tensor) -> Any:
+    return Lean.apply(*(x.contiguous() for x in inputs))  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_what_a_block_keeps_is_what_autograd_keeps(version: str) -> None:
+    steps, width = 64, 128
+    tensors = {name: t.bfloat16() for name, t in init_model(version, 2, width, vocab_size=64).items()}
+    model = MODELS[version](tensors, lean).requires_grad_(False)
+    for att in model.time_mixers():
+        att.time_state = torch.nn.Parameter(torch.zeros(model.n_head, 64, 64))
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept: dict[int, Tensor] = {}
+
+    def keep(x: Tensor) -> Tensor:
+        if (x.untyped_storage().data_ptr() not in weights and x.shape[1:2] == (steps,)) or x.shape[:1] == (
+            steps,
+        ):
+            kept[x.untyped_storage().data_ptr()] = x
+        return x
+
+    x, v_first = (torch.randn(1, steps, width).bfloat16().requires_grad_() for _ in range(2))
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        model.blocks[1](x, v_first if version == "x070" else None, None)
+    found = sum(x.untyped_storage().nbytes() for x in kept.values()) / steps / width
+    assert found == pytest.approx(KEPT[version], rel=0.15)
+
+
+def test_the_loss_holds_what_is_counted() -> None:
+    assert CHUNK_ELEMENTS["cuda"] == LOGITS
+
+
+def test_cells_and_verdicts() -> None:
+    rows = {(row["size"], row["version"], row["quant"]): row for row in table()}
+    assert len(rows) == 21
+    for row in rows.values():
+        total, weights, target = (float(str(row[name])) for name in ("total", "weights", "target"))
+        assert total > weights
+        assert row["verdict"] == ("weights" if weights > target else "met" if total <= target else "missed")
+    more = state_memory("x070", 24, 2048, quant="fp16", ctx_len=1024, grad_cp=False)
+    assert more.activations > 5 * state_memory("x070", 24, 2048, quant="fp16", ctx_len=1024).activations
+
+
+def test_weights_are_as_large_as_their_file(tiny_model: Any) -> None:
+    info = inspect_model(tiny_model)
+    assert sum(parameters("x070", info.n_layer, info.n_embd, info.vocab_size)) == info.parameters
