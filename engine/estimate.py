@@ -38,7 +38,7 @@ class Memory:
 
 
 def parameters(version: str, n_layer: int, n_embd: int, vocabulary: int = VOCABULARY) -> tuple[int, int]:
-    """Those of the layers' linears, which can be packed, and all others; as `engine.models.init` makes them."""
+    """Those of the layers' linears, which can be packed, and all others, as `engine.models.init` makes."""
     d = n_embd
     if version == "x070":
         linears = 12 * d * d

@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU"),
 ]
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-LARGER = [
+LARGER: list[tuple[str, str, tuple[int, int, int, int], dict[str, Any]]] = [
     (recurrence, dtype, (2, 517, 12, width), {})
     for recurrence in ("wkv6", "wkv7")
     for dtype in DTYPES
@@ -39,7 +39,8 @@ def test_every_result_is_the_float64_loops(
     inputs = [x.cuda() for x in make(recurrence, *shape, **options)]
     pair = function_of(name, need, cache), function_of("reference", need)
     found = errors(*pair, recurrence, inputs, DTYPES[dtype])
-    assert all(error < LIMITS[dtype] for error in found.values()), found
+    limit = max(LIMITS[dtype], 5e-3) if name == "fla" else LIMITS[dtype]  # it multiplies fp32 as tf32
+    assert all(error < limit for error in found.values()), found
 
 
 @pytest.mark.parametrize("recurrence", ["wkv6", "wkv7"])

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from bench.kernels import triton_kernel
 from tests.ops.cases import KERNEL_CASES, LIMITS, NAMES
 
 
@@ -34,3 +36,26 @@ def test_every_result_is_the_float64_loops(case: int, report: dict[str, Any]) ->
 
 def test_a_backward_pass_for_the_state_alone(report: dict[str, Any]) -> None:
     assert all(error < 1e-5 for error in report["state"].values()), report["state"]
+
+
+KERNELS = [
+    *(("wkv7", name) for name in ("_inverses", "_forward", "_reverse", "_gradients")),
+    *(("wkv6", name) for name in ("_states", "_outputs", "_reverse", "_gradients")),
+]
+
+
+@pytest.mark.parametrize(("recurrence", "name"), KERNELS)
+def test_a_kernel_fits_into_a_gpu_that_is_not_here(recurrence: str, name: str) -> None:
+    used = triton_kernel(recurrence, name, 90, torch.bfloat16, 64)
+    assert used["spilled"] <= 64  # bytes a thread
+    assert used["shared"] < 160 << 10  # an A100 has 163 KiB
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("arch", [80, 90, 100])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize(("recurrence", "name"), KERNELS)
+def test_it_compiles_for_every_gpu_and_type(
+    recurrence: str, name: str, dtype: torch.dtype, arch: int
+) -> None:
+    assert triton_kernel(recurrence, name, arch, dtype, 64)["shared"] < 160 << 10

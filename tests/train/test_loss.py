@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from engine.train import loss as module
 from engine.train.loss import L2WRAP, LinearCrossEntropy
@@ -38,6 +41,28 @@ def test_value_and_gradients(positions: int, scale: float, monkeypatch: pytest.M
     torch.testing.assert_close(total.double(), expected, rtol=1e-5, atol=1e-5)
     for got, want in ((hidden.grad, grad_hidden), (weight.grad, grad_weight)):
         assert (3 * got.double() - want).norm() <= 1e-5 * want.norm()
+
+
+class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """The most elements of a tensor that has a column for each token, the weight's own apart."""
+
+    found = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and result.shape[-1:] == (91,) and result.shape[0] != 16:
+            self.found = max(self.found, result.numel())
+        return result
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_the_logits_of_a_batch_never_exist(trained: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(module.CHUNK_ELEMENTS, "cpu", 8 * 91)
+    hidden, weight = torch.randn(50, 16).requires_grad_(), torch.randn(91, 16).requires_grad_(trained)
+    with Largest() as largest:  # type: ignore[no-untyped-call]
+        total: Tensor = LinearCrossEntropy.apply(hidden, weight, torch.randint(91, (50,)))  # type: ignore[no-untyped-call]
+        total.backward()  # type: ignore[no-untyped-call]
+    assert largest.found == 8 * 91
 
 
 def test_a_frozen_head_gets_no_gradient() -> None:

@@ -27,7 +27,8 @@ from engine.ops.tiles import contiguous, mul, options, scratch_dtype, square_at,
 
 CHUNK = 16
 LEVELS = 4  # scales of 1, 2, 4, 8 steps
-WARPS, MANY_WARPS = 4, 8  # with more, nothing of `_gradients` spills out of the registers
+WARPS, MANY_WARPS = 4, 8
+KERNELS = ("_states", "_outputs", "_reverse", "_gradients")
 
 
 def wkv6_triton(
@@ -69,8 +70,9 @@ class _Triton(torch.autograd.Function):
         starts, _ = _make_states(*inputs)
         grads = [torch.empty_like(x) for x in (r, log_w, k, v)]
         parts = u.new_empty((batch, heads, chunks, width) if bonus else (1,), dtype=torch.float32)
+        warps = warps_of("_gradients", v)
         _gradients[(chunks, programs)](
-            r, log_w, k, v, u, dy, starts, dends, *grads, parts, **sizes, BONUS=bonus, num_warps=MANY_WARPS
+            r, log_w, k, v, u, dy, starts, dends, *grads, parts, **sizes, BONUS=bonus, num_warps=warps
         )  # fmt: skip
         return (*grads, parts.sum((0, 2)).to(u.dtype) if bonus else None, dstate)
 
@@ -89,6 +91,11 @@ def _make_states(*inputs: Tensor) -> tuple[Tensor, Tensor]:
 def _sizes(v: Tensor) -> dict[str, Any]:
     shape = {"T": v.shape[1], "H": v.shape[2], "N": v.shape[3]}
     return {**shape, "L": CHUNK, "LEVELS": LEVELS, **options(v.dtype)}
+
+
+def warps_of(kernel: str, v: Tensor) -> int:
+    """With how many warps a kernel is started: with more, nothing of `_gradients` spills in bf16."""
+    return MANY_WARPS if kernel == "_gradients" else WARPS
 
 
 @triton.jit

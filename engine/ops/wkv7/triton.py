@@ -30,6 +30,7 @@ from engine.ops.tiles import contiguous, mul, options, scratch_dtype, square_at,
 # that leaves little room. Wide operands fit into the registers in shorter chunks and with more warps only.
 CHUNK, WIDE_CHUNK = 32, 16
 WARPS, WIDE_WARPS = 4, 8
+KERNELS = ("_inverses", "_forward", "_reverse", "_gradients")
 
 
 def wkv7_triton(
@@ -49,7 +50,9 @@ class _Triton(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
         y, last = torch.empty_like(inputs[3]), torch.empty_like(inputs[6])
         sizes, grid = _sizes(y), (y.shape[0] * y.shape[2],)
-        _forward[grid](*inputs, _inverse(*inputs), y, last, y, **sizes, OUTPUTS=True, num_warps=_warps(y))
+        _forward[grid](
+            *inputs, _inverse(*inputs), y, last, y, **sizes, OUTPUTS=True, num_warps=warps_of("_forward", y)
+        )
         return y, last
 
     @staticmethod
@@ -58,7 +61,7 @@ class _Triton(torch.autograd.Function):
         inputs = ctx.saved_tensors
         r, log_w, _, v, a, b, state = inputs
         batch, steps, heads, width = v.shape
-        sizes, warps = _sizes(v), _warps(v)
+        sizes, warps = _sizes(v), warps_of("_forward", v)
         chunks, programs = triton.cdiv(steps, _chunk(v)), batch * heads
         dy, dlast = contiguous(dy, dlast)
         inverse, dstate = _inverse(*inputs), torch.empty_like(state)
@@ -76,7 +79,7 @@ class _Triton(torch.autograd.Function):
         )
         grads = [torch.empty_like(x) for x in inputs[:6]]
         _gradients[(chunks, programs)](
-            *inputs[:6], inverse, dy, starts, dends, *grads, **sizes, num_warps=WIDE_WARPS
+            *inputs[:6], inverse, dy, starts, dends, *grads, **sizes, num_warps=warps_of("_gradients", v)
         )  # fmt: skip
         return (*grads, dstate)
 
@@ -89,8 +92,11 @@ def _chunk(v: Tensor) -> int:
     return CHUNK if v.dtype == torch.bfloat16 else WIDE_CHUNK
 
 
-def _warps(v: Tensor) -> int:
-    return WARPS if v.dtype == torch.bfloat16 else WIDE_WARPS
+def warps_of(kernel: str, v: Tensor) -> int:
+    """With how many warps a kernel is started: with more, less spills out of the registers."""
+    if kernel == "_inverses":
+        return WARPS
+    return WARPS if v.dtype == torch.bfloat16 and kernel != "_gradients" else WIDE_WARPS
 
 
 def _inverse(*inputs: Tensor) -> Tensor:
