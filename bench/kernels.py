@@ -58,7 +58,8 @@ def triton_kernel(recurrence: str, name: str, arch: int, dtype: torch.dtype, wid
         file.write(made.asm["ptx"])
         file.flush()
         exact = f"sm_{arch}a" if arch >= 90 else f"sm_{arch}"
-        said = _run([knobs.nvidia.ptxas.path, "-v", f"-arch={exact}", "-o", "/dev/null", file.name])
+        tool = knobs.nvidia.ptxas_blackwell if arch >= 100 else knobs.nvidia.ptxas
+        said = _run([tool.path, "-v", f"-arch={exact}", "-o", "/dev/null", file.name])
     return {**_resources(said), "shared": made.metadata.shared, "threads": 32 * warps}
 
 
