@@ -111,7 +111,10 @@ class Rank:
         """How it ended, as an event of the run."""
         who = f"Process {self.rank} of {size} (rank {self.rank}, pid {self.process.pid})"
         if self.failure and self.failure.detail:
-            return self.failure.model_copy(update={"reason": f"{who} failed: {self.failure.reason}"})
+            told = {"reason": f"{who} failed: {self.failure.reason}"}
+            if "closed by peer" in told["reason"] or "reset by peer" in told["reason"]:
+                told["remedy"] = "Another machine's process has ended: its engine.log says why."
+            return self.failure.model_copy(update=told)
         if self.failure:  # an error of the person's, which all processes share
             return self.failure
         status = self.process.returncode
