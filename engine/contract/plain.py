@@ -10,12 +10,18 @@ _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_].*?(?:\x07|\x1b\\|$)|
 # C0 and C1 controls but for newline, and the signs that turn the direction of what follows
 _CONTROLS = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
 _LONE = re.compile("[\ud800-\udfff]")  # half characters: bytes of a file name that are no UTF-8
+_UNKNOWN = "\N{REPLACEMENT CHARACTER}"
 
 
 def plain(text: str) -> str:
     """`text` without escape sequences, control characters and direction signs; tabs become spaces."""
     text = _ESCAPES.sub("", text.replace("\r\n", "\n")).replace("\t", "    ")
-    return _LONE.sub("\N{REPLACEMENT CHARACTER}", _CONTROLS.sub("", text))
+    return _LONE.sub(_UNKNOWN, _CONTROLS.sub("", text))
+
+
+def same_length(text: str) -> str:
+    """`text` with a sign in the place of each character that is not plain: for text with a cursor in it."""
+    return _LONE.sub(_UNKNOWN, _CONTROLS.sub(_UNKNOWN, text.replace("\n", _UNKNOWN)))
 
 
 def one_line(text: str) -> str:

@@ -9,6 +9,8 @@ from textual.containers import Horizontal, Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Label
 
+from rwkv_tui.widgets.plain_input import PlainInput
+
 
 class AskScreen(ModalScreen[bool]):
     """Answers True only to an explicit yes; `n` and escape mean no."""
@@ -51,7 +53,7 @@ class NameScreen(ModalScreen[str]):
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog"):
             yield Label(self._question, markup=False)
-            yield Input(self._value, compact=True)
+            yield PlainInput(self._value, compact=True)
             yield Label("Enter accepts, Esc leaves it.", classes="dim")
 
     @on(Input.Submitted)

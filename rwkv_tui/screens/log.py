@@ -111,7 +111,8 @@ class LogScreen(Screen[None]):
         printed = plain(engine_log_tail(self._run_dir)).strip()
         if not printed:
             return []
-        head = Content.styled(f"The end of what the process printed ({self._run_dir.log}):", "dim")
+        path = one_line(str(self._run_dir.log))
+        head = Content.styled(f"The end of what the process printed ({path}):", "dim")
         lines = [self._marked(Content.styled(line, "dim")) for line in printed.splitlines()]
         return [
             head,

@@ -14,9 +14,10 @@ from textual.widgets import Input, Label, Static
 from engine.contract.params import Param
 from rwkv_tui.widgets.choice import Choice
 from rwkv_tui.widgets.path_input import PathInput
+from rwkv_tui.widgets.plain_input import PlainInput
 
 
-class NumberInput(Input):
+class NumberInput(PlainInput):
     """An input for numbers: no number holds a question mark, so `?` goes on to whom it means help."""
 
     def check_consume_key(self, key: str, character: str | None) -> bool:
@@ -71,7 +72,7 @@ class Field(Vertical):
             return Choice(("0", "1"), "", labels={"0": "off", "1": "on"})
         if p.kind == "path":
             return PathInput(cwd=self._cwd, suffixes=SUFFIXES.get(p.name, ()))
-        kind = NumberInput if p.kind in ("int", "float") else Input
+        kind = NumberInput if p.kind in ("int", "float") else PlainInput
         return kind(compact=True, select_on_focus=False)
 
     @property

@@ -7,12 +7,12 @@ from typing import Any
 
 from textual.binding import Binding
 from textual.message import Message
-from textual.widgets import Input
 
 from rwkv_tui.services.files import complete, real_path
+from rwkv_tui.widgets.plain_input import PlainInput
 
 
-class PathInput(Input):
+class PathInput(PlainInput):
     """Tab completes; when nothing is left to complete it goes to the next field, as tab does elsewhere."""
 
     BINDINGS = [Binding("tab", "complete", "Complete", show=True)]

@@ -197,7 +197,7 @@ def _story() -> list[bytes]:
 def _open_events(folder: Path) -> Read:
     from rwkv_tui.commands.follow import describe
     from rwkv_tui.plain import duration
-    from rwkv_tui.services.run_tail import RunModel, RunTail
+    from rwkv_tui.services.run_tail import RunModel, RunTail, RunWatch
     from rwkv_tui.services.runs import summarise
 
     run = RunDir(folder)
@@ -209,8 +209,15 @@ def _open_events(folder: Path) -> Read:
             model.apply(event)
             describe(event)
         times = [time.localtime(line.t) for line in model.log]
-        left = model.seconds_left
-        return summarise("run", run), times, duration(model.elapsed), left is not None and duration(left)
+        watch = RunWatch(run)
+        watch.poll()
+        left = watch.model.seconds_left
+        return (
+            summarise("run", run),
+            times,
+            duration(watch.model.elapsed),
+            left is not None and duration(left),
+        )
 
     return read
 

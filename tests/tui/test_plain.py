@@ -5,6 +5,7 @@ import unicodedata
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.contract.plain import same_length
 from rwkv_tui.plain import duration, one_line, plain, short, size
 
 
@@ -18,6 +19,12 @@ def test_nothing_that_steers_a_terminal_is_left(text: str) -> None:
 
 def test_escape_sequences_go_as_a_whole() -> None:
     assert plain("\x1b[31mred\x1b[0m \x1b]0;title\x07x\x1b(B\x1b7\r\n[b]é 🎉 中") == "red x\n[b]é 🎉 中"
+
+
+@given(st.text())
+def test_what_has_a_cursor_in_it_keeps_its_length(text: str) -> None:
+    shown = same_length(text)
+    assert len(shown) == len(text) and shown == plain(shown)
 
 
 def test_quantities() -> None:
