@@ -36,7 +36,7 @@ def now() -> float:
 class Base(BaseModel):
     """`v` is the version of this format, `t` seconds since the epoch."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, defer_build=True)
 
     v: Whole = VERSION
     t: Time = Field(default_factory=now)
@@ -50,7 +50,7 @@ class Plan(BaseModel):
     them for each of `devices`, which are those of all machines; `device` is what one of them is.
     """
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, defer_build=True)
 
     version: str
     n_layer: Whole
@@ -243,7 +243,9 @@ Event = (
 )  # fmt: skip
 Emit = Callable[[Event], None]
 
-_ADAPTER: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="type")])
+_ADAPTER: TypeAdapter[Event] = TypeAdapter(
+    Annotated[Event, Field(discriminator="type")], config=ConfigDict(defer_build=True)
+)
 
 
 def parse_event(line: str | bytes) -> Event | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -40,10 +41,13 @@ class Charts(Container):
         yield LineChart("Speed, kt/s", id="kt_s", from_zero=True)
         yield LineChart("Gradient norm", id="grad_norm", from_zero=True)
 
-    def show(self, model: RunModel) -> None:
+    async def show(self, model: RunModel) -> None:
+        """Draws one chart after the other; in between keys get their turn."""
         if model is not self._model:
             self._model, self._smooth = model, {}
-        self._draw()
+        for name in NAMES:
+            self._draw([name])
+            await asyncio.sleep(0)
 
     @property
     def large(self) -> str:
@@ -190,12 +194,12 @@ class Charts(Container):
         known, places = self._model.loss.xs, self._places(self._axis.unit)
         return [places[min(len(places) - 1, bisect_left(known, step))] for step in steps] if known else []
 
-    def _draw(self) -> None:
+    def _draw(self, names: Sequence[str] = NAMES) -> None:
         if not len(self._model.loss):
             return
         model, axis = self._model, self._with_end()
         epochs, saves = self._at(model.epoch_marks), self._at([c.step for c in model.checkpoints])
-        for name in NAMES:
+        for name in names:
             chart = self.query_one(f"#{name}", LineChart)
             if chart.display:
                 chart.show(self._curves(name), axis=axis, epochs=epochs, saves=saves, log=name in self._log)

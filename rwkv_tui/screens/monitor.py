@@ -181,7 +181,7 @@ class MonitorScreen(Screen[None]):
             self._shown = self.status
             self._show_ending()
         if stepped:
-            self.query_one(Charts).show(model)
+            await self.query_one(Charts).show(model)
         if self._whole == "state":
             self.query_one(StatePanel).show(model)
         elif self._whole == "samples":
