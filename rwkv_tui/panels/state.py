@@ -14,7 +14,7 @@ from rwkv_tui.plain import short
 from rwkv_tui.services.run_tail import RunModel, StateNorms
 
 SHADES = " ░▒▓█"
-COLORS = ("$border", "$primary 60%", "$primary", "$accent", "$error")
+COLORS = ("$border", "$primary 60%", "$primary", "$success", "$accent")
 DEAD = 1e-3  # of the median: less than that has no say
 NAMED = 4
 Head = tuple[int, int]

@@ -196,7 +196,9 @@ class RunModel:
         elif isinstance(event, ev.Resumed) and self.last_t is not None:
             self.first_t += event.t - self.last_t  # nobody trained in between
         self.last_t = event.t
-        if self._pace and not isinstance(event, ev.Step | ev.Log | ev.Warned):  # those cost nothing
+        if self._pace and not isinstance(
+            event, ev.Step | ev.StateHealth | ev.Log | ev.Warned
+        ):  # those cost nothing
             self._pace.pause()
         handler: Any = _HANDLERS.get(type(event))
         if handler:

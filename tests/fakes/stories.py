@@ -90,6 +90,26 @@ def ending(folder: Path, *, steps: int = 1000, files: int = 5) -> list[ev.Event]
     ]  # fmt: skip
 
 
+def lively(folder: Path, last: int) -> list[ev.Event]:
+    """Steps 1..last with the norms of the state at every fifth and two prompts answered after every save. One
+    head is dead, one is larger than all others."""
+    told: list[ev.Event] = []
+    for event in stepping(folder, 1, last):
+        told.append(event)
+        if isinstance(event, ev.Step) and event.step % 5 == 0:
+            norms = [
+                0.0 if n == 40 else (1 + n % 7 / 3 + n // 12 / 4) * event.step**0.5 * (3 if n == 77 else 1)
+                for n in range(144)
+            ]
+            told.append(ev.StateHealth(t=event.t, step=event.step, heads=12, norms=tuple(norms)))
+        if isinstance(event, ev.Checkpoint):
+            for prompt, base in (("What colour is the sky?", "The sky is blue."), ("你好吗？", "我很好。")):
+                told.append(ev.Sample(
+                    t=event.t, step=event.step, prompt=prompt, base=base, tuned=f"{base} 💙 Ask me another!"
+                ))  # fmt: skip
+    return told
+
+
 def tell(run: RunDir, told: list[ev.Event]) -> None:
     """Appends events to the run's file."""
     with run.events.open("a", encoding="utf-8") as file:

@@ -31,6 +31,7 @@ def told_run(
         t += took
         told.append(ev.Step(t=t, step=step, epoch=0, loss=1, loss_smooth=1, lr=1, kt_s=1, step_s=took * 0.97,
                             grad_norm=1, tokens=step))  # fmt: skip
+        told.append(ev.StateHealth(t=t, step=step, heads=1, norms=(1.0,)))  # costs nothing, is no pause
         if every and step % every == 0:
             t += save
             told.append(ev.Checkpoint(t=t, path="x", epoch=0, step=step))

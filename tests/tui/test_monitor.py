@@ -395,3 +395,32 @@ def test_monitor_looks(
 
     before: Callable[[Pilot[None]], Awaitable[None]] = open_it
     assert snap_compare(screens.app(tmp_path), terminal_size=size, run_before=before)
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40)], ids=["small", "large"])
+@pytest.mark.parametrize("keys", ["1 left", "5", "6", "7"], ids=["cursor", "devices", "state", "samples"])
+def test_whole_panels_look(
+    keys: str, size: tuple[int, int], snap_compare: Callable[..., bool], tmp_path: Path
+) -> None:
+    run = stories.new_run(tmp_path / "emoji", "emoji", ALIVE)
+    stories.tell(run, stories.opening() + stories.lively(Path("emoji"), 430))
+    screen = monitor(run, screens.StillGpus(screens.TWO_GPUS))
+
+    async def open_it(pilot: Pilot[None]) -> None:
+        await pilot.app.push_screen(screen)
+        await pilot.pause(0.3)
+        await pilot.press(*keys.split())
+        await pilot.pause(0.5)
+
+    assert snap_compare(screens.app(tmp_path), terminal_size=size, run_before=open_it)
+
+
+@pytest.mark.parametrize("keys", ["", "1 left plus", "5", "6", "7", "l", "t"])
+async def test_a_tiny_terminal_breaks_nothing(keys: str, tmp_path: Path) -> None:
+    run = stories.new_run(tmp_path / "emoji", "emoji", ALIVE)
+    stories.tell(run, stories.opening() + stories.lively(Path("emoji"), 60))
+    app = screens.app(tmp_path)
+    async with app.run_test(size=(20, 5)) as pilot:
+        await app.push_screen(monitor(run, screens.StillGpus(screens.TWO_GPUS)))
+        await pilot.press(*keys.split())
+        await pilot.pause(0.2)
