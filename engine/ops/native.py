@@ -28,9 +28,13 @@ CHUNK = 16  # C in common.cuh
 
 
 class Launcher:
-    """Starts a library's kernels on torch's current stream. Raises RuntimeError with CUDA's reason."""
+    """Starts a library's kernels on torch's current stream. Raises RuntimeError with CUDA's reason.
 
-    def __init__(self, path: Path) -> None:
+    `dtype` is the type that the sequences must have: the kernels know no other.
+    """
+
+    def __init__(self, path: Path, dtype: torch.dtype) -> None:
+        self.dtype = dtype
         self.library = ctypes.CDLL(str(path))
         self.library.explain.restype = ctypes.c_char_p
         self.library.launch.argtypes = [ctypes.c_int] * 4 + [ctypes.c_void_p] * 2
@@ -55,7 +59,7 @@ def launcher(recurrence: str, dtype: torch.dtype, width: int, cache: Path | None
     """A recurrence's kernels for the GPU that is here. Raises UserError when they do not compile."""
     major, minor = torch.cuda.get_device_capability()
     folder = cache / "kernels" if cache is not None else Path(tempfile.mkdtemp(prefix="rwkv-tune-"))
-    return Launcher(build(recurrence, dtype, width, f"sm_{major}{minor}", folder))
+    return Launcher(build(recurrence, dtype, width, f"sm_{major}{minor}", folder), dtype)
 
 
 def build(recurrence: str, dtype: torch.dtype, width: int, arch: str, folder: Path) -> Path:

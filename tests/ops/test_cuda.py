@@ -39,7 +39,7 @@ def on_cpu(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
              "-o", path, SOURCES / f"{recurrence}.cu"],
             check=True,
         )  # fmt: skip
-        return functools.partial(operator("cuda", recurrence), Launcher(path))
+        return functools.partial(operator("cuda", recurrence), Launcher(path, getattr(torch, dtype)))
 
     return made
 
@@ -75,6 +75,14 @@ def test_a_backward_pass_for_the_state_alone(recurrence: str, on_cpu: Callable[.
         y, _ = function(*inputs, state.requires_grad_())
         grads.append(torch.autograd.grad(y.square().sum(), state)[0])
     assert torch.allclose(grads[0], grads[1], rtol=1e-4, atol=1e-4)
+
+
+def test_inputs_of_another_type_are_converted(on_cpu: Callable[..., Any]) -> None:
+    inputs = make("wkv7", 1, 9, 1, 16)
+    y, last = on_cpu("wkv7", "float32", 16)(*(x.bfloat16() for x in inputs))
+    right, _ = operator("reference", "wkv7")(*(x.bfloat16() for x in inputs))
+    assert y.dtype == last.dtype == torch.float32
+    assert torch.allclose(y, right, rtol=1e-4, atol=1e-4)
 
 
 @NVCC

@@ -21,7 +21,8 @@ def wkv6_cuda(
     batch, _, heads, width = v.shape
     if state is None:
         state = v.new_zeros(batch, heads, width, width, dtype=torch.float32)
-    inputs = (r.to(v.dtype), log_w.float(), k.to(v.dtype), v, u.float(), state.float())
+    r, k, v = (x.to(launch.dtype) for x in (r, k, v))
+    inputs = (r, log_w.float(), k, v, u.float(), state.float())
     y, last = _Cuda.apply(launch, *(x.contiguous() for x in inputs))  # type: ignore[no-untyped-call]
     return y, last
 

@@ -22,7 +22,7 @@ def wkv7_cuda(
     batch, _, heads, width = v.shape
     if state is None:
         state = v.new_zeros(batch, heads, width, width, dtype=torch.float32)
-    r, k, a, b = (x.to(v.dtype) for x in (r, k, a, b))
+    r, k, v, a, b = (x.to(launch.dtype) for x in (r, k, v, a, b))
     inputs = (r, log_w.float(), k, v, a, b, state.float())
     y, last = _Cuda.apply(launch, *(x.contiguous() for x in inputs))  # type: ignore[no-untyped-call]
     return y, last
