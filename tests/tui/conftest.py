@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from textual.pilot import Pilot
-from textual.widgets import Input, Static
+from textual.widgets import Input, Static, TextArea
 
 from engine.contract.paths import UserPaths
 from rwkv_tui.app import TuneApp
@@ -35,6 +35,7 @@ def place(
     shutil.copy(tiny_jsonl, folder / "pairs.jsonl")
     monkeypatch.chdir(folder)
     monkeypatch.setattr(Input, "cursor_blink", False)
+    monkeypatch.setattr(TextArea, "cursor_blink", False)
     return folder
 
 

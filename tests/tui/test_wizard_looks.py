@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from textual.pilot import Pilot
-from textual.widgets import TextArea
 
 from tests.tui.conftest import GPUS, MakeApp, says, until
 from tests.tui.test_home import add_run, rows
@@ -149,6 +148,5 @@ def test_template(snap_compare: Compare, make_app: MakeApp, size: tuple[int, int
         await until(pilot, lambda: says(pilot, "12 documents") and says(pilot, "Files here (1)"))
         await pilot.press("f6")
         await until(pilot, lambda: says(pilot, "Ctrl+S keeps it in "))
-        pilot.app.screen.query_one(TextArea).cursor_blink = False
 
     assert snap_compare(make_app(source=Path("pairs.jsonl")), run_before=before, terminal_size=size)
