@@ -4,48 +4,56 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from textual.app import App
 from textual.binding import Binding
-from textual.theme import Theme
+from textual.command import CommandPalette
+from textual.dom import DOMNode
+from textual.filter import LineFilter
 
+from engine.contract.errors import UserError
 from engine.contract.paths import UserPaths
 from engine.contract.rundir import RunDir, RunList
 from rwkv_tui.draft import Draft
+from rwkv_tui.look import THEMES, NoColours, PlainSigns
 from rwkv_tui.plain import announcement
 from rwkv_tui.services.gpu import GpuReading, read_gpus
 from rwkv_tui.services.jobs import GRACE
+from rwkv_tui.services.preferences import Look, keys_file, read_keys, read_look, write_look
 
 ENGINE_JOBS = ("summary", "convert")
 """Groups of the workers that wait for a short engine job."""
-
-# All colours are among the 256 that every terminal of today knows, so nothing shifts over SSH.
-THEME = Theme(
-    name="rwkv-tune", primary="#5fafd7", secondary="#87afaf", accent="#d7af5f",
-    success="#87af5f", warning="#d7af5f", error="#d75f5f",
-    foreground="#d0d0d0", background="#121212", surface="#1c1c1c", panel="#262626",
-    variables={
-        "footer-key-foreground": "#5fafd7", "footer-background": "#262626", "border": "#444444",
-        "border-blurred": "#444444", "block-cursor-blurred-background": "#303030",
-    },
-)  # fmt: skip
+NO_COLOURS = NoColours()
 
 
 class TuneApp(App[None]):
     """`start` is "home" (which goes on to the wizard while there are no runs) or "wizard"; `run` is opened.
 
     `draft` holds values that prefill the wizard and `source` its data file, which may still need
-    converting; a `source` leads to the wizard as well. `gpus` and `clock` (seconds since the epoch)
-    can be replaced by a test.
+    converting; a `source` leads to the wizard as well. `theme` and `ascii` go above the look that is
+    remembered. `gpus` and `clock` (seconds since the epoch) can be replaced by a test.
     """
 
     CSS_PATH = "styles/app.tcss"
     TITLE = "rwkv-tune"
     ENABLE_COMMAND_PALETTE = False
-    BINDINGS = [Binding("f1,question_mark", "help", "Keys")]
+    BINDINGS = [
+        Binding("f1,question_mark", "help", "Keys", id="app.help"),
+        Binding("f9,colon", "commands", "Commands", show=False, id="app.commands"),
+        # After the fashion of vi. A line being typed, and any key of a screen's own, goes before them.
+        Binding("j", "as_key('down')", "Down", show=False, id="vi.down"),
+        Binding("k", "as_key('up')", "Up", show=False, id="vi.up"),
+        Binding("h", "as_key('left')", "Left", show=False, id="vi.left"),
+        Binding("l", "as_key('right')", "Right", show=False, id="vi.right"),
+        Binding("g", "as_key('home')", "To the beginning", show=False, id="vi.first"),
+        Binding("G", "as_key('end')", "To the end", show=False, id="vi.last"),
+        Binding("ctrl+d", "as_key('pagedown')", "Page down", show=False, id="vi.page_down"),
+        Binding("ctrl+u", "as_key('pageup')", "Page up", show=False, id="vi.page_up"),
+    ]
 
     def __init__(
         self,
@@ -55,6 +63,8 @@ class TuneApp(App[None]):
         *,
         run: tuple[str, RunDir] | None = None,
         source: Path | None = None,
+        theme: str = "",
+        ascii: bool = False,
         gpus: Callable[[], GpuReading] = read_gpus,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -67,17 +77,66 @@ class TuneApp(App[None]):
         self._start = start
         self._source = source
         self._run = run
+        kept = read_look(paths.config)
+        self.look = Look(theme or kept.theme, ascii or kept.ascii)
+        self._plain_signs = PlainSigns(self.look.ascii)
+        self._told_clashes: set[str] = set()
+
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        """What goes over every line before it is written."""
+        last = [NO_COLOURS] if self.no_color else super().get_line_filters()
+        return [*last, self._plain_signs] if self._plain_signs.enabled else last
 
     def on_mount(self) -> None:
         from rwkv_tui.screens.home import HomeScreen
 
-        self.register_theme(THEME)
-        self.theme = THEME.name
+        for one in THEMES:
+            self.register_theme(one)
+        self.theme = self.look.theme
+        self._take_keys()
         self.push_screen(HomeScreen())
         if self._run:
             self.open_run(*self._run)
         elif self._start == "wizard" or self._source or (self._start == "home" and not self._has_runs()):
             self.open_wizard()
+
+    def _take_keys(self) -> None:
+        """A person's own keys; what cannot be meant is told, and the usual keys hold."""
+        try:
+            keys = read_keys(self.paths.config)
+        except UserError as error:
+            self.notify(str(error), severity="error", markup=False)
+            return
+        if not keys:
+            return
+        from rwkv_tui.keys import unknown_ids
+
+        self.set_keymap(keys)
+        for name in unknown_ids(keys):
+            file = keys_file(self.paths.config)
+            self.notify(f"{file}: there is no key called {name}.", severity="warning", markup=False)
+
+    def handle_bindings_clash(self, clashed_bindings: set[Binding], node: DOMNode) -> None:
+        """A person's own key that did something else: told once."""
+        for binding in clashed_bindings:
+            if binding.key not in self._told_clashes:
+                self._told_clashes.add(binding.key)
+                said = f"{binding.key} is now a key of yours; it does no more: {binding.description}."
+                self.notify(said, severity="warning", markup=False)
+
+    def choose_look(self, **changes: Any) -> None:
+        """Changes theme or signs, and remembers them."""
+        self.look = replace(self.look, **changes)
+        self.theme = self.look.theme
+        self._plain_signs.enabled = self.look.ascii
+        for screen in self.screen_stack:
+            for widget in screen.walk_children(with_self=True):
+                widget.refresh(layout=False)
+                widget.notify_style_update()
+        try:
+            write_look(self.paths.config, self.look)
+        except UserError as error:
+            self.notify(str(error), severity="warning", markup=False)
 
     def _has_runs(self) -> bool:
         return bool(RunList(self.paths.runs).all())
@@ -121,6 +180,19 @@ class TuneApp(App[None]):
         """Tells the terminal, which may be in the background, that a run has ended."""
         if self._driver:
             self._driver.write(announcement(name, status))
+
+    def action_commands(self) -> None:
+        """All that can be done here, by name."""
+        from rwkv_tui.palette import Commands
+
+        if not CommandPalette.is_open(self):
+            self.push_screen(CommandPalette(providers=[Commands], placeholder="What is to be done?"))
+
+    async def action_as_key(self, key: str) -> None:
+        """Does at once what another key does here: the next key of a burst finds it done."""
+        active = self.screen.active_bindings.get(key)
+        if active is not None and active.enabled:
+            await self.run_action(active.binding.action, active.node)
 
     def action_help(self) -> None:
         """Lists the keys of the screen in front."""

@@ -22,6 +22,7 @@ from engine.contract.job_flags import (
     add_source_flags,
 )
 from engine.contract.plain import say
+from rwkv_tui.services.preferences import THEME_NAMES
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -107,7 +108,8 @@ class _Parser(argparse.ArgumentParser):
 def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
     parser = _Parser(prog="rwkv-tune", description="Fine-tune RWKV, from jsonl to a tuned state.")
     parser.add_argument("--version", action="version", version=f"rwkv-tune {version('rwkv-tune')}")
-    parser.set_defaults(command="app:open_app")
+    _add_look(parser)
+    parser.set_defaults(command="app:open_app", theme="", ascii=False)
     commands = parser.add_subparsers(metavar="COMMAND", parser_class=_Parser)
     _add_train(commands, wanted="train" in given[:1])
     _add_resume(commands)
@@ -127,12 +129,27 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
     command = commands.add_parser("demo", help="the whole path on bundled data, in under three minutes")
     command.add_argument("--headless", action="store_true", help="without the screens")
     command.add_argument("--dir", type=Path, default=Path("rwkv-tune-demo"), help="where its files go")
+    _add_look(command)
     command.set_defaults(command="demo:demo")
 
     command = commands.add_parser("doctor", help="what this machine can do, and what is missing")
     command.add_argument("--json", action="store_true", help="one JSON document on stdout")
     command.set_defaults(command="doctor:doctor")
+
+    command = commands.add_parser("keys", help="every key of the screens, and how to have others")
+    command.set_defaults(command="keys:show")
     return parser
+
+
+def _add_look(command: argparse.ArgumentParser) -> None:
+    """For whatever opens the screens; the command palette (F9) remembers such a choice."""
+    command.add_argument(
+        "--theme", choices=THEME_NAMES, default=argparse.SUPPRESS, help="colours of the screens, this time"
+    )
+    command.add_argument(
+        "--ascii", action="store_true", default=argparse.SUPPRESS,
+        help="draw the screens with ASCII only, this time, for poor fonts",
+    )  # fmt: skip
 
 
 def _add_train(commands: argparse._SubParsersAction[_Parser], wanted: bool) -> None:
@@ -193,6 +210,7 @@ def _add_runs(commands: argparse._SubParsersAction[_Parser]) -> None:
     _add_run(command)
     command.add_argument("--plain", action="store_true", help="without screens on a terminal, too")
     command.add_argument("--json", action="store_true", help="print the run's events, one JSON object a line")
+    _add_look(command)
     command.set_defaults(command="attach:attach")
 
     command = commands.add_parser(

@@ -22,5 +22,5 @@ def open_app(args: argparse.Namespace) -> int:
     require_terminal()
     from rwkv_tui.app import TuneApp
 
-    TuneApp(UserPaths.of_user()).run()
+    TuneApp(UserPaths.of_user(), theme=args.theme, ascii=args.ascii).run()
     return 0

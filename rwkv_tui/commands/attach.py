@@ -16,7 +16,7 @@ def attach(args: argparse.Namespace) -> int:
     if sys.stdin.isatty() and sys.stdout.isatty() and not args.json and not args.plain:
         from rwkv_tui.app import TuneApp
 
-        TuneApp(paths, run=(name, run)).run()
+        TuneApp(paths, run=(name, run), theme=args.theme, ascii=args.ascii).run()
         return 0
     from rwkv_tui.commands.follow import follow, renderer
 

@@ -39,7 +39,7 @@ def demo(args: argparse.Namespace) -> int:
         return _headless(paths, folder, source, values)
     from rwkv_tui.app import TuneApp
 
-    TuneApp(paths, draft=values, source=source).run()
+    TuneApp(paths, draft=values, source=source, theme=args.theme, ascii=args.ascii).run()
     return 0
 
 

@@ -16,9 +16,9 @@ class AskScreen(ModalScreen[bool]):
     """Answers True only to an explicit yes; `n` and escape mean no."""
 
     BINDINGS = [
-        Binding("y", "answer(True)", "Yes"),
-        Binding("n,escape", "answer(False)", "No"),
-        Binding("left,right", "app.focus_next", "Other button", show=False),
+        Binding("y", "answer(True)", "Yes", id="ask.yes"),
+        Binding("n,escape", "answer(False)", "No", id="ask.no"),
+        Binding("left,right", "app.focus_next", "Other button", show=False, id="ask.focus_next"),
     ]
 
     def __init__(self, question: str, yes: str) -> None:
@@ -43,7 +43,7 @@ class AskScreen(ModalScreen[bool]):
 class NameScreen(ModalScreen[str]):
     """Asks for one line of text; escape answers with an empty one."""
 
-    BINDINGS = [Binding("escape", "cancel", "Cancel")]
+    BINDINGS = [Binding("escape", "cancel", "Cancel", id="name.cancel")]
 
     def __init__(self, question: str, value: str = "") -> None:
         super().__init__()

@@ -54,10 +54,10 @@ class CompareScreen(Screen[None]):
     CSS_PATH = "../styles/home.tcss"
     HELP_TEXT = "The smoothed losses of the marked runs, and below them the settings in which they differ."
     BINDINGS = [
-        Binding("x", "along", "Steps, tokens, time"),
-        Binding("y", "scale", "Logarithmic"),
-        Binding("m", "smooth", "Smoothing"),
-        Binding("escape,q", "dismiss(None)", "Back", key_display="Esc"),
+        Binding("x", "along", "Steps, tokens, time", id="compare.along"),
+        Binding("y", "scale", "Logarithmic", id="compare.scale"),
+        Binding("m", "smooth", "Smoothing", id="compare.smooth"),
+        Binding("escape,q", "dismiss(None)", "Back", key_display="Esc", id="compare.close"),
     ]
 
     def __init__(self, runs: list[tuple[str, RunDir]]) -> None:

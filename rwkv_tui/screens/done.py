@@ -35,9 +35,9 @@ class DoneScreen(Screen[None]):
         "Mark text with the mouse and press Ctrl-C, or press c for all that comes after 'What to do next'."
     )
     BINDINGS = [
-        Binding("escape,q,enter", "dismiss(None)", "Back", key_display="esc"),
-        Binding("c", "copy", "Copy the next steps"),
-        Binding("l", "log", "Log"),
+        Binding("escape,q,enter", "dismiss(None)", "Back", key_display="esc", id="done.close"),
+        Binding("c", "copy", "Copy the next steps", id="done.copy"),
+        Binding("l", "log", "Log", id="done.log"),
     ]
 
     def __init__(self, name: str, run: RunDir) -> None:

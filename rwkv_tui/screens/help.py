@@ -13,6 +13,8 @@ from textual.widgets import Static
 
 ALWAYS = (
     ("tab, shift+tab", "Next and previous field"),
+    ("j k h l g G", "As arrows, Home and End, outside of a line being typed"),
+    ("f9 or :", "All commands, by name"),
     ("f1 or ?", "This help (F1 also while typing)"),
     ("ctrl+q", "Quit; runs go on without the screen"),
 )
@@ -21,7 +23,7 @@ ALWAYS = (
 class HelpScreen(ModalScreen[None]):
     """Lists every key that works on the screen it was called from, with what it does."""
 
-    BINDINGS = [Binding("escape,question_mark,f1,q,enter", "dismiss(None)", "Close")]
+    BINDINGS = [Binding("escape,question_mark,f1,q,enter", "dismiss(None)", "Close", id="help.close")]
 
     def __init__(self, about: str, bindings: Iterable[ActiveBinding]) -> None:
         super().__init__()
@@ -40,14 +42,24 @@ class HelpScreen(ModalScreen[None]):
             yield Static("Esc closes this.", classes="dim")
 
 
-def key_rows(bindings: Iterable[ActiveBinding]) -> list[tuple[str, str]]:
-    """(keys, what they do), keys of one action together, in the order of the bindings."""
-    rows: dict[str, list[str]] = {}
+def our_bindings(bindings: Iterable[ActiveBinding]) -> dict[str, list[ActiveBinding]]:
+    """By what they do, in the order of the bindings: those of this program that work now."""
+    found: dict[str, list[ActiveBinding]] = {}
     for active in bindings:
-        binding = active.binding
-        if active.enabled and binding.description and _is_ours(active):
-            rows.setdefault(binding.description, []).append(binding.key_display or spell_key(binding.key))
-    return [(", ".join(dict.fromkeys(keys)), what) for what, keys in rows.items()]
+        if active.enabled and active.binding.description and _is_ours(active):
+            found.setdefault(active.binding.description, []).append(active)
+    return found
+
+
+def spell_keys(bindings: Iterable[ActiveBinding]) -> str:
+    """The keys of one action, by comma."""
+    keys = (b.key_display or spell_key(b.key) for b in (active.binding for active in bindings))
+    return ", ".join(dict.fromkeys(keys))
+
+
+def key_rows(bindings: Iterable[ActiveBinding]) -> list[tuple[str, str]]:
+    """(keys, what they do), keys of one action together."""
+    return [(spell_keys(active), what) for what, active in our_bindings(bindings).items()]
 
 
 def _is_ours(active: ActiveBinding) -> bool:
@@ -55,7 +67,7 @@ def _is_ours(active: ActiveBinding) -> bool:
     declared = (
         binding
         for cls in type(active.node).__mro__
-        if cls.__module__.startswith("rwkv_tui.screens") or cls.__module__.startswith("rwkv_tui.widgets")
+        if cls.__module__.startswith(("rwkv_tui.screens", "rwkv_tui.widgets"))
         for binding in vars(cls).get("BINDINGS", ())
     )
     return any(b.action == active.binding.action for b in declared if isinstance(b, Binding))
@@ -63,5 +75,6 @@ def _is_ours(active: ActiveBinding) -> bool:
 
 def spell_key(key: str) -> str:
     """A key as printed on a keyboard."""
-    names = {"left_square_bracket": "[", "right_square_bracket": "]", "question_mark": "?", "slash": "/"}
+    names = {"left_square_bracket": "[", "right_square_bracket": "]", "question_mark": "?", "slash": "/",
+             "colon": ":"}  # fmt: skip
     return names.get(key, key)

@@ -44,18 +44,18 @@ class HomeScreen(Screen[None]):
         "Space marks runs and c compares two to six of them; the filter finds names, tags, methods, models."
     )
     BINDINGS = [
-        Binding("enter", "open", "Open"),
-        Binding("n", "new", "New run"),
-        Binding("slash", "filter", "Filter", key_display="/"),
-        Binding("space", "mark", "Mark", show=False),
-        Binding("c", "compare", "Compare", show=False),
-        Binding("t", "tag", "Tag", show=False),
-        Binding("e", "rename", "Rename", show=False),
-        Binding("d", "delete", "Delete", show=False),
-        Binding("r", "resume", "Resume"),
-        Binding("p", "presets", "Presets"),
-        Binding("escape", "clear", "Clear the filter", show=False),
-        Binding("q", "app.quit", "Quit"),
+        Binding("enter", "open", "Open", id="home.open"),
+        Binding("n", "new", "New run", id="home.new"),
+        Binding("slash", "filter", "Filter", key_display="/", id="home.filter"),
+        Binding("space", "mark", "Mark", show=False, id="home.mark"),
+        Binding("c", "compare", "Compare", show=False, id="home.compare"),
+        Binding("t", "tag", "Tag", show=False, id="home.tag"),
+        Binding("e", "rename", "Rename", show=False, id="home.rename"),
+        Binding("d", "delete", "Delete", show=False, id="home.delete"),
+        Binding("r", "resume", "Resume", id="home.resume"),
+        Binding("p", "presets", "Presets", id="home.presets"),
+        Binding("escape", "clear", "Clear the filter", show=False, id="home.clear"),
+        Binding("q", "app.quit", "Quit", id="home.quit"),
     ]
 
     def __init__(self) -> None:

@@ -36,12 +36,12 @@ class LogScreen(Screen[None]):
         "“ an answer, ! a warning, ✗ failed, ■ over."
     )
     BINDINGS = [
-        Binding("slash", "search", "Search", key_display="/"),
-        Binding("v", "level", "Level"),
-        Binding("t", "timeline", "Time line"),
-        Binding("f,end", "follow", "To the end"),
-        Binding("escape", "back", "Back"),
-        Binding("q,l", "dismiss(None)", "Back", show=False),
+        Binding("slash", "search", "Search", key_display="/", id="log.search"),
+        Binding("v", "level", "Level", id="log.level"),
+        Binding("t", "timeline", "Time line", id="log.timeline"),
+        Binding("f,end", "follow", "To the end", id="log.follow"),
+        Binding("escape", "back", "Back", id="log.back"),
+        Binding("q,l", "dismiss(None)", "Back", show=False, id="log.close"),
     ]
 
     def __init__(

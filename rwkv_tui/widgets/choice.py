@@ -16,8 +16,8 @@ class Choice(Widget, can_focus=True):
     """Shows `‹ value ›`; left, right and space go round. `labels` are shown instead of the values."""
 
     BINDINGS = [
-        Binding("left", "turn(-1)", "Previous value", show=False),
-        Binding("right,space,enter", "turn(1)", "Next value", show=False),
+        Binding("left", "turn(-1)", "Previous value", show=False, id="choice.turn_back"),
+        Binding("right,space,enter", "turn(1)", "Next value", show=False, id="choice.turn"),
     ]
     DEFAULT_CSS = """
     Choice { height: 1; width: 100%; padding: 0 1; background: $surface; }

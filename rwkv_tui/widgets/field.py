@@ -17,14 +17,17 @@ from rwkv_tui.widgets.path_input import PathInput
 from rwkv_tui.widgets.plain_input import PlainInput
 
 
+NOT_IN_NUMBERS = ("?", "/", ":")
+
+
 class NumberInput(PlainInput):
-    """An input for numbers: no number holds a question mark, so `?` goes on to whom it means help."""
+    """An input for numbers: what no number holds goes on to whom it means help, search or commands."""
 
     def check_consume_key(self, key: str, character: str | None) -> bool:
-        return character != "?" and super().check_consume_key(key, character)
+        return character not in NOT_IN_NUMBERS and super().check_consume_key(key, character)
 
     def _on_key(self, event: events.Key) -> None:  # type: ignore[override]
-        if event.character == "?":
+        if event.character in NOT_IN_NUMBERS:
             event.prevent_default()
 
 

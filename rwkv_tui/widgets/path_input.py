@@ -15,7 +15,7 @@ from rwkv_tui.widgets.plain_input import PlainInput
 class PathInput(PlainInput):
     """Tab completes; when nothing is left to complete it goes to the next field, as tab does elsewhere."""
 
-    BINDINGS = [Binding("tab", "complete", "Complete", show=True)]
+    BINDINGS = [Binding("tab", "complete", "Complete", show=True, id="path.complete")]
 
     class Candidates(Message):
         """The names with which the path could go on; none any more when empty."""

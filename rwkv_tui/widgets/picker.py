@@ -9,7 +9,7 @@ from textual.widgets import OptionList
 class Picker(OptionList):
     """One line an entry; Enter picks."""
 
-    BINDINGS = [Binding("enter", "select", "Pick")]
+    BINDINGS = [Binding("enter", "select", "Pick", id="list.select")]
 
     def __init__(self, id: str) -> None:
         super().__init__(id=id, compact=True, markup=False)

@@ -42,11 +42,11 @@ class DataPane(Pane):
         "it is not recognised: prompt=q,answer=a or text=body or messages=turns."
     )
     BINDINGS = [
-        Binding("f4,c", "convert", "Convert"),
-        Binding("f6,t", "template", "Template"),
-        Binding("f7,v", "tokens", "Tokens"),
-        Binding("f8,l", "whole", "Check all"),
-        Binding("slash", "path", "Type a path", show=False),
+        Binding("f4,c", "convert", "Convert", id="data.convert"),
+        Binding("f6,t", "template", "Template", id="data.template"),
+        Binding("f7,v", "tokens", "Tokens", id="data.tokens"),
+        Binding("f8,l", "whole", "Check all", id="data.whole"),
+        Binding("slash", "path", "Type a path", show=False, id="data.path"),
     ]
 
     def __init__(self, draft: Draft, cwd: Path, id: str, source: Path | None = None) -> None:

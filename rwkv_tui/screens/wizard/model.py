@@ -57,8 +57,8 @@ class ModelPane(Pane):
         "The table shows which sizes fit into your GPU's memory."
     )
     BINDINGS = [
-        Binding("g", "next_gpu", "Next GPU", show=False),
-        Binding("slash", "path", "Type a path", show=False),
+        Binding("g", "next_gpu", "Next GPU", show=False, id="model.next_gpu"),
+        Binding("slash", "path", "Type a path", show=False, id="model.path"),
     ]
 
     def __init__(self, draft: Draft, cwd: Path, id: str) -> None:

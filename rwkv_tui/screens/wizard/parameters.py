@@ -34,11 +34,13 @@ class Form(VerticalScroll, can_focus=False, inherit_bindings=False):
 
     BINDINGS = [
         # Priority: keys that arrive in a burst, as over a slow link, must find the focus already moved.
-        Binding("up", "app.focus_previous", "Previous field", show=False, priority=True),
-        Binding("down", "app.focus_next", "Next field", show=False, priority=True),
-        Binding("enter", "app.focus_next", "Next field", show=False),
-        Binding("pageup", "page_up", "Scroll up", show=False),
-        Binding("pagedown", "page_down", "Scroll down", show=False),
+        Binding(
+            "up", "app.focus_previous", "Previous field", show=False, priority=True, id="form.focus_previous"
+        ),
+        Binding("down", "app.focus_next", "Next field", show=False, priority=True, id="form.focus_next"),
+        Binding("enter", "app.focus_next", "Next field", show=False, id="form.focus_next_enter"),
+        Binding("pageup", "page_up", "Scroll up", show=False, id="form.page_up"),
+        Binding("pagedown", "page_down", "Scroll down", show=False, id="form.page_down"),
     ]
 
 
@@ -49,7 +51,7 @@ class ParametersPane(Pane):
         "Parameters: type, or change a ‹ value › with left and right. "
         "An empty field means the default. What is wrong is said below the field."
     )
-    BINDINGS = [Binding("f3,a", "all", "All parameters")]
+    BINDINGS = [Binding("f3,a", "all", "All parameters", id="parameters.all")]
 
     def __init__(self, draft: Draft, cwd: Path, id: str) -> None:
         super().__init__(draft, cwd, id)

@@ -23,9 +23,9 @@ class PresetScreen(ModalScreen["Preset | None"]):
 
     HELP_TEXT = "Presets: Enter loads one into the form; d deletes one of your own."
     BINDINGS = [
-        Binding("enter", "load", "Load", show=True),
-        Binding("d,delete", "delete", "Delete"),
-        Binding("escape,q", "dismiss(None)", "Close"),
+        Binding("enter", "load", "Load", show=True, id="presets.load"),
+        Binding("d,delete", "delete", "Delete", id="presets.delete"),
+        Binding("escape,q", "dismiss(None)", "Close", id="presets.close"),
     ]
 
     def __init__(self, store: PresetStore) -> None:

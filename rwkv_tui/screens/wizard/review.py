@@ -36,9 +36,9 @@ class ReviewPane(Pane):
         "Enter on a line of the list goes to its field."
     )
     BINDINGS = [
-        Binding("f5,l", "launch", "Launch"),
-        Binding("f6,s", "save", "Save"),
-        Binding("y", "copy", "Copy"),
+        Binding("f5,l", "launch", "Launch", id="review.launch"),
+        Binding("f6,s", "save", "Save", id="review.save"),
+        Binding("y", "copy", "Copy", id="review.copy"),
     ]
 
     def compose(self) -> ComposeResult:

@@ -25,8 +25,8 @@ class TemplateScreen(ModalScreen["Path | None"]):
 
     HELP_TEXT = "Template: how conversations become the text that is learned. Ctrl+S keeps it in a file."
     BINDINGS = [
-        Binding("ctrl+s", "save", "Keep and use", priority=True),
-        Binding("escape", "dismiss(None)", "Leave it"),
+        Binding("ctrl+s", "save", "Keep and use", priority=True, id="template.save"),
+        Binding("escape", "dismiss(None)", "Leave it", id="template.close"),
     ]
 
     def __init__(self, text: str, file: Path, name: str, mine: bool) -> None:

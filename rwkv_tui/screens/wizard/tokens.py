@@ -33,10 +33,10 @@ class TokenScreen(Screen[None]):
 
     HELP_TEXT = "Tokens: each document as training sees it. Shades alternate from token to token."
     BINDINGS = [
-        Binding("right,n", "move(1)", "Next"),
-        Binding("left,p", "move(-1)", "Previous"),
-        Binding("g", "ask", "Go to"),
-        Binding("escape,q", "dismiss(None)", "Back"),
+        Binding("right,n", "move(1)", "Next", id="tokens.move"),
+        Binding("left,p", "move(-1)", "Previous", id="tokens.move_back"),
+        Binding("g", "ask", "Go to", id="tokens.ask"),
+        Binding("escape,q", "dismiss(None)", "Back", id="tokens.close"),
     ]
 
     def __init__(self, path: str, flags: Sequence[str], number: int = 1) -> None:

@@ -46,14 +46,14 @@ class WizardScreen(Screen[None]):
     CSS_PATH = "../../styles/wizard.tcss"
     AUTO_FOCUS = ""
     BINDINGS = [
-        Binding("ctrl+p,left_square_bracket,alt+left", "back", "Back"),
-        Binding("ctrl+n,right_square_bracket,alt+right", "next", "Next"),
-        Binding("1", "go('Data')", "Data", show=False),
-        Binding("2", "go('Model')", "Model", show=False),
-        Binding("3", "go('Parameters')", "Parameters", show=False),
-        Binding("4", "go('Review')", "Review", show=False),
-        Binding("f2,p", "presets", "Presets"),
-        Binding("escape", "leave", "Leave", show=False),
+        Binding("ctrl+p,left_square_bracket,alt+left", "back", "Back", id="wizard.back"),
+        Binding("ctrl+n,right_square_bracket,alt+right", "next", "Next", id="wizard.next"),
+        Binding("1", "go('Data')", "Data", show=False, id="wizard.go_data"),
+        Binding("2", "go('Model')", "Model", show=False, id="wizard.go_model"),
+        Binding("3", "go('Parameters')", "Parameters", show=False, id="wizard.go_parameters"),
+        Binding("4", "go('Review')", "Review", show=False, id="wizard.go_review"),
+        Binding("f2,p", "presets", "Presets", id="wizard.presets"),
+        Binding("escape", "leave", "Leave", show=False, id="wizard.leave"),
     ]
 
     def __init__(self, draft: Draft, cwd: Path, source: Path | None = None) -> None:

@@ -1,0 +1,72 @@
+"""The command palette: whatever the screen underneath can do, and what works everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+from textual.command import DiscoveryHit, Hit, Hits, Provider
+
+from engine.contract.rundir import RunList
+from engine.contract.settings import train_params
+from rwkv_tui.app import TuneApp
+from rwkv_tui.plain import one_line
+from rwkv_tui.screens.help import our_bindings, spell_keys
+from rwkv_tui.services.preferences import THEME_NAMES
+
+RUNS_LISTED = 50
+
+
+@dataclass(frozen=True)
+class Command:
+    """One line of the palette."""
+
+    name: str
+    help: str
+    run: Callable[[], object]
+
+
+class Commands(Provider):
+    """Commands of the screen underneath come first; parameters and runs show once something is typed."""
+
+    async def discover(self) -> Hits:
+        for command in [*self._here(), *self._everywhere()]:
+            yield DiscoveryHit(command.name, command.run, help=command.help)
+
+    async def search(self, query: str) -> Hits:
+        matcher = self.matcher(query)
+        for command in [*self._here(), *self._everywhere(), *self._places()]:
+            if score := matcher.match(command.name):
+                yield Hit(score, matcher.highlight(command.name), command.run, help=command.help)
+
+    @property
+    def _app(self) -> TuneApp:
+        assert isinstance(self.app, TuneApp)
+        return self.app
+
+    def _here(self) -> Iterator[Command]:
+        for what, actives in our_bindings(self.screen.active_bindings.values()).items():
+            first = actives[0]
+            run = partial(self.app.run_action, first.binding.action, first.node)
+            yield Command(what, spell_keys(actives), run)
+
+    def _everywhere(self) -> Iterator[Command]:
+        app = self._app
+        yield Command("New run: the wizard", "", app.open_wizard)
+        for name in THEME_NAMES:
+            now = "as it is now; remembered" if name == app.theme else "remembered"
+            yield Command(f"Theme: {name}", now, partial(app.choose_look, theme=name))
+        other = not app.look.ascii
+        signs = "ASCII only" if other else "as they are meant"
+        yield Command(f"Signs and lines: {signs}", "remembered", partial(app.choose_look, ascii=other))
+        yield Command("Keys of this screen", "f1, ?", app.action_help)
+        yield Command("Quit; runs go on", "ctrl+q", app.exit)
+
+    def _places(self) -> Iterator[Command]:
+        app = self._app
+        for param in train_params().values():
+            where = {"load_model": "Model", "data_file": "Data"}.get(param.name, "Parameters")
+            yield Command(f"Set {param.name}", param.help, partial(app.open_wizard, where, param.name))
+        for name, run in RunList(app.paths.runs).all()[:RUNS_LISTED]:
+            yield Command(f"Open run {one_line(name)}", str(run.path), partial(app.open_run, name, run))
