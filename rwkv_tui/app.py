@@ -12,7 +12,6 @@ from typing import Any
 from textual.app import App
 from textual.binding import Binding
 from textual.command import CommandPalette
-from textual.dom import DOMNode
 from textual.filter import LineFilter
 
 from engine.contract.errors import UserError
@@ -80,7 +79,6 @@ class TuneApp(App[None]):
         kept = read_look(paths.config)
         self.look = Look(theme or kept.theme, ascii or kept.ascii)
         self._plain_signs = PlainSigns(self.look.ascii)
-        self._told_clashes: set[str] = set()
 
     def get_line_filters(self) -> Sequence[LineFilter]:
         """What goes over every line before it is written."""
@@ -109,20 +107,12 @@ class TuneApp(App[None]):
             return
         if not keys:
             return
-        from rwkv_tui.keys import unknown_ids
+        from rwkv_tui.keys import mistakes
 
         self.set_keymap(keys)
-        for name in unknown_ids(keys):
+        for said in mistakes(keys):
             file = keys_file(self.paths.config)
-            self.notify(f"{file}: there is no key called {name}.", severity="warning", markup=False)
-
-    def handle_bindings_clash(self, clashed_bindings: set[Binding], node: DOMNode) -> None:
-        """A person's own key that did something else: told once."""
-        for binding in clashed_bindings:
-            if binding.key not in self._told_clashes:
-                self._told_clashes.add(binding.key)
-                said = f"{binding.key} is now a key of yours; it does no more: {binding.description}."
-                self.notify(said, severity="warning", markup=False)
+            self.notify(f"{file}: {said}.", severity="warning", markup=False)
 
     def choose_look(self, **changes: Any) -> None:
         """Changes theme or signs, and remembers them."""
@@ -185,7 +175,7 @@ class TuneApp(App[None]):
         """All that can be done here, by name."""
         from rwkv_tui.palette import Commands
 
-        if not CommandPalette.is_open(self):
+        if not isinstance(self.screen, CommandPalette):
             self.push_screen(CommandPalette(providers=[Commands], placeholder="What is to be done?"))
 
     async def action_as_key(self, key: str) -> None:

@@ -14,16 +14,21 @@ PLACES = ("rwkv_tui.screens", "rwkv_tui.widgets", "rwkv_tui.panels")
 
 def key_bindings() -> dict[str, list[Binding]]:
     """By id, in the order of screens. Loads every screen, so only who asks for keys pays for it."""
+    found: dict[str, list[Binding]] = {}
+    for bindings in _declared():
+        for binding in bindings:
+            found.setdefault(binding.id or "", []).append(binding)
+    return found
+
+
+def _declared() -> Iterator[list[Binding]]:
+    """The keys that have an id, of each screen and widget that declares some."""
     import rwkv_tui.app
 
-    found: dict[str, list[Binding]] = {}
     for module in [rwkv_tui.app.__name__, *(name for place in PLACES for name in _modules(place))]:
         for thing in vars(import_module(module)).values():
             if isinstance(thing, type) and issubclass(thing, DOMNode) and thing.__module__ == module:
-                for binding in vars(thing).get("BINDINGS", ()):
-                    if isinstance(binding, Binding) and binding.id:
-                        found.setdefault(binding.id, []).append(binding)
-    return found
+                yield [b for b in vars(thing).get("BINDINGS", ()) if isinstance(b, Binding) and b.id]
 
 
 def _modules(package: str) -> Iterator[str]:
@@ -31,9 +36,19 @@ def _modules(package: str) -> Iterator[str]:
         yield module.name
 
 
-def unknown_ids(keys: Mapping[str, str]) -> list[str]:
-    """Those of a person's own keys that name nothing."""
-    return sorted(set(keys) - key_bindings().keys())
+def mistakes(keys: Mapping[str, str]) -> list[str]:
+    """What is wrong with keys of one's own: ids that name nothing, one key for two things in one place."""
+    unknown = sorted(set(keys) - key_bindings().keys())
+    found = [f"there is no key called {name}; `rwkv-tune keys` lists them" for name in unknown]
+    for bindings in _declared():
+        taken: dict[str, str] = {}
+        for binding in bindings:
+            name = binding.id or ""
+            for key in keys.get(name, binding.key).split(","):
+                other = taken.setdefault(key, name)
+                if other != name and {other, name} & set(keys):
+                    found.append(f"{key} is given to both {other} and {name}; give one of them another")
+    return found
 
 
 def listing(keys: Mapping[str, str]) -> str:

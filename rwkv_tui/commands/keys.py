@@ -12,12 +12,12 @@ from rwkv_tui.services.preferences import keys_file, read_keys
 
 def show(args: argparse.Namespace) -> int:
     """Prints all of them; raises UserError when the file of one's own holds what cannot be meant."""
-    from rwkv_tui.keys import listing, unknown_ids
+    from rwkv_tui.keys import listing, mistakes
 
     folder = UserPaths.of_user().config
     keys = read_keys(folder)
-    if unknown := unknown_ids(keys):
-        raise UserError(f"{keys_file(folder)}: there is no key called {unknown[0]}.", "Take the line out.")
+    if wrong := mistakes(keys):
+        raise UserError(f"{keys_file(folder)}: {wrong[0]}.")
     say(f"# Keys of one's own are lines like these in {keys_file(folder)}")
     say(listing(keys))
     return 0

@@ -16,7 +16,6 @@ from rwkv_tui.widgets.choice import Choice
 from rwkv_tui.widgets.path_input import PathInput
 from rwkv_tui.widgets.plain_input import PlainInput
 
-
 NOT_IN_NUMBERS = ("?", "/", ":")
 
 

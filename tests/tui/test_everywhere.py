@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from textual.pilot import Pilot
-from textual.widgets import Input, OptionList
+from textual.widgets import OptionList
 
-from rwkv_tui.keys import key_bindings
+from rwkv_tui.keys import key_bindings, mistakes
 from rwkv_tui.look import PLAIN_SIGNS, THEMES, _Signs
 from rwkv_tui.screens.help import HelpScreen
 from rwkv_tui.screens.monitor import MonitorScreen
@@ -99,9 +99,8 @@ async def test_the_palette_knows_the_screen_parameters_and_runs(make_app: MakeAp
         await write(pilot, "set grad_clip")
         await until(pilot, lambda: app.screen.query_one(OptionList).option_count)
         await pilot.press("enter")
-        await until(pilot, lambda: app.focused and app.focused.ancestors_with_self[1].id is None)
-        await until(pilot, lambda: app.screen.query("#field-grad_clip"))
-        assert app.focused in app.screen.query_one("#field-grad_clip").query(Input)
+        await until(pilot, lambda: app.screen.query("#field-grad_clip Input"))
+        assert app.focused is app.screen.query_one("#field-grad_clip Input")
         await pilot.press("f9")
         await write(pilot, "open run emoji")
         await until(pilot, lambda: app.screen.query_one(OptionList).option_count)
@@ -122,10 +121,17 @@ async def test_the_keys_of_vi_move_in_lists_and_are_letters_in_lines(make_app: M
             places.append(options.highlighted)
         assert places[:4] == [3, 2, 29, 0] and places[4] and places[5] == 0
         await pilot.press("n")
-        await until(pilot, lambda: app.screen.query("#path"))
+        await until(pilot, lambda: says(pilot, "Files here ("))
         app.screen.query_one("#path").focus()
         await write(pilot, "jkhlgG")
         assert app.draft.text("data_file") == "jkhlgG"
+
+
+def test_two_things_on_one_key_are_told() -> None:
+    assert mistakes({"wizard.next": "f2", "home.new": "f2"}) == [
+        "f2 is given to both wizard.next and wizard.presets; give one of them another"
+    ]
+    assert mistakes({"wizard.next": "f2", "wizard.presets": "f5"}) == []
 
 
 def test_every_key_has_a_name_of_its_own() -> None:
@@ -141,11 +147,10 @@ async def test_keys_of_ones_own(make_app: MakeApp, place: Path) -> None:
     (app.paths.config / "keys.yaml").write_text("app.help: [f10, '!']\nwizard.next: f1\nwizard.nxt: f3\n")
     async with app.run_test(notifications=True) as pilot:
         await until(pilot, lambda: says(pilot, "Files here (1)"))
-        assert [n.message for n in app._notifications] == [
-            f"{app.paths.config / 'keys.yaml'}: there is no key called wizard.nxt."
-        ]
+        (told,) = app._notifications
+        assert "keys.yaml: there is no key called wizard.nxt;" in told.message
         await pilot.press("f10")
-        assert is_at(app, HelpScreen)  # type: ignore[arg-type]
+        assert is_at(app, HelpScreen)
         assert says(pilot, "f1 ")
         await pilot.press("escape", "f1")
         await until(pilot, lambda: app.screen.query("#Model"))
@@ -158,7 +163,7 @@ async def test_a_broken_file_of_keys_is_told_and_changes_nothing(make_app: MakeA
         (app.paths.config / "keys.yaml").write_text(wrong)
         async with app.run_test(notifications=True) as pilot:
             await pilot.press("f1")
-            assert is_at(app, HelpScreen), wrong  # type: ignore[arg-type]
+            assert is_at(app, HelpScreen), wrong
             assert "keys.yaml" in next(iter(app._notifications)).message
 
 
@@ -176,7 +181,7 @@ def test_the_command_lists_all_keys(rwkv_tune: Command, home: Path) -> None:
 def test_no_color_writes_no_colour_and_themes_do(home: Path, tmp_path: Path) -> None:
     for env, options, coloured in (({"NO_COLOR": "1"}, (), False), ({}, ("--theme", "light"), True)):
         app = Terminal([sys.executable, "-m", "rwkv_tui", *options], cwd=tmp_path, env=env)
-        app.sees("Files here")
+        app.sees("Presets")
         app.keys("\x11")
         assert app.wait() == 0
         assert bool(COLOURS.search(app.raw)) is coloured
