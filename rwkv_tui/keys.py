@@ -22,13 +22,13 @@ def key_bindings() -> dict[str, list[Binding]]:
 
 
 def _declared() -> Iterator[list[Binding]]:
-    """The keys that have an id, of each screen and widget that declares some."""
+    """The keys of each screen and widget that declares some."""
     import rwkv_tui.app
 
     for module in [rwkv_tui.app.__name__, *(name for place in PLACES for name in _modules(place))]:
         for thing in vars(import_module(module)).values():
             if isinstance(thing, type) and issubclass(thing, DOMNode) and thing.__module__ == module:
-                yield [b for b in vars(thing).get("BINDINGS", ()) if isinstance(b, Binding) and b.id]
+                yield [b for b in vars(thing).get("BINDINGS", ()) if isinstance(b, Binding)]
 
 
 def _modules(package: str) -> Iterator[str]:

@@ -137,6 +137,7 @@ def test_two_things_on_one_key_are_told() -> None:
 def test_every_key_has_a_name_of_its_own() -> None:
     bindings = key_bindings()
     assert {"app.help", "wizard.next", "home.open", "vi.down"} <= bindings.keys()
+    assert "" not in bindings, "every Binding has an id"
     for name, several in bindings.items():
         assert len({binding.action for binding in several}) == 1, name
 
