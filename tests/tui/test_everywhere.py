@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from textual.pilot import Pilot
-from textual.widgets import OptionList
+from textual.widgets import Input, OptionList
 
 from rwkv_tui.keys import key_bindings, mistakes
 from rwkv_tui.look import PLAIN_SIGNS, THEMES, _Signs
@@ -124,7 +124,7 @@ async def test_the_keys_of_vi_move_in_lists_and_are_letters_in_lines(make_app: M
         await until(pilot, lambda: says(pilot, "Files here ("))
         app.screen.query_one("#path").focus()
         await write(pilot, "jkhlgG")
-        assert app.draft.text("data_file") == "jkhlgG"
+        assert app.screen.query_one("#path", Input).value == "jkhlgG"
 
 
 def test_two_things_on_one_key_are_told() -> None:
