@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,15 @@ FROM_MODEL = ("my_testing", "n_layer", "n_embd")
 """What picking a model file fills in by itself."""
 
 
+@dataclass(frozen=True)
+class Change:
+    """What undoing puts back: texts (None: nothing was typed), and the preset they were measured by."""
+
+    texts: dict[str, str | None]
+    base: dict[str, str]
+    preset: str
+
+
 class Draft:
     """Partly filled settings. Texts are kept exactly as typed, also when they are wrong."""
 
@@ -23,6 +33,9 @@ class Draft:
         self._texts: dict[str, str] = {}
         self._checked: Checked | None = None
         self._suggested = ""
+        self._base: dict[str, str] = {}
+        self._past: list[Change] = []
+        self.preset = ""
         self.data: DataSummary | None = None
         self.model: ModelInfo | None = None
         for name, value in (values or {}).items():
@@ -38,6 +51,45 @@ class Draft:
             self.data = None
         self._texts[name] = text
         self.recheck()
+
+    def edit(self, name: str, text: str) -> None:
+        """As `put`, by the person: it can be undone. What is typed into one field in a row is one change."""
+        last = self._past[-1].texts if self._past else {}
+        if list(last) != [name]:
+            self._remember({name: self._texts.get(name)})
+        self.put(name, text)
+
+    def _remember(self, texts: dict[str, str | None]) -> None:
+        self._past.append(Change(texts, self._base, self.preset))
+
+    def undo(self) -> list[str]:
+        """Takes the last change back and names its parameters; none when there is nothing to undo."""
+        if not self._past:
+            return []
+        last = self._past.pop()
+        self._base, self.preset = last.base, last.preset
+        for name, text in last.texts.items():
+            self._texts.pop(name, None)
+            if text is not None:
+                self.put(name, text)
+        self.recheck()
+        return list(last.texts)
+
+    def revert(self, name: str) -> None:
+        """Gives a parameter the value of the preset, or the default where that has none."""
+        if self.is_changed(name):
+            self._remember({name: self._texts.get(name)})
+            self.put(name, self.usual(name))
+
+    def usual(self, name: str) -> str:
+        """The value of the preset loaded last, else the default."""
+        return self._base.get(name, spell(train_params()[name].default))
+
+    def is_changed(self, name: str) -> bool:
+        """Whether it says something else than the preset; files and what they fill in do not count."""
+        if name not in self._base and (train_params()[name].group == "files" or name in FROM_MODEL):
+            return False
+        return not _same(name, self.text(name), self.usual(name))
 
     def recheck(self) -> None:
         """Forgets what was found; files may have come or gone."""
@@ -96,14 +148,29 @@ class Draft:
         self.put("data_file", prefix)
         self.data = summary
 
-    def load(self, values: Mapping[str, Any]) -> None:
+    def load(self, values: Mapping[str, Any], name: str = "") -> None:
         """Applies a preset: other parameters go back to their default, files and model stay."""
+        before, after = self._texts, self._loaded(values)
+        touched = [n for n in {**before, **after} if before.get(n) != after.get(n)]
+        self._remember({n: before.get(n) for n in touched})
+        self._base = {n: spell(v) for n, v in values.items() if after.get(n) == spell(v)}
+        self._texts, self.preset = after, name
+        self.recheck()
+
+    def _loaded(self, values: Mapping[str, Any]) -> dict[str, str]:
+        """The texts as a preset would leave them."""
         keep = {n for n, p in train_params().items() if p.group == "files" and n not in values}
         if self.text("load_model").strip() and "load_model" not in values:
             keep |= set(FROM_MODEL)
         texts = {n: t for n, t in self._texts.items() if n in keep}
-        self._texts = {n: spell(v) for n, v in values.items() if n not in keep} | texts
-        self.recheck()
+        return {n: spell(v) for n, v in values.items() if n not in keep} | texts
+
+    def differences(self, values: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+        """(parameter, text now, text then) of all that loading a preset would change."""
+        after = self._loaded(values)
+        defaults = {n: spell(p.default) for n, p in train_params().items()}
+        rows = [(n, self.text(n), after.get(n, default)) for n, default in defaults.items()]
+        return [(n, now or defaults[n], then) for n, now, then in rows if not _same(n, now, then)]
 
     def suggest_proj_dir(self, root: Path) -> None:
         """Names a new folder after model and data, unless the person has named one."""
@@ -125,6 +192,18 @@ class Draft:
         windows = -(-max(1, self.data.tokens - 1) // s.ctx_len)
         examples = windows if s.dataload == "get" else self.data.documents
         return s.total_steps * s.step_documents / examples
+
+
+def _same(name: str, one: str, other: str) -> bool:
+    """Whether two texts mean the same value: an empty one means the default, 1.0 is 1."""
+    param = train_params()[name]
+    texts = [text.strip() or spell(param.default) for text in (one, other)]
+    if param.kind in ("int", "float"):
+        try:
+            return float(texts[0]) == float(texts[1])
+        except ValueError:
+            pass
+    return texts[0] == texts[1]
 
 
 def _stem(text: str, suffix: str = "") -> str:

@@ -153,34 +153,6 @@ def _foreign(s: TrainSettings) -> list[Problem]:
     ]
 
 
-def risks(s: TrainSettings) -> list[Problem]:
-    """Settings that are allowed and probably not wanted; told, never refused."""
-    found = []
-    if s.warmup_steps >= s.total_steps:
-        found.append(
-            Problem("warmup_steps", f"the run has only {s.total_steps} steps: its rate never gets to lr_init")
-        )
-    if s.method != "state" and s.lr_init > 1e-2:
-        found.append(
-            Problem("lr_init", f"{s.lr_init:g} suits state tuning; for {s.method} at most 1e-4 is advised")
-        )
-    if s.method == "state" and s.lr_init < 1e-3:
-        found.append(Problem("lr_init", f"{s.lr_init:g} hardly moves a state; 1 is advised"))
-    if s.weight_decay and s.optimizer == "adam":
-        found.append(
-            Problem("optimizer", "adam adds weight_decay to the gradient, which weakens it; adamw is advised")
-        )
-    if s.processes == 1 and s.strategy not in ("auto", "ddp") and not s.strategy.endswith("_offload"):
-        found.append(
-            Problem("strategy", f"{s.strategy} has one device only to divide by; auto saves time and memory")
-        )
-    if s.mask_id and s.loss_mask != "se":
-        found.append(Problem("mask_id", f"has no effect with loss_mask {s.loss_mask}; only se reads it"))
-    if s.data_file is not None and s.data_type == "dummy":
-        found.append(Problem("data_file", "is not read: data_type dummy makes its own random tokens"))
-    return found
-
-
 def missing_files(s: TrainSettings) -> list[Problem]:
     """Files the run needs and does not find, and a proj_dir that cannot be used."""
     found = []

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from engine.contract.check import check_values, risks
+from engine.contract.check import check_values
 from engine.contract.errors import Problem, UserError
 from engine.contract.flags import OWN_FLAGS, spell
 from engine.contract.incumbent import DEFAULTS_THERE, MEANINGS, Reading, on_one_device, read_flags
 from engine.contract.presets import TYPED_ONLY, render_yaml
+from engine.contract.risks import risks
 from engine.contract.settings import TrainSettings, train_params
 from engine.contract.shell import Command, Word, read_commands
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import re
 
-from engine.contract.errors import Problem, SettingsError, UserError
+from engine.contract.errors import UserError
 from engine.contract.paths import UserPaths
 from engine.contract.plain import say, say_file
 from engine.contract.presets import PresetStore
-
-LARGEST_SCRIPT = 1 << 16  # bytes
 
 
 def _store() -> PresetStore:
@@ -39,31 +36,14 @@ def save(args: argparse.Namespace) -> int:
 
 def import_script(args: argparse.Namespace) -> int:
     """Tells line by line what the script's commands would not do here; saves only what could run."""
-    from engine.contract.script import read_script
+    from rwkv_tui.services.scripts import read_script_file, save_script
 
-    script = read_script(_read_script(args))
+    script = read_script_file(args.script)
     for note in script.notes:
         say(note)
-    problems = [problem for run in script.runs for problem in run.problems]
-    if problems:
-        raise SettingsError([*problems, Problem("", "nothing was saved")], str(args.script))
-    name = args.name or re.sub(r"[^\w.-]+", "-", args.script.stem).strip("-.") or "imported"
-    store, title = _store(), f"Imported from {args.script.name}."
-    for number, run in enumerate(script.runs, 1):
-        own = name if number == 1 else f"{name}-{number}"
-        say(f"saved as {own}: {store.save(own, run.to_yaml(title))}")
+    for name, path in save_script(script, args.script, _store(), args.name or "").items():
+        say(f"saved as {name}: {path}")
     return 0
-
-
-def _read_script(args: argparse.Namespace) -> str:
-    try:
-        with args.script.open("rb") as file:
-            data: bytes = file.read(LARGEST_SCRIPT + 1)
-        if len(data) > LARGEST_SCRIPT:
-            raise UserError(f"{args.script} is larger than a script would be.", "Give a shell script.")
-        return data.decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"Cannot read {args.script} ({error}).", "Give a shell script.") from None
 
 
 def export(args: argparse.Namespace) -> int:

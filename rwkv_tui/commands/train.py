@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 
-from engine.contract.check import require_settings, risks
+from engine.contract.check import require_settings
 from engine.contract.events import dump_json
 from engine.contract.flags import given_flags
 from engine.contract.paths import UserPaths
 from engine.contract.plain import say, say_json
 from engine.contract.presets import PresetStore
+from engine.contract.risks import risks
 from engine.contract.rundir import RunDir
 from rwkv_tui.commands.follow import follow, renderer
 from rwkv_tui.services.launch import launch

@@ -295,9 +295,11 @@ class HomeScreen(Screen[None]):
     def action_presets(self) -> None:
         from rwkv_tui.screens.wizard.presets import PresetScreen
 
-        self.app.push_screen(PresetScreen(PresetStore(self.app.paths.presets)), self._begin_with)
+        self.app.push_screen(
+            PresetScreen(PresetStore(self.app.paths.presets), self.app.draft), self._begin_with
+        )
 
     def _begin_with(self, preset: Preset | None) -> None:
         if preset is not None:
-            self.app.draft.load(preset.values)
+            self.app.draft.load(preset.values, preset.name)
             self.app.open_wizard("Data")

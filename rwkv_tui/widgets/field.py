@@ -39,7 +39,8 @@ class Field(Vertical):
     DEFAULT_CSS = """
     Field { height: auto; }
     Field > Horizontal { height: 1; }
-    Field Label { width: auto; min-width: 14; padding: 0 1 0 0; }
+    Field Label { width: auto; min-width: 15; padding: 0 1 0 0; }
+    Field.-changed Label { color: $text-accent; text-style: bold; }
     Field Input, Field Choice { width: 1fr; }
     Field > .error { display: none; height: auto; color: $text-error; padding: 0 1 0 2; }
     Field.-wrong > .error { display: block; }
@@ -59,10 +60,11 @@ class Field(Vertical):
         self.param = param
         self._cwd = cwd
         self._error = ""
+        self._changed = False
 
     def compose(self) -> ComposeResult:
         with Horizontal():
-            yield Label(self.param.name)
+            yield Label(f" {self.param.name}")
             yield self._editor()
         yield Static(classes="error")
 
@@ -97,6 +99,13 @@ class Field(Vertical):
             self._error = error
             self.set_class(bool(error), "-wrong")
             self.query_one(".error", Static).update(Content(f"! {error}" if error else ""))
+
+    def mark_changed(self, changed: bool) -> None:
+        """Shows with a sign, too, that the value is not the preset's."""
+        if changed != self._changed:
+            self._changed = changed
+            self.set_class(changed, "-changed")
+            self.query_one(Label).update(f"{'•' if changed else ' '}{self.param.name}")
 
     @on(Input.Changed)
     @on(Choice.Changed)

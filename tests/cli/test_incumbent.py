@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from engine.contract.check import risks
 from engine.contract.errors import SettingsError, UserError
 from engine.contract.flags import OWN_FLAGS, given_flags
+from engine.contract.risks import risks
 from engine.contract.rundir import RunDir
 from engine.contract.settings import TrainSettings, train_params
 from engine.contract.shell import read_commands

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.contract.check import check_values, require_settings, risks
+from engine.contract.check import check_values, require_settings
 from engine.contract.errors import SettingsError
 from engine.contract.flags import add_flags, command, given_flags
 from engine.contract.params import GROUPS
+from engine.contract.risks import RULES, risks
 from engine.contract.settings import TrainSettings, train_params
 from engine.contract.support import SUPPORTED
 
@@ -141,6 +142,13 @@ def test_risky_settings_are_told_and_allowed() -> None:
     assert [p.field for p in risks(decay)] == ["optimizer"]
     assert risks(decay.model_copy(update={"optimizer": "adamw"})) == []
     assert [p.field for p in risks(TrainSettings(mask_id={"mask0": 1, "mask1": 2}))] == ["mask_id"]
+    (one,) = risks(TrainSettings(lr_init=1e-4, lr_final=0))
+    assert str(one) == "lr_init: 0.0001 hardly moves a state; 1 is advised"
+
+
+def test_no_rule_warns_of_the_defaults_and_all_can_be_said() -> None:
+    assert risks(TrainSettings()) == []
+    assert all(rule.field in train_params() and rule.text.format(s=TrainSettings()) for rule in RULES)
 
 
 def flags() -> st.SearchStrategy[dict[str, Any]]:

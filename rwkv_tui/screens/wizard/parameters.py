@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from textual import on
+from textual import getters, on, work
 from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Horizontal, Vertical, VerticalScroll
@@ -17,9 +17,13 @@ from engine.contract.flags import spell
 from engine.contract.params import GROUPS, Group, Param
 from engine.contract.schedule import learning_rate, steps_shown
 from engine.contract.settings import train_params
+from rwkv_tui.app import TuneApp
+from rwkv_tui.consequences import consequences
 from rwkv_tui.draft import Draft
+from rwkv_tui.plain import plain
 from rwkv_tui.screens.wizard.pane import Pane
 from rwkv_tui.series import Series
+from rwkv_tui.services.speed import Kind, Speed, last_speed
 from rwkv_tui.widgets.axes import XAxis
 from rwkv_tui.widgets.chart import LineChart
 from rwkv_tui.widgets.field import Field
@@ -27,6 +31,8 @@ from rwkv_tui.widgets.plot import Curve
 
 FIRST: tuple[Group, ...] = ("files", "important", "learning rate")
 CURVE_POINTS = 300
+MARKS = {"memory": "▦", "time": "◷", "risk": "!"}
+STYLES = {"memory": "$foreground", "time": "$foreground", "risk": "$text-warning"}
 
 
 class Form(VerticalScroll, can_focus=False, inherit_bindings=False):
@@ -47,15 +53,23 @@ class Form(VerticalScroll, can_focus=False, inherit_bindings=False):
 class ParametersPane(Pane):
     """All parameters of a run; the important ones first, the others behind one key."""
 
+    app = getters.app(TuneApp)
     HELP_TEXT = (
         "Parameters: type, or change a ‹ value › with left and right. "
-        "An empty field means the default. What is wrong is said below the field."
+        "An empty field means the default. What is wrong is said below the field. "
+        "• marks what differs from the preset; ctrl+r gives a field its value back, ctrl+z undoes."
     )
-    BINDINGS = [Binding("f3,a", "all", "All parameters", id="parameters.all")]
+    BINDINGS = [
+        Binding("f3,a", "all", "All parameters", id="parameters.all"),
+        Binding("f4,slash", "search", "Search", id="parameters.search"),
+        Binding("ctrl+z,u", "undo", "Undo", id="parameters.undo"),
+        Binding("ctrl+r", "revert", "The preset's value again", show=False, id="parameters.revert"),
+    ]
 
     def __init__(self, draft: Draft, cwd: Path, id: str) -> None:
         super().__init__(draft, cwd, id)
         self._focused = ""
+        self._speeds: dict[Kind, Speed | None] = {}
 
     def compose(self) -> ComposeResult:
         with Horizontal(id="body"):
@@ -64,6 +78,7 @@ class ParametersPane(Pane):
             with Vertical(id="side"):
                 with VerticalScroll(id="advice-box", can_focus=False):
                     yield Static(id="advice")
+                    yield Static(id="consequences")
                 yield LineChart("learning rate", id="rate")
                 yield Static(id="totals")
 
@@ -105,12 +120,14 @@ class ParametersPane(Pane):
             if texts:
                 field.show(self.draft.text(name))
             field.mark(errors.get(name, ""))
+            field.mark_changed(self.draft.is_changed(name))
             field.display = name in errors or not field.param.methods or method in field.param.methods
         self._draw()
+        self._tell_consequences()
 
     @on(Field.Edited)
     def _edited(self, event: Field.Edited) -> None:
-        self.draft.put(event.name, event.text)
+        self.draft.edit(event.name, event.text)
         self._show_all_fields(texts=False)  # a key may have come since: its text is newer than this one
         self.changed()
 
@@ -120,6 +137,71 @@ class ParametersPane(Pane):
             if isinstance(node, Field):
                 self._focused = node.param.name
                 self.query_one("#advice", Static).update(_advice(node.param))
+                self.set_class(node.param.group == "learning rate", "-rate")
+                self.query_one("#advice-box").scroll_home(animate=False)
+                self._tell_consequences()
+
+    def _tell_consequences(self) -> None:
+        """Beside the field that has the focus, as its text is now."""
+        shown = self.query_one("#consequences", Static)
+        if not self._focused:
+            return
+        lines = [
+            Content.assemble((f"{MARKS[c.kind]} ", STYLES[c.kind]), (plain(c.text), STYLES[c.kind]))
+            for c in consequences(self._focused, self.draft, self._speed())
+        ]
+        if self.draft.is_changed(self._focused):
+            whose = f"the preset {self.draft.preset}" if self.draft.preset else "the default"
+            usual = self.draft.usual(self._focused) or "nothing"
+            lines.append(Content.styled(plain(f"• {whose} has {usual}; ctrl+r"), "$text-accent"))
+        shown.update(Content("\n").join(lines))
+        shown.display = bool(lines)
+
+    def _speed(self) -> Speed | None:
+        """Of the last run like this one; looked up once for each kind, as disks may be slow."""
+        s = self.draft.approximate()
+        kind = Kind(s.my_testing, s.n_layer, s.n_embd, s.method)
+        if kind not in self._speeds:
+            self._speeds[kind] = None
+            self._look_up(kind)
+        return self._speeds[kind]
+
+    @work(thread=True, group="speed")
+    def _look_up(self, kind: Kind) -> None:
+        speed = last_speed(self.app.paths.runs, kind)
+        if speed is not None:
+            self.from_thread(self._take_speed, kind, speed)
+
+    def _take_speed(self, kind: Kind, speed: Speed) -> None:
+        self._speeds[kind] = speed
+        self._tell_consequences()
+
+    def action_search(self) -> None:
+        """Finds any parameter by its name or by what is said of it."""
+        from rwkv_tui.screens.wizard.search import SearchScreen
+
+        self.app.push_screen(SearchScreen(self.draft), self._go)
+
+    async def _go(self, name: str | None) -> None:
+        if name:
+            await self.entered(name)
+
+    async def action_undo(self) -> None:
+        """Takes the last change back and goes to its field; a preset's loading is one change."""
+        names = self.draft.undo()
+        if not names:
+            self.notify("There is nothing to undo.")
+            return
+        await self._restored(names[0] if len(names) == 1 else "")
+
+    async def action_revert(self) -> None:
+        """The field under the cursor gets the preset's value, or the default."""
+        self.draft.revert(self._focused)
+        await self._restored(self._focused)
+
+    async def _restored(self, name: str) -> None:
+        await self.entered(name)
+        self.changed()
 
     def _draw(self) -> None:
         """The curve of the learning rate, and what the run amounts to."""

@@ -1,4 +1,4 @@
-"""Saved settings: look at them, load one, delete one's own."""
+"""Saved settings: what loading one would change, load one, delete one's own, import a script."""
 
 from __future__ import annotations
 
@@ -13,23 +13,29 @@ from textual.widgets.option_list import Option
 
 from engine.contract.errors import SettingsError, UserError
 from engine.contract.presets import Preset, PresetStore
+from rwkv_tui.draft import Draft
 from rwkv_tui.plain import plain
 from rwkv_tui.screens.ask import AskScreen
 from rwkv_tui.widgets.picker import Picker
 
 
 class PresetScreen(ModalScreen["Preset | None"]):
-    """A list and a preview; answers with the preset to load, or None."""
+    """A list and, for each, what it would change in `draft`; answers with the preset to load, or None."""
 
-    HELP_TEXT = "Presets: Enter loads one into the form; d deletes one of your own."
+    HELP_TEXT = (
+        "Presets: Enter loads one into the form; d deletes one of your own. "
+        "i makes presets of a training script for RWKV-PEFT, and says what it means here."
+    )
     BINDINGS = [
         Binding("enter", "load", "Load", show=True, id="presets.load"),
         Binding("d,delete", "delete", "Delete", id="presets.delete"),
+        Binding("i", "import", "Import a script", id="presets.import"),
         Binding("escape,q", "dismiss(None)", "Close", id="presets.close"),
     ]
 
-    def __init__(self, store: PresetStore) -> None:
+    def __init__(self, store: PresetStore, draft: Draft) -> None:
         super().__init__()
+        self._draft = draft
         self._store = store
         self._presets: list[Preset] = []
 
@@ -67,7 +73,7 @@ class PresetScreen(ModalScreen["Preset | None"]):
     def _preview(self) -> None:
         preset = self._chosen()
         if preset is not None:
-            self.query_one("#text", Static).update(preview(preset))
+            self.query_one("#text", Static).update(preview(preset, self._draft))
 
     @on(OptionList.OptionSelected)
     def action_load(self) -> None:
@@ -79,6 +85,18 @@ class PresetScreen(ModalScreen["Preset | None"]):
             self.notify("This preset is broken and was not loaded; see the preview.", severity="error")
         else:
             self.dismiss(preset)
+
+    def action_import(self) -> None:
+        from rwkv_tui.screens.wizard.import_script import ImportScreen
+
+        self.app.push_screen(ImportScreen(self._store), self._imported)
+
+    def _imported(self, name: str | None) -> None:
+        """Shows what was imported."""
+        if name:
+            self._list()
+            names = [preset.name for preset in self._presets]
+            self.query_one("#presets", OptionList).highlighted = names.index(name)
 
     def action_delete(self) -> None:
         preset = self._chosen()
@@ -109,14 +127,33 @@ def problems(preset: Preset) -> list[str]:
     return []
 
 
-def preview(preset: Preset) -> Content:
-    """The file itself, under what is wrong with it."""
-    wrong = [Content.styled(f"! {plain(p)}", "$text-error") for p in problems(preset)]
-    if wrong:
-        wrong = [Content.styled("This preset is broken:", "bold $text-error"), *wrong, Content("")]
+def preview(preset: Preset, draft: Draft) -> Content:
+    """What loading it would change, or what is wrong with it, and the file itself."""
+    if wrong := problems(preset):
+        head = [Content.styled("This preset is broken:", "bold $text-error")]
+        head += [Content.styled(f"! {plain(p)}", "$text-error") for p in wrong]
+    else:
+        head = _difference(draft.differences(preset.values))
     lines = [
         Content.styled(plain(line), "$foreground 60%" if line.startswith("#") else "")
         for line in preset.text.splitlines()
         if line.strip()
     ]
-    return Content("\n").join([*wrong, *lines])
+    return Content("\n").join([*head, Content(""), *lines])
+
+
+def _difference(rows: list[tuple[str, str, str]]) -> list[Content]:
+    if not rows:
+        return [Content.styled("Changes nothing: the form has these values.", "bold $primary")]
+    head = "Changes one value:" if len(rows) == 1 else f"Changes {len(rows)} values:"
+    width = max(len(name) for name, _, _ in rows)
+    return [Content.styled(head, "bold $primary")] + [
+        Content.assemble(
+            f"{name:<{width}}  ", (_shown(now), "$text-error"), " → ", (_shown(then), "bold $text-success")
+        )
+        for name, now, then in rows
+    ]
+
+
+def _shown(text: str) -> str:
+    return plain(text) or "nothing"

@@ -10,10 +10,10 @@ from textual.content import Content
 from textual.widgets import Button, Label, OptionList, Static
 from textual.widgets.option_list import Option
 
-from engine.contract.check import risks
 from engine.contract.errors import Problem, UserError
 from engine.contract.flags import changed
 from engine.contract.presets import PresetStore, render_yaml
+from engine.contract.risks import risks
 from engine.contract.settings import TrainSettings
 from rwkv_tui.app import TuneApp
 from rwkv_tui.plain import plain

@@ -45,6 +45,8 @@ class WizardScreen(Screen[None]):
     app = getters.app(TuneApp)
     CSS_PATH = "../../styles/wizard.tcss"
     AUTO_FOCUS = ""
+    HORIZONTAL_BREAKPOINTS = [(0, "-tiny"), (60, "-narrow"), (150, "-broad")]
+    VERTICAL_BREAKPOINTS = [(0, "-low"), (34, "-tall")]
     BINDINGS = [
         Binding("ctrl+p,left_square_bracket,alt+left", "back", "Back", id="wizard.back"),
         Binding("ctrl+n,right_square_bracket,alt+right", "next", "Next", id="wizard.next"),
@@ -147,13 +149,13 @@ class WizardScreen(Screen[None]):
     def action_presets(self) -> None:
         from rwkv_tui.screens.wizard.presets import PresetScreen
 
-        self.app.push_screen(PresetScreen(self._store()), self._load)
+        self.app.push_screen(PresetScreen(self._store(), self.draft), self._load)
 
     def _store(self) -> PresetStore:
         return PresetStore(self.app.paths.presets)
 
     def _load(self, preset: Preset | None) -> None:
         if preset is not None:
-            self.draft.load(preset.values)
+            self.draft.load(preset.values, preset.name)
             self.go("Parameters")
             self.notify(f"Loaded the preset {preset.name}; files and model stay as they were.")

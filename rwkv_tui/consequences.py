@@ -1,0 +1,85 @@
+"""What a parameter's present value leads to: memory, time and risk, in a few words that follow the typing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from engine.contract.reports import DataSummary
+from engine.contract.risks import risks
+from engine.contract.settings import TrainSettings
+from engine.contract.sizes import Quant
+from engine.estimate import VOCABULARY, state_memory
+from rwkv_tui.draft import Draft
+from rwkv_tui.plain import duration, one_line, short, size
+from rwkv_tui.services.speed import Speed
+
+TIME = ("micro_bsz", "ctx_len", "epoch_steps", "epoch_count", "data_file", "dataload", "load_model")
+"""Parameters that the amount of work follows from."""
+OTHER_SPEED = ("peft", "train_type", "precision", "grad_cp", "quant", "op", "accelerator", "chunk_ctx")
+"""Parameters that change the speed itself: what was measured before them is no longer quite true."""
+MEMORY = ("micro_bsz", "ctx_len", "grad_cp", "quant", "precision", "load_model", "peft", "train_type")
+"""Parameters that a GPU's memory depends on."""
+OFTEN = 20  # passes after which answers tend to be known by heart
+
+
+@dataclass(frozen=True)
+class Consequence:
+    """One line beside a field."""
+
+    kind: Literal["memory", "time", "risk"]
+    text: str
+
+
+def consequences(name: str, draft: Draft, speed: Speed | None) -> list[Consequence]:
+    """What the value of the parameter `name` leads to, as far as it is known."""
+    s = draft.approximate()
+    memory = _memory(s) if name in MEMORY else ""
+    found = [Consequence("memory", memory)] if memory else []
+    if name in (*TIME, *OTHER_SPEED):
+        found.append(Consequence("time", _time(s, speed)))
+    found += [Consequence("risk", p.message) for p in risks(s) if p.field == name]
+    return found + [Consequence("risk", text) for text in _of_data(name, draft, s)]
+
+
+def _memory(s: TrainSettings) -> str:
+    """Of a GPU, where it can be told: for states in 16 bits of a model whose size is known."""
+    known = s.my_testing != "auto" and s.n_layer and s.n_embd
+    if s.method != "state" or s.precision not in ("bf16", "fp16") or not known:
+        return ""
+    quant: Quant = "fp16" if s.quant == "none" else s.quant
+    need = state_memory(
+        s.my_testing, s.n_layer, s.n_embd, quant=quant, ctx_len=s.ctx_len, micro_bsz=s.micro_bsz,
+        grad_cp=s.grad_cp, vocabulary=s.vocab_size or VOCABULARY,
+    )  # fmt: skip
+    return f"about {size(need.total)} of a GPU's memory, {size(need.weights)} of it the weights"
+
+
+def _time(s: TrainSettings, speed: Speed | None) -> str:
+    if speed is None:
+        return f"{s.total_steps:,} steps; how long they take is known after a run of this model and method"
+    tokens = s.micro_bsz * s.ctx_len
+    took = duration(s.total_steps * speed.step_s * tokens / speed.tokens)
+    step = f"{short(speed.step_s)} s a step of {speed.tokens:,} tokens"
+    return f"about {took}, from {step} in the run {one_line(speed.name)}"
+
+
+def _of_data(name: str, draft: Draft, s: TrainSettings) -> list[str]:
+    """What only the data tells."""
+    passes, data = draft.passes(), draft.data
+    if name in ("micro_bsz", "epoch_steps", "epoch_count") and passes is not None:
+        if passes > OFTEN:
+            return [f"{passes:,.0f} passes over the data: answers come to be known by heart"]
+        if passes < 1:
+            return [f"{1 - passes:.0%} of the data is never seen"]
+    if name == "ctx_len" and data is not None and s.dataload != "get":
+        return _cuts(data, s.ctx_len)
+    return []
+
+
+def _cuts(data: DataSummary, ctx_len: int) -> list[str]:
+    if data.longest > ctx_len:
+        return [f"documents are cut: the longest has {data.longest:,} tokens"]
+    if ctx_len > 2 * data.longest and data.complete:
+        return [f"the longest document has {data.longest:,} tokens: the rest is never used"]
+    return []

@@ -1,0 +1,98 @@
+"""Any parameter by its name, or by a word of what is said about it."""
+
+from __future__ import annotations
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import Vertical
+from textual.content import Content
+from textual.screen import ModalScreen
+from textual.widgets import Input, OptionList
+from textual.widgets.option_list import Option
+
+from engine.contract.params import Param
+from engine.contract.settings import train_params
+from rwkv_tui.draft import Draft
+from rwkv_tui.plain import one_line
+from rwkv_tui.widgets.picker import Picker
+
+NAME_WIDTH, VALUE_WIDTH = 25, 14
+
+
+def find_params(words: str) -> list[Param]:
+    """Those that hold every word: in the name first, then in what is said of them."""
+    wanted = words.lower().split()
+
+    def rank(param: Param) -> int:
+        said = (
+            f"{param.help} {param.advice} {param.group} {' '.join((*param.choices, *param.methods))}".lower()
+        )
+        name = param.name.lower()
+        if not all(word in name or word in said for word in wanted):
+            return -1
+        if not all(word in name for word in wanted):
+            return 2
+        return 0 if name.startswith(wanted[0] if wanted else "") else 1
+
+    ranked = [(rank(param), param) for param in train_params().values()]
+    return [param for place in (0, 1, 2) for at, param in ranked if at == place]
+
+
+class SearchScreen(ModalScreen[str]):
+    """Answers with the name of the parameter to go to; escape answers with an empty one."""
+
+    HELP_TEXT = "Search: words of a parameter's name or of what it does. Enter goes to its field."
+    BINDINGS = [
+        Binding("up", "move(-1)", "Up", show=False, id="search.move_back"),
+        Binding("down", "move(1)", "Down", show=False, id="search.move"),
+        Binding("escape", "dismiss('')", "Close", id="search.close"),
+    ]
+
+    def __init__(self, draft: Draft) -> None:
+        super().__init__()
+        self._draft = draft
+        self._found: list[Param] = []
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="dialog full"):
+            yield Input(placeholder="memory, rate, epoch_save …", compact=True)
+            yield Picker("found")
+
+    def on_mount(self) -> None:
+        self._list("")
+        self.query_one(Input).focus()
+
+    @on(Input.Changed)
+    def _typed(self, event: Input.Changed) -> None:
+        self._list(event.value)
+
+    def _list(self, words: str) -> None:
+        self._found = find_params(words)
+        options = self.query_one("#found", OptionList)
+        options.clear_options()
+        options.add_options(Option(self._row(param)) for param in self._found)
+        options.highlighted = 0 if self._found else None
+
+    def _row(self, param: Param) -> Content:
+        sign = "•" if self._draft.is_changed(param.name) else " "
+        value = one_line(self._draft.text(param.name))
+        value = value if len(value) < VALUE_WIDTH else value[: VALUE_WIDTH - 2] + "…"
+        room = max(8, self.app.size.width - NAME_WIDTH - VALUE_WIDTH - 15)
+        said = param.help if len(param.help) <= room else param.help[: room - 1] + "…"
+        return Content.assemble(
+            (f"{sign}{param.name:<{NAME_WIDTH}}", "bold"), f"{value:<{VALUE_WIDTH}}", (said, "dim")
+        )
+
+    def action_move(self, by: int) -> None:
+        options = self.query_one("#found", OptionList)
+        if by > 0:
+            options.action_cursor_down()
+        else:
+            options.action_cursor_up()
+
+    @on(Input.Submitted)
+    @on(OptionList.OptionSelected)
+    def _pick(self) -> None:
+        place = self.query_one("#found", OptionList).highlighted
+        self.dismiss(self._found[place].name if place is not None and self._found else "")
