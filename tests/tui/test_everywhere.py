@@ -23,7 +23,25 @@ from tests.tui.test_home import add_run, is_at
 
 READY = {"load_model": "models/tiny.pth", "data_file": "pairs", "ctx_len": 16, "precision": "fp32"}
 COLOURS = re.compile(rb"\x1b\[[0-9;]*?(?<![0-9])(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])[;m]")
-EVERY_SCREEN = ("1", "2", "3", "f3", "f2", "escape", "escape", "4", "f1", "escape", "f9", "escape", "f7")
+EVERY_SCREEN = (
+    "1",
+    "2",
+    "3",
+    "f3",
+    "f4",
+    "escape",
+    "f2",
+    "i",
+    "escape",
+    "escape",
+    "escape",
+    "4",
+    "f1",
+    "escape",
+    "f9",
+    "escape",
+    "f7",
+)
 
 
 def shown(pilot: Pilot[None]) -> str:

@@ -74,7 +74,8 @@ class ParametersPane(Pane):
     def compose(self) -> ComposeResult:
         with Horizontal(id="body"):
             with Form(id="form"):
-                yield from self._groups(FIRST)
+                yield Vertical(*self._groups(FIRST), classes="column")
+                yield Vertical(classes="column more")
             with Vertical(id="side"):
                 with VerticalScroll(id="advice-box", can_focus=False):
                     yield Static(id="advice")
@@ -86,7 +87,7 @@ class ParametersPane(Pane):
         for group in names:
             fields = [Field(p, self.cwd) for p in train_params().values() if p.group == group]
             title = Label(group.capitalize(), classes="title")
-            yield Vertical(title, *fields, classes="group" if group in FIRST else "group more")
+            yield Vertical(title, *fields, classes="group")
 
     async def entered(self, field: str = "") -> None:
         wanted = field or self._focused or "micro_bsz"
@@ -98,8 +99,9 @@ class ParametersPane(Pane):
 
     async def _reveal(self) -> None:
         """Shows the parameters that most runs leave alone; they are made when first wanted."""
-        if not self.query(".more"):
-            await self.query_one(Form).mount_all(self._groups(g for g in GROUPS if g not in FIRST))
+        more = self.query_one(".more")
+        if not more.children:
+            await more.mount_all(self._groups(g for g in GROUPS if g not in FIRST))
         self.add_class("-all")
 
     async def action_all(self) -> None:
