@@ -11,26 +11,24 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from engine.contract.check import data_half
 from engine.contract.errors import UserError
 from engine.contract.files import Staged
 from engine.contract.reports import BadLine, Converted, DataOrigin, DataSource
 from engine.data.binidx import PairWriter, magic_prime
+from engine.data.encode import Encoded
 from engine.data.mix import Mix, Part
 from engine.data.origin import ORIGIN, Digests
 from engine.data.rows import NO_DOCUMENTS, Corpus, open_corpus
 from engine.data.scratch import Rows, Scratch
-from engine.data.tokenizer import END_OF_DOCUMENT, VOCABULARY, Tokenizer
+from engine.data.tokenizer import VOCABULARY
+from engine.data.workers import Workers
 
 Progress = Callable[[str, int, int], None]
 
 HELD_OUT = "-val"
 """Comes behind the prefix of the pair with the documents held out."""
 
-_BATCH = 256  # documents in one call of the tokenizer, which holds back signals for as long
-_PIECE = 1 << 18  # characters likewise; longer documents are tokenised in pieces of as many
 _EVERY = 0.1
 _LISTED = 10
 _SKIP = "Mend them, or leave them out with --skip-bad."
@@ -73,10 +71,10 @@ def convert(
     held_prefix = Path(f"{prefix}{HELD_OUT}")
     prefixes = [held_prefix, prefix] if held_out else [prefix]
     targets = [data_half(p, suffix) for p in prefixes for suffix in (ORIGIN, ".bin", ".idx")]
-    with _writing(prefix), Staged(targets, replace=force) as staged, Digests(files) as digests:
+    with _writing(prefix), Staged(targets, replace=force) as staged:
         _check_free(targets, force)
-        with Scratch(prefix.parent) as scratch:
-            parts, skipped = _read(corpora, scratch, skip_bad, tell)
+        with Workers(corpora) as workers, Digests(files) as digests, Scratch(prefix.parent) as scratch:
+            parts, skipped = _read(corpora, workers, scratch, skip_bad, tell)
             mix = Mix(scratch, parts, weights, seed)
             if held_out:
                 mix.hold_out(held_out, tell)
@@ -86,18 +84,20 @@ def convert(
             tell("writing", writer.tokens, writer.tokens)
             if held_out:
                 held = _write(scratch, mix.held_out(), staged.parts[1:3], tell, total)
-        origin = DataOrigin(
-            made_by=f"rwkv-tune {version('rwkv-tune')}", part="train",
-            sources=_described(corpora, digests.result(), parts, skipped, weights), tokenizer=VOCABULARY,
-            fields=fields,
-            template=next((corpus.template.text for corpus in corpora if corpus.rendered), ""),
-            seed=seed, repeat=repeat, held_out=held_out, items=writer.items, tokens=writer.tokens,
-            dtype="uint16",
-        )  # fmt: skip
-        _describe(staged.parts[-3], origin)
-        if held_out:
-            counts = {"items": held.items, "tokens": held.tokens}
-            _describe(staged.parts[0], origin.model_copy(update={"part": "held out", "repeat": 1, **counts}))
+            origin = DataOrigin(
+                made_by=f"rwkv-tune {version('rwkv-tune')}", part="train",
+                sources=_described(corpora, digests.result(), parts, skipped, weights), tokenizer=VOCABULARY,
+                fields=fields,
+                template=next((corpus.template.text for corpus in corpora if corpus.rendered), ""),
+                seed=seed, repeat=repeat, held_out=held_out, items=writer.items, tokens=writer.tokens,
+                dtype="uint16",
+            )  # fmt: skip
+            _describe(staged.parts[-3], origin)
+            if held_out:
+                counts = {"items": held.items, "tokens": held.tokens}
+                _describe(
+                    staged.parts[0], origin.model_copy(update={"part": "held out", "repeat": 1, **counts})
+                )
     return Converted(
         prefix=str(prefix),
         documents=scratch.documents,
@@ -140,15 +140,14 @@ class Ticker:
 
 
 def _read(
-    corpora: Sequence[Corpus], scratch: Scratch, skip_bad: bool, tell: Ticker
+    corpora: Sequence[Corpus], workers: Workers, scratch: Scratch, skip_bad: bool, tell: Ticker
 ) -> tuple[list[Part], list[int]]:
     """Tokenises each source; gives where its documents lie in the scratch, and its number of bad rows."""
     parts, skipped = list[Part](), list[int]()
     done, total = 0, sum(corpus.total for corpus in corpora)
     for corpus in corpora:
         first, tokens = scratch.documents, scratch.tokens
-        documents = ((done + read, document) for read, document in corpus.documents())
-        bad = tokenise(documents, total, scratch, skip_bad, tell, done)
+        bad = tokenise(workers.encode(corpus), total, scratch, skip_bad, tell, done)
         done += corpus.total
         if bad.count and not skip_bad:
             raise refusal(f"{corpus.name} cannot be converted as it is", bad, _SKIP)
@@ -164,62 +163,20 @@ def _read(
 
 
 def tokenise(
-    documents: Iterable[tuple[int, str | BadLine]],
-    total: int,
-    scratch: Scratch,
-    skip_bad: bool,
-    tell: Ticker,
-    done: int = 0,
+    encoded: Iterable[Encoded], total: int, scratch: Scratch, skip_bad: bool, tell: Ticker, done: int = 0
 ) -> BadLines:
-    """Puts the tokens of all documents into `scratch`; gives the bad lines.
+    """Puts the ids into `scratch`; gives the bad lines. Bytes count from `done` on, of `total`.
 
-    `documents` are pairs of the bytes read so far, of `total` and from `done` on, and a text or what is
-    wrong with it. After a bad line that will refuse the file it goes on only to count the others.
+    After a bad line that will refuse the file it goes on only to count the others.
     """
-    bad, batch, characters = BadLines(), dict[int, str](), 0
-    for row, (read, document) in enumerate(documents, 1):
-        if isinstance(document, BadLine):
-            bad.add(document)
-        elif len(document) > _PIECE and (skip_bad or not bad.count):
-            _add(scratch, batch, bad)
-            characters = 0
-            for share in _add_long(scratch, document):
-                tell("reading", done + round((read - done) * share), total)
-        elif skip_bad or not bad.count:
-            batch[row] = document
-            characters += len(document)
-            if len(batch) == _BATCH or characters > _PIECE:
-                _add(scratch, batch, bad)
-                characters = 0
-        done = read
-        tell("reading", read, total)
-    _add(scratch, batch, bad)
+    bad = BadLines()
+    for part in encoded:
+        for line in part.bad:
+            bad.add(line)
+        if skip_bad or not bad.count:
+            scratch.add(part.ids, part.sizes)
+        tell("reading", done + part.read, total)
     return bad
-
-
-def _add(scratch: Scratch, batch: dict[int, str], bad: BadLines) -> None:
-    """Tokenises the documents, by their rows, and empties the batch."""
-    try:
-        if batch:
-            scratch.add(*Tokenizer().encode_documents(list(batch.values())))
-    except UnicodeEncodeError:
-        if len(batch) == 1:
-            bad.add(BadLine(line=next(iter(batch)), reason="the text has a lone surrogate"))
-        else:
-            for row, document in batch.items():
-                _add(scratch, {row: document}, bad)
-    batch.clear()
-
-
-def _add_long(scratch: Scratch, document: str) -> Iterator[float]:
-    """Tokenises one document; gives after each piece the share of it that is done."""
-    size = 0
-    pieces = (document[start : start + _PIECE] for start in range(0, len(document), _PIECE))
-    for number, ids in enumerate(Tokenizer().encode_long(pieces), 1):
-        scratch.add(ids, ())
-        size += len(ids)
-        yield min(1.0, number * _PIECE / len(document))
-    scratch.add(np.array([END_OF_DOCUMENT], np.uint16), (size + 1,))
 
 
 def _write(

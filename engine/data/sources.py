@@ -16,6 +16,7 @@ from engine.contract.settings import TrainSettings
 from engine.data.binidx import BinIdx
 from engine.data.convert import Progress, Ticker, refusal, tokenise
 from engine.data.documents import Stored, TokenArray
+from engine.data.encode import encode
 from engine.data.rows import NO_DOCUMENTS, open_corpus
 from engine.data.rows.files import open_source
 from engine.data.scratch import Scratch
@@ -51,7 +52,7 @@ def read_jsonl(path: Path, folder: Path | None, progress: Progress) -> TokenArra
     """The documents that conversion would find there, each ended by token 0."""
     corpus = open_corpus([path])
     with _scratch(folder) as scratch:
-        bad = tokenise(corpus.documents(), corpus.total, scratch, False, Ticker(progress))
+        bad = tokenise(encode(corpus.documents()), corpus.total, scratch, False, Ticker(progress))
         if bad.count:
             raise refusal(f"{path} cannot be trained on as it is", bad, _CONVERT)
         if not scratch.documents:

@@ -12,10 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pyarrow
 import pytest
 import zstandard
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
@@ -232,3 +233,41 @@ def test_rows_stream(tmp_path: Path) -> None:
         first = list(itertools.islice(corpus.documents(), 10))
         assert first[-1][0] < corpus.total / 10
         assert [found for _, found in first] == [text] * 10
+
+
+JSON_VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats()
+    | st.text(st.characters(exclude_categories=[])),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(
+    st.dictionaries(st.text(max_size=3), JSON_VALUES).map(lambda value: json.dumps(value).encode())
+    | st.text(alphabet='{}[]":,\\ud8a0\t 1eEN-.', max_size=12).map(str.encode)
+    | st.binary()
+)
+@example(b'{"text": "\\ud83c"}')
+@example(b'{"text": "a\xed\xa0\xbc"}')
+@example(b'{"a": NaN, "a": 1e999}')
+@example(b'{"a": ' + b"[" * 5000 + b"]" * 5000 + b"}")
+def test_the_quick_library_changes_nothing(line: bytes) -> None:
+    """Neither what is read of a line nor what is said of it."""
+
+    def read() -> str:
+        try:
+            return repr(formats._object(line))
+        except ValueError as error:
+            return str(error)
+
+    def refuse(raw: bytes) -> object:
+        raise orjson.JSONDecodeError("no", "", 0)
+
+    quick = read()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("engine.data.rows.formats.orjson.loads", refuse)
+        assert quick == read()

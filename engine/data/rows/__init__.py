@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import NamedTuple
 
 from engine.contract.reports import BadLine
 from engine.data.rows.files import describe, find_sources
-from engine.data.rows.formats import Row, read_rows
+from engine.data.rows.formats import Row, Rows, read_blocks
 from engine.data.rows.shapes import SHAPES, RowError, Shape, groups_of, kind, read_fields, shape_of
 from engine.data.rows.template import Template, read_template
 
@@ -47,16 +48,27 @@ class Corpus:
 
     def documents(self) -> Iterator[tuple[int, str | BadLine]]:
         """(bytes read so far, text or what is wrong with the row) of each row."""
-        for read, found in self.read():
-            yield read, found if isinstance(found, BadLine) else found.text
+        return itertools.chain.from_iterable(self.blocks())
+
+    def blocks(self) -> Iterator[Iterator[tuple[int, str | BadLine]]]:
+        """The same block by block; only those that are gone through are understood and counted."""
+        for block in self._read():
+            yield ((read, found if isinstance(found, BadLine) else found.text) for read, found in block)
 
     def read(self) -> Iterator[tuple[int, Document | BadLine]]:
-        """The same with where each text comes from."""
+        """As `documents`, with where each text comes from."""
+        return itertools.chain.from_iterable(self._read())
+
+    def _read(self) -> Iterator[Iterator[tuple[int, Document | BadLine]]]:
         before = 0
         for source in self.sources:
-            for read, row in read_rows(source, self._columns):
-                yield before + read, row if isinstance(row, BadLine) else self._document(row)
+            for rows in read_blocks(source, self._columns):
+                yield self._documents(rows, before)
             before += source.size
+
+    def _documents(self, rows: Rows, before: int) -> Iterator[tuple[int, Document | BadLine]]:
+        for read, row in rows:
+            yield before + read, row if isinstance(row, BadLine) else self._document(row)
 
     def _document(self, row: Row) -> Document | BadLine:
         try:

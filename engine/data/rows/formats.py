@@ -6,9 +6,10 @@ import csv
 import io
 import itertools
 import json
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
-from typing import IO, Any
+from collections.abc import Collection, Iterator
+from typing import IO, Any, NamedTuple
+
+import orjson
 
 from engine.contract.errors import UserError
 from engine.contract.reports import BadLine, place
@@ -21,11 +22,11 @@ MAX_LINE = 256 << 20
 _BOM = b"\xef\xbb\xbf"
 _CELL = 16 << 20
 _PIECE = 1 << 20
+_LINES = 1 << 18
 _BATCH = 64
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """The fields of a row, and where it is: `number` counts from 1 in `unit`s of its file."""
 
     values: dict[str, Any]
@@ -46,35 +47,61 @@ class Row:
 Rows = Iterator[tuple[int, Row | BadLine]]
 
 
-def read_rows(source: Source, columns: Collection[str]) -> Rows:
-    """(bytes of the file read so far, row or what is wrong with it); `columns` are all that are needed.
+def read_blocks(source: Source, columns: Collection[str]) -> Iterator[Rows]:
+    """The rows of a file in blocks, each of which costs next to nothing before it is gone through.
 
-    Raises UserError when the file is so damaged that what follows cannot be read either.
+    Rows are (bytes of the file read so far, row or what is wrong with it); `columns` are all that are
+    needed. Only jsonl has several blocks. Raises UserError when the file is so damaged that what follows
+    cannot be read either.
     """
-    reader: Callable[[Opened, Source], Rows] = {
-        "jsonl": _lines, "JSON": _json, "CSV": _table, "text": _text,
-    }.get(source.format, _lines)  # fmt: skip
+    if source.format == "jsonl":
+        yield from _line_blocks(source)
+    else:
+        yield _rows(source, columns)
+
+
+def _rows(source: Source, columns: Collection[str]) -> Rows:
     with opened(source) as file:
-        yield from _parquet(file, source, columns) if source.format == "Parquet" else reader(file, source)
+        if source.format == "Parquet":
+            yield from _parquet(file, source, columns)
+        else:
+            yield from {"JSON": _json, "CSV": _table, "text": _text}[source.format](file, source)
 
 
-def _lines(opened: Opened, source: Source) -> Rows:
-    """jsonl: an object a line; blank lines are passed over."""
-    file, number = opened.file, 0
-    while raw := file.readline(MAX_LINE):
-        number += 1
-        if len(raw) == MAX_LINE and not raw.endswith(b"\n"):
-            _skip_line(file)
-            long = f"longer than {MAX_LINE >> 20} MiB"
-            yield opened.read(), BadLine(line=number, reason=long, file=source.name)
-            continue
-        if number == 1:
-            raw = raw.removeprefix(_BOM)
-        if raw.strip():
+def _line_blocks(source: Source) -> Iterator[Rows]:
+    """Whole lines, about a quarter of a mebibyte of them at a time."""
+    number = 1
+    with opened(source) as it:
+        while block := it.file.read(_LINES):
+            long = False
+            if not block.endswith(b"\n"):
+                rest = it.file.readline(MAX_LINE)
+                block += rest
+                if long := len(rest) == MAX_LINE and not rest.endswith(b"\n"):
+                    _skip_line(it.file)
+            if number == 1:
+                block = block.removeprefix(_BOM)
+            yield _lines(block, number, it.read(), long, source)
+            number += block.count(b"\n") + long
+
+
+def _lines(block: bytes, first: int, read: int, long: bool, source: Source) -> Rows:
+    """jsonl: an object a line; blank lines are passed over. Line `first` begins the block, after which
+    `read` bytes are read; `long` says that its last line is too long."""
+    lines = block.split(b"\n")
+    if long:
+        lines.pop()
+    place = read if source.packed or long else read - len(block)
+    for number, line in enumerate(lines, first):
+        place = min(place + len(line) + 1, read)
+        if line and not line.isspace():
             try:
-                yield opened.read(), Row(_object(raw), number, "line", source.name)
+                yield place, Row(_object(line), number, "line", source.name)
             except ValueError as error:
-                yield opened.read(), BadLine(line=number, reason=str(error), file=source.name)
+                yield place, BadLine(line=number, reason=str(error), file=source.name)
+    if long:
+        reason = f"longer than {MAX_LINE >> 20} MiB"
+        yield read, BadLine(line=first + len(lines), reason=reason, file=source.name)
 
 
 def _skip_line(file: IO[bytes]) -> None:
@@ -84,7 +111,16 @@ def _skip_line(file: IO[bytes]) -> None:
 
 
 def _object(raw: bytes) -> dict[str, Any]:
-    """The object in a line; ValueError saying in a few words why there is none."""
+    """The object in a line; ValueError saying in a few words why there is none.
+
+    What orjson refuses, json may take, as NaN, or can tell what is wrong with it. Of what orjson takes it
+    reads only integers beyond 64 bits differently, as floats.
+    """
+    try:
+        if isinstance(value := orjson.loads(raw), dict):
+            return value
+    except orjson.JSONDecodeError:
+        pass
     try:
         line = raw.decode("utf-8").rstrip("\r\n")
     except UnicodeDecodeError as error:

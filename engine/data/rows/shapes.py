@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -40,7 +41,11 @@ class Shape:
 
     def fits(self, columns: Collection[str]) -> bool:
         """Whether a row with these fields is of this kind."""
-        return all(field in columns for part, field in self.fields.items() if part not in _OPTIONAL)
+        return self._needed.issubset(columns)
+
+    @functools.cached_property
+    def _needed(self) -> frozenset[str]:
+        return frozenset(field for part, field in self.fields.items() if part not in _OPTIONAL)
 
 
 def _pair(question: str, answer: str) -> Shape:

@@ -1,0 +1,63 @@
+"""Documents to ids, some at a time, in the order they come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.contract.reports import BadLine
+from engine.data.tokenizer import END_OF_DOCUMENT, Tokenizer
+
+_BATCH = 256  # documents in one call of the tokenizer, which holds back signals for as long
+_PIECE = 1 << 18  # characters likewise; longer documents are tokenised in pieces of as many
+
+
+class Encoded(NamedTuple):
+    """Ids end to end, the sizes of the documents that end among them (each by token 0), bad rows met on
+    the way, and the bytes of the source that all this was made of, up to here."""
+
+    read: int
+    ids: NDArray[np.uint16]
+    sizes: list[int]
+    bad: list[BadLine]
+
+
+def encode(documents: Iterable[tuple[int, str | BadLine]], threads: bool = True) -> Iterator[Encoded]:
+    """`documents` are pairs of the bytes read so far and a text or what is wrong with it; `threads` as in
+    `Tokenizer.encode_documents`."""
+    batch, bad, characters, read = list[str](), list[BadLine](), 0, 0
+    for after, document in documents:
+        if isinstance(document, BadLine):
+            bad.append(document)
+        elif len(document) > _PIECE:
+            yield _encoded(read, batch, bad, threads)
+            batch, bad, characters = [], [], 0
+            yield from _long(read, after, document)
+        else:
+            batch.append(document)
+            characters += len(document)
+        read = after
+        if len(batch) + len(bad) == _BATCH or characters > _PIECE:
+            yield _encoded(read, batch, bad, threads)
+            batch, bad, characters = [], [], 0
+    yield _encoded(read, batch, bad, threads)
+
+
+def _encoded(read: int, batch: list[str], bad: list[BadLine], threads: bool) -> Encoded:
+    if not batch:
+        return Encoded(read, np.zeros(0, np.uint16), [], bad)
+    return Encoded(read, *Tokenizer().encode_documents(batch, threads), bad)
+
+
+def _long(begin: int, end: int, document: str) -> Iterator[Encoded]:
+    """One document, piece by piece; it lies between these bytes of the source."""
+    size = 0
+    pieces = (document[start : start + _PIECE] for start in range(0, len(document), _PIECE))
+    for number, ids in enumerate(Tokenizer().encode_long(pieces), 1):
+        size += len(ids)
+        share = min(1.0, number * _PIECE / len(document))
+        yield Encoded(begin + round((end - begin) * share), ids, [], [])
+    yield Encoded(end, np.array([END_OF_DOCUMENT], np.uint16), [size + 1], [])
