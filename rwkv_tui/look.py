@@ -32,7 +32,7 @@ THEMES = (
     Theme(
         name="contrast", primary="#00ffff", secondary="#ffffff", accent="#ffff00",
         success="#00ff00", warning="#ffff00", error="#ff5f5f",
-        foreground="#ffffff", background="#000000", surface="#000000", panel="#1c1c1c",
+        foreground="#ffffff", background="#000000", surface="#1c1c1c", panel="#262626",
         luminosity_spread=0.3, text_alpha=1.0,
         variables={
             "footer-key-foreground": "#ffff00", "footer-background": "#000000", "border": "#ffffff",

@@ -75,6 +75,19 @@ def test_parameters(snap_compare: Compare, make_app: MakeApp, pair: Path, size: 
     assert snap_compare(app, run_before=before, terminal_size=size)
 
 
+@pytest.mark.parametrize("theme", ["light", "contrast"])
+def test_parameters_in_other_themes(
+    snap_compare: Compare, make_app: MakeApp, place: Path, theme: str
+) -> None:
+    async def before(pilot: Pilot[None]) -> None:
+        await until(pilot, lambda: says(pilot, "Files here (1)"))
+        await goes_to(pilot, "3", "5,000 steps")
+        await pilot.press("end", "6")
+        await until(pilot, lambda: says(pilot, "the default has 1"))
+
+    assert snap_compare(make_app(start="wizard", theme=theme), run_before=before, terminal_size=(80, 24))
+
+
 @SIZES
 @pytest.mark.parametrize("ready", [True, False], ids=["ready", "not ready"])
 def test_review(
