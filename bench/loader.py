@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from engine.contract.settings import TrainSettings
 from engine.data.binidx import BinIdx
 from engine.data.convert import convert
-from engine.data.dataset import EpochSampler, collate, cut
+from engine.data.dataset import EpochSampler, as_batch, cut
 
 
 def measure(data: BinIdx, dataload: str, loss_mask: str, ctx_len: int, micro_bsz: int) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def measure(data: BinIdx, dataload: str, loss_mask: str, ctx_len: int, micro_bsz
     best: dict[str, float] = {}
     for turn in range(3):
         order = EpochSampler(len(examples), micro_bsz, 1 << 20, seed=turn)
-        batches = iter(DataLoader(examples, batch_size=micro_bsz, sampler=order, collate_fn=collate))
+        batches = iter(DataLoader(examples, batch_size=micro_bsz, sampler=order, collate_fn=as_batch))
         next(batches)
         tokens, wall, cpu = 0, time.perf_counter(), time.process_time()
         while time.process_time() - cpu < 0.7:

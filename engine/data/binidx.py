@@ -119,6 +119,10 @@ class BinIdx:
         start = int(self._pointers[index]) // self.dtype.itemsize
         return self.stream[start : start + int(self.sizes[index])]
 
+    def places(self, indices: NDArray[Any]) -> NDArray[np.int64]:
+        """Where these items begin in the stream."""
+        return np.asarray(self._pointers[indices]) // self.dtype.itemsize
+
     def item_at(self, position: int) -> int:
         """The item that the token at `position` of the stream belongs to."""
         pointer = position * self.dtype.itemsize

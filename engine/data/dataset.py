@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset, Sampler
 
 from engine.contract.errors import UserError
@@ -55,6 +55,21 @@ class PadDataset(Dataset[Pair]):
         targets = np.where(learned, tokens, IGNORED)
         return torch.from_numpy(tokens[:-1]), torch.from_numpy(targets[1:])
 
+    def __getitems__(self, chosen: Sequence[int]) -> Pair:
+        """These documents as a batch (inputs, targets) [B, T], T the longest but at least 1; padded with
+        0 and IGNORED. The loader of torch asks for batches by this name."""
+        index = np.asarray(chosen)
+        tokens, there = _gather(
+            self.data, self.data.places(index), np.minimum(self.sizes[index], self.ctx_len + 1)
+        )
+        learned = there
+        if self.loss_mask not in ("none", "pad"):
+            learned = np.zeros_like(there)
+            for row, item in enumerate(chosen):
+                mask = trained_mask(self.data.item(item), self.loss_mask, self.mask_ids, self.ctx_len + 1)
+                learned[row, : len(mask)] = mask
+        return _batch(tokens, there, learned)
+
 
 class WindowDataset(Dataset[Pair]):
     """Item i is window i of the documents laid end to end: (inputs, targets), int64 [t], t <= ctx_len.
@@ -84,6 +99,21 @@ class WindowDataset(Dataset[Pair]):
         inputs, wanted = np.concatenate(tokens), np.concatenate(targets)
         return torch.from_numpy(inputs[:-1]), torch.from_numpy(wanted[1:])
 
+    def __getitems__(self, chosen: Sequence[int]) -> Pair:
+        """These windows as a batch, as `PadDataset.__getitems__`."""
+        index = np.asarray(chosen)
+        begins, lengths = index * self.ctx_len, self.sizes[index]
+        there = np.arange(max(2, lengths.max())) < lengths[:, None]
+        if self.loss_mask in ("none", "pad"):
+            stream = np.minimum(begins[:, None] + np.arange(there.shape[1]), self.data.tokens - 1)
+            items = np.searchsorted(self._starts, stream, "right") - 1
+            tokens = self.data.stream[self.data.places(items) + stream - self._starts[items]]
+            return _batch(tokens, there, there)
+        inputs, targets = np.zeros(there[:, 1:].shape, np.int64), np.full(there[:, 1:].shape, IGNORED)
+        for row, window in enumerate(map(self.__getitem__, chosen)):
+            inputs[row, : len(window[0])], targets[row, : len(window[1])] = window
+        return torch.from_numpy(inputs), torch.from_numpy(targets)
+
     def _part(self, index: int, begin: int, end: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """What document `index` has between two places of the stream, as tokens and as targets."""
         document, start = self.data.item(index), int(self._starts[index])
@@ -95,14 +125,26 @@ class WindowDataset(Dataset[Pair]):
         return tokens, np.where(learned, tokens, IGNORED)
 
 
-def collate(pairs: Sequence[Pair]) -> Pair:
-    """(inputs, targets) [B, T], T the longest of the batch but at least 1; padded with 0 and IGNORED."""
-    inputs = pad_sequence([x for x, _ in pairs], batch_first=True, padding_value=0)
-    targets = pad_sequence([y for _, y in pairs], batch_first=True, padding_value=IGNORED)
-    if not inputs.shape[1]:
-        shape = (len(pairs), 1)
-        return torch.zeros(shape, dtype=torch.int64), torch.full(shape, IGNORED, dtype=torch.int64)
-    return inputs, targets
+def _gather(
+    data: Documents, begins: NDArray[np.int64], lengths: NDArray[Any]
+) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Tokens [B, T] from these places of the stream on, and which belong to the row; T is 2 or more."""
+    columns = np.arange(max(2, int(lengths.max())))
+    places = np.minimum(begins[:, None] + columns, len(data.stream) - 1)
+    return data.stream[places], columns < lengths[:, None]
+
+
+def _batch(tokens: NDArray[Any], there: NDArray[np.bool_], learned: NDArray[np.bool_]) -> Pair:
+    """(inputs, targets) [B, T - 1] of tokens [B, T]."""
+    inputs = np.where(there[:, 1:], tokens[:, :-1], 0).astype(np.int64)
+    targets = np.where(learned[:, 1:] & there[:, 1:], tokens[:, 1:].astype(np.int64), IGNORED)
+    return torch.from_numpy(inputs), torch.from_numpy(targets)
+
+
+def as_batch(batch: Any) -> Pair:
+    """What `__getitems__` gave: for a loader, which would else make a batch of it once more."""
+    found: Pair = batch
+    return found
 
 
 class EpochSampler(Sampler[int]):

@@ -16,7 +16,10 @@ _TELL = 1 << 14
 
 
 class Documents(Protocol):
-    """Token sequences by number; `sizes` [n] are their lengths and `tokens` is the sum of them."""
+    """Token sequences by number; `sizes` [n] are their lengths and `tokens` is the sum of them.
+
+    They lie in one array, `stream`, each from its place in `places` on.
+    """
 
     @property
     def sizes(self) -> NDArray[Any]: ...
@@ -26,20 +29,22 @@ class Documents(Protocol):
 
     def __len__(self) -> int: ...
 
+    @property
+    def stream(self) -> NDArray[Any]: ...
+
+    def places(self, indices: NDArray[Any]) -> NDArray[np.int64]: ...
+
     def item(self, index: int) -> NDArray[Any]: ...
 
 
 class Stored(Documents, Protocol):
-    """Documents that lie end to end in one array, `stream` [tokens]."""
+    """Documents that are all there is in `stream`."""
 
     @property
     def source(self) -> Path: ...
 
     @property
     def dtype(self) -> np.dtype[Any]: ...
-
-    @property
-    def stream(self) -> NDArray[Any]: ...
 
     def item_at(self, position: int) -> int: ...
 
@@ -63,6 +68,11 @@ class TokenArray:
             raise IndexError(index)
         return self.stream[self._starts[index] : self._starts[index + 1]]
 
+    def places(self, indices: NDArray[Any]) -> NDArray[np.int64]:
+        """Where these documents begin in the stream."""
+        places: NDArray[np.int64] = self._starts[indices]
+        return places
+
     def item_at(self, position: int) -> int:
         """The document that the token at `position` of the stream belongs to."""
         return int(np.searchsorted(self._starts, position, side="right")) - 1
@@ -74,6 +84,7 @@ class Subset:
     def __init__(self, data: Documents, chosen: NDArray[np.int64]) -> None:
         self._data, self._chosen = data, chosen
         self.sizes: NDArray[Any] = data.sizes[chosen]
+        self.stream = data.stream
         self.tokens = int(self.sizes.sum(dtype=np.int64))
 
     def __len__(self) -> int:
@@ -84,6 +95,10 @@ class Subset:
         if not 0 <= index < len(self):
             raise IndexError(index)
         return self._data.item(int(self._chosen[index]))
+
+    def places(self, indices: NDArray[Any]) -> NDArray[np.int64]:
+        """Where these documents begin in the stream."""
+        return self._data.places(self._chosen[indices])
 
 
 def split(

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from engine.contract.reports import EvalReport
-from engine.data.dataset import PadDataset, WindowDataset, collate
+from engine.data.dataset import PadDataset, WindowDataset
 from engine.models.base import RWKV
 from engine.train.group import Group
 from engine.train.loss import summed_loss
@@ -43,7 +43,7 @@ def measure(
     for first in range(0, len(batches), group.size):
         turn = batches[first : first + group.size]
         # In a last turn that is too short for all, the rest keep step: parts of a model need all processes.
-        tokens, targets = collate([dataset[i] for i in turn[group.rank % len(turn)]])
+        tokens, targets = dataset.__getitems__(turn[group.rank % len(turn)])
         loss, learned = summed_loss(model, tokens.to(device), targets.to(device))
         if group.rank < len(turn):
             total, count = total + loss, count + learned

@@ -126,7 +126,7 @@ def _fit(
     """Trains; calls `end` when that is over and the model is still where it was trained."""
     from torch.utils.data import DataLoader
 
-    from engine.data.dataset import EpochSampler, collate
+    from engine.data.dataset import EpochSampler, as_batch
     from engine.train.callbacks import Reporter
     from engine.train.lightning import pl
     from engine.train.module import TuneModule
@@ -144,7 +144,7 @@ def _fit(
     )  # fmt: skip
     loader = DataLoader(
         dataset, batch_size=s.micro_bsz, sampler=rest,
-        collate_fn=collate, generator=torch.Generator(),  # its own: torch's may belong to the model
+        collate_fn=as_batch, generator=torch.Generator(),  # its own: torch's may belong to the model
     )  # fmt: skip
     module = TuneModule(loaded.model, loaded.tuning, s, loaded.spread)
     validation = Validation(loaded, saver, emit, stop)

@@ -312,7 +312,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
         from pathlib import Path
         from engine.data import scratch
         from engine.data.convert import convert
-        scratch._SORTED = scratch._BLOCK = scratch._READ = 1 << 12
+        scratch._SORTED = scratch._BLOCK = scratch._READ = scratch._MAPPED = 1 << 12
         peak = 0
 
         def measure(*_):

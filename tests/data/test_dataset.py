@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
@@ -21,8 +21,8 @@ from engine.data.dataset import (
     EpochSampler,
     PadDataset,
     WindowDataset,
+    as_batch,
     check_vocabulary,
-    collate,
     cut,
     plan_numbers,
 )
@@ -67,14 +67,14 @@ def test_a_cut_inside_a_marker_changes_nothing_before_it(tmp_path: Path) -> None
 
 def test_a_batch_is_padded_to_its_longest(tmp_path: Path) -> None:
     dataset = PadDataset(pair(tmp_path / "d", [[1, 2, 3, 0], [4, 0], [0]]), 8, "none")
-    inputs, targets = collate([dataset[i] for i in range(3)])
+    inputs, targets = dataset.__getitems__(range(3))
     assert inputs.tolist() == [[1, 2, 3], [4, 0, 0], [0, 0, 0]]
     assert targets.tolist() == [[2, 3, 0], [0, IGNORED, IGNORED], [IGNORED] * 3]
 
 
 def test_documents_of_one_token_make_a_batch_with_nothing_to_learn(tmp_path: Path) -> None:
     dataset = PadDataset(pair(tmp_path / "d", [[5], [], [0]]), 8, "qa")
-    inputs, targets = collate([dataset[i] for i in range(3)])
+    inputs, targets = dataset.__getitems__(range(3))
     assert inputs.tolist() == [[0]] * 3
     assert targets.tolist() == [[IGNORED]] * 3
     assert (inputs.dtype, targets.dtype) == (torch.int64, torch.int64)
@@ -83,7 +83,7 @@ def test_documents_of_one_token_make_a_batch_with_nothing_to_learn(tmp_path: Pat
 def test_through_a_loader_with_workers(tmp_path: Path) -> None:
     dataset = PadDataset(pair(tmp_path / "d", [[i, i, 0] for i in range(1, 11)]), 8, "pad")
     sampler = EpochSampler(10, micro_bsz=2, epoch_steps=5, seed=3)
-    loader = DataLoader(dataset, batch_size=2, sampler=sampler, collate_fn=collate, num_workers=1)
+    loader = DataLoader(dataset, batch_size=2, sampler=sampler, collate_fn=as_batch, num_workers=1)
     batches = list(loader)
     assert [tuple(x.shape) for x, _ in batches] == [(2, 2)] * 5
     assert sorted(int(row[0]) for x, _ in batches for row in x) == list(range(1, 11))
@@ -128,9 +128,34 @@ def test_windows_over_some_of_the_documents() -> None:
     ]
 
 
+@given(
+    st.lists(st.integers(0, 12), min_size=1, max_size=8).filter(any), st.integers(1, 9), st.data(),
+    st.sampled_from(["none", "se"]), st.sampled_from([PadDataset, WindowDataset]), st.booleans(),
+)  # fmt: skip
+def test_a_batch_is_its_examples_padded(
+    sizes: list[int], ctx_len: int, draw: st.DataObject, loss_mask: str,
+    kind: type[PadDataset] | type[WindowDataset], some: bool,
+) -> None:  # fmt: skip
+    """Whatever the documents' sizes and numbers, all of them or a subset."""
+    stream = np.arange(1, sum(sizes) + 1).astype(np.uint16)
+    data: TokenArray | Subset = TokenArray(Path("x"), stream, np.cumsum([0, *sizes]))
+    if some:
+        kept = draw.draw(st.lists(st.sampled_from(range(len(sizes))), min_size=1))
+        data = Subset(data, np.array(kept))
+    assume(data.tokens)
+    examples = kind(data, ctx_len, loss_mask, (3, 7))
+    chosen = draw.draw(st.lists(st.sampled_from(range(len(examples))), min_size=1, max_size=6))
+    pairs = [examples[i] for i in chosen]
+    length = max(1, *(len(x) for x, _ in pairs))
+    for side, padding in ((0, 0), (1, IGNORED)):
+        expected = [pair[side].tolist() + [padding] * (length - len(pair[side])) for pair in pairs]
+        batch = examples.__getitems__(chosen)[side]
+        assert (batch.tolist(), batch.dtype) == (expected, torch.int64)
+
+
 def test_a_single_token_makes_one_empty_window() -> None:
     windows = WindowDataset(TokenArray(Path("x"), np.array([5]), np.array([0, 1])), 4, "none")
-    assert len(windows) == 1 and collate([windows[0]])[1].tolist() == [[IGNORED]]
+    assert len(windows) == 1 and windows.__getitems__([0])[1].tolist() == [[IGNORED]]
 
 
 def test_dataload_and_loss_mask_decide_the_examples(tmp_path: Path) -> None:

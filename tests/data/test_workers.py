@@ -64,14 +64,17 @@ def test_bytes_and_words_are_those_of_one_process(
     tmp_path: Path, sources: list[Path], monkeypatch: pytest.MonkeyPatch, skip_bad: bool, count: int
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(count)))
-    most = 0
+    started: list[int] = []
+    enter = workers.Workers.__enter__
 
-    def progress(*_: object) -> None:
-        nonlocal most
-        most = max(most, len(multiprocessing.active_children()))
+    def counted(self: workers.Workers) -> workers.Workers:
+        entered = enter(self)
+        started.append(len(self._children))
+        return entered
 
-    together = result(sources, tmp_path / "x", skip_bad=skip_bad, progress=progress)
-    assert most == count
+    monkeypatch.setattr(workers.Workers, "__enter__", counted)
+    together = result(sources, tmp_path / "x", skip_bad=skip_bad)
+    assert started == [count]
     monkeypatch.setattr(workers, "_WORTH", 1 << 40)
     assert together == result(sources, tmp_path / "x", skip_bad=skip_bad)
     assert skip_bad or "line 121: not JSON" in together
@@ -85,14 +88,22 @@ def test_a_damaged_file_is_told_of_in_the_same_words(tmp_path: Path, sources: li
     assert "b.jsonl.gz is damaged" in told and "Fetch or pack it again." in told
 
 
-def test_a_worker_that_dies_is_told_of(tmp_path: Path, sources: list[Path]) -> None:
+def long_source(path: Path) -> Path:
+    """Makes each worker send more than the pipe to its parent holds."""
+    path.write_text((json.dumps({"text": "one two three " * 100}) + "\n") * 5000)
+    return path
+
+
+def test_a_worker_that_dies_is_told_of(tmp_path: Path) -> None:
+    source = long_source(tmp_path / "a.jsonl")
+
     def progress(phase: str, *_: object) -> None:
         for child in multiprocessing.active_children():
             child.kill()
 
     before = sorted(tmp_path.iterdir())
     with pytest.raises(UserError, match=r"ended unexpectedly \(exit status -9\); nothing was written"):
-        convert(sources, tmp_path / "x", skip_bad=True, progress=progress)
+        convert(source, tmp_path / "x", progress=progress)
     assert sorted(tmp_path.iterdir()) == before and not multiprocessing.active_children()
 
 
@@ -125,11 +136,9 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_no_worker_outlives_its_parent(tmp_path: Path, number: signal.Signals) -> None:
-    """Each has more to send than the pipe to its parent holds."""
-    line = json.dumps({"text": "one two three " * 100}) + "\n"
-    (tmp_path / "a.jsonl").write_text(line * 5000)
+    source = long_source(tmp_path / "a.jsonl")
     with subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(tmp_path / "a.jsonl"), str(tmp_path / "out" / "a")],
+        [sys.executable, "-c", CHILD, str(source), str(tmp_path / "out" / "a")],
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     ) as parent:  # fmt: skip
         assert parent.stdout is not None

@@ -191,14 +191,14 @@ def test_accumulating_averages_the_batches(tiny_model: Path, tiny_data: Path, tm
     }  # fmt: skip
     run, _ = run_with(tmp_path / "run", tiny_model, tiny_data, accumulate_grad_batches=2, **few)
     from engine.data.binidx import BinIdx
-    from engine.data.dataset import EpochSampler, PadDataset, collate
+    from engine.data.dataset import EpochSampler, PadDataset
     from engine.train.optim import make_optimizer
 
     model, tuning, settings = load_model(tiny_model).train(), StateTuning(), run.read_settings()
     tuning.attach(model)
     data = BinIdx(tiny_data)
     documents, dataset = list(EpochSampler(len(data), 2, 2, 0)), PadDataset(data, 32, "pad")
-    batches = [collate([dataset[i] for i in documents[k : k + 2]]) for k in (0, 2)]
+    batches = [dataset.__getitems__(documents[k : k + 2]) for k in (0, 2)]
     (sum(training_loss(model, *one) for one in batches) / 2).backward()  # type: ignore[union-attr]
     make_optimizer(model, tuning, settings).step()
     torch.testing.assert_close(tuning.tensors(model), torch.load(run.checkpoint(0), weights_only=True))
