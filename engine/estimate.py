@@ -11,7 +11,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from engine.contract.sizes import SIZES, Quant
+from engine.contract.memory import savings
+from engine.contract.settings import TrainSettings
+from engine.contract.sizes import SIZES, Quant, fit
 
 HEAD = 64
 VOCABULARY = 65536
@@ -72,6 +74,39 @@ def state_memory(
         activations=blocks + PASSING * positions * n_embd,
         logits=logits,
     )
+
+
+def needed(s: TrainSettings) -> Memory | None:
+    """What a run takes of its GPU; None unless it tunes states in 16 bits of a model whose size `s` tells."""
+    known = s.my_testing != "auto" and s.n_layer and s.n_embd
+    if s.method != "state" or s.precision not in ("bf16", "fp16") or not known:
+        return None
+    return state_memory(
+        s.my_testing, s.n_layer, s.n_embd, quant="fp16" if s.quant == "none" else s.quant,
+        ctx_len=s.ctx_len, micro_bsz=s.micro_bsz, grad_cp=s.grad_cp, vocabulary=s.vocab_size or VOCABULARY,
+    )  # fmt: skip
+
+
+def what_fits(s: TrainSettings, room: float) -> tuple[str, dict[str, str]] | None:
+    """Of a run that did not fit into `room` bytes: the cheapest changes that make it fit, as a sentence and
+    as settings; None where that cannot be told.
+
+    That it did not fit is known, too: where the arithmetic has it fit, its answers are too low by as much.
+    """
+    now = needed(s)
+    if now is None:
+        return None
+    low = max(1.0, room / now.total)
+    changes: dict[str, str] = {}
+    said = []
+    for saving in savings(s):
+        changes |= saving.changes
+        said.append(str(saving))
+        need = needed(TrainSettings.model_validate(s.model_dump() | changes))
+        if need is not None and fit(low * need.total / 1e9, int(room)) == "fits":
+            about = f"{low * need.total / 1e9:.3g} GB of the {room / 1e9:.3g} GB"
+            return f"Set {' and '.join(said)}: that takes about {about} which it can have here.", changes
+    return None
 
 
 def table(target: float = 0.7, ctx_len: int = 1024) -> list[dict[str, object]]:

@@ -8,8 +8,7 @@ from typing import Literal
 from engine.contract.reports import DataSummary
 from engine.contract.risks import risks
 from engine.contract.settings import TrainSettings
-from engine.contract.sizes import Quant
-from engine.estimate import VOCABULARY, state_memory
+from engine.estimate import needed
 from rwkv_tui.draft import Draft
 from rwkv_tui.plain import duration, one_line, short, size
 from rwkv_tui.services.speed import Speed
@@ -44,14 +43,9 @@ def consequences(name: str, draft: Draft, speed: Speed | None) -> list[Consequen
 
 def _memory(s: TrainSettings) -> str:
     """Of a GPU, where it can be told: for states in 16 bits of a model whose size is known."""
-    known = s.my_testing != "auto" and s.n_layer and s.n_embd
-    if s.method != "state" or s.precision not in ("bf16", "fp16") or not known:
+    need = needed(s)
+    if need is None:
         return ""
-    quant: Quant = "fp16" if s.quant == "none" else s.quant
-    need = state_memory(
-        s.my_testing, s.n_layer, s.n_embd, quant=quant, ctx_len=s.ctx_len, micro_bsz=s.micro_bsz,
-        grad_cp=s.grad_cp, vocabulary=s.vocab_size or VOCABULARY,
-    )  # fmt: skip
     return f"about {size(need.total)} of a GPU's memory, {size(need.weights)} of it the weights"
 
 

@@ -354,8 +354,8 @@ class TrainSettings(BaseModel):
         "How the work is spread over devices: auto is ddp on several. The DeepSpeed stages divide the "
         "optimizer (1), the gradients too (2), the weights too (3); offload moves that to the host's memory.",
         group="hardware",
-        advice="auto. What is trained is mostly small, and then the stages save little memory; stage 3 for a "
-        "model that does not fit into one GPU.",
+        advice="auto. What is trained is mostly small, and then the stages save little memory. Stage 3 keeps "
+        "a part of the weights on each GPU while it trains, but every process first loads the whole model.",
     )  # fmt: skip
     grad_cp: bool = param(
         True,

@@ -10,6 +10,8 @@ import functools
 import importlib
 import importlib.metadata
 import importlib.util
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +89,13 @@ def _anywhere(need: Need) -> str:
 
 
 def _triton(need: Need) -> str:
-    return _no_gpu(need) or _no_kernel(need) or _not_installed("triton")
+    return _no_gpu(need) or _no_kernel(need) or _not_installed("triton") or _no_c_compiler()
+
+
+def _no_c_compiler() -> str:
+    """Triton compiles what starts its kernels with the machine's own compiler, or with that of CC."""
+    found = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    return "" if found else "there is no C compiler for it: install gcc or clang"
 
 
 def _no_gpu(need: Need) -> str:
@@ -112,7 +120,9 @@ def _cuda(need: Need) -> str:
 
     if reason := _no_gpu(need) or _no_kernel(need):
         return reason
-    return "" if compiler() else "there is no nvcc to compile it (CUDA toolkit)"
+    return (
+        "" if compiler() else "there is no nvcc to compile it: install the CUDA toolkit, or put nvcc on PATH"
+    )
 
 
 def _fla(need: Need) -> str:

@@ -6,10 +6,13 @@ import traceback
 
 import torch
 
+from engine.checkpoints.inspect import inspect_model
 from engine.contract import events
 from engine.contract.errors import UserError, first_line
 from engine.contract.memory import advice, savings
 from engine.contract.rundir import RunDir
+from engine.contract.settings import TrainSettings
+from engine.estimate import what_fits
 
 
 def failed(error: Exception, run: RunDir) -> events.Failed:
@@ -17,10 +20,10 @@ def failed(error: Exception, run: RunDir) -> events.Failed:
     if isinstance(error, UserError):
         return events.Failed(reason=error.message, remedy=error.remedy)
     detail = "".join(traceback.format_exception(error))
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        whose = "GPU" if isinstance(error, torch.OutOfMemoryError) else "computer"
-        reason = f"The memory of the {whose} is full: {first_line(error)}."
-        remedy, fix = _less_memory(run)
+    gpu = isinstance(error, torch.OutOfMemoryError)
+    if gpu or isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
+        reason = f"The memory of the {'GPU' if gpu else 'computer'} is full: {first_line(error)}."
+        remedy, fix = _less_memory(run, _room() if gpu else 0)
         return events.Failed(reason=reason, remedy=remedy, detail=detail, fix=fix)
     if isinstance(error, OSError) and error.filename is not None:
         reason = f"{error.filename}: {error.strerror}."
@@ -29,10 +32,30 @@ def failed(error: Exception, run: RunDir) -> events.Failed:
     return events.Failed(reason=reason, remedy=f"The full report is in {run.log}.", detail=detail)
 
 
-def _less_memory(run: RunDir) -> tuple[str, dict[str, str]]:
-    """What to do, and the first of it as settings."""
+def _less_memory(run: RunDir, room: int) -> tuple[str, dict[str, str]]:
+    """What to do to fit into `room` bytes (0: unknown), and the same, or the first of it, as settings."""
     try:
         settings = run.read_settings()
+        found = what_fits(_of_its_model(settings), room) if room else None
     except UserError:
         return "Take a smaller model.", {}
-    return advice(settings), next((saving.changes for saving in savings(settings)), {})
+    return found or (advice(settings), next((saving.changes for saving in savings(settings)), {}))
+
+
+def _of_its_model(settings: TrainSettings) -> TrainSettings:
+    """The settings with the size that the model's file tells."""
+    if settings.load_model is None:
+        return settings
+    info = inspect_model(settings.load_model)
+    return settings.model_copy(update={
+        "my_testing": info.version, "n_layer": info.n_layer, "n_embd": info.n_embd,
+        "vocab_size": info.vocab_size,
+    })  # fmt: skip
+
+
+def _room() -> int:
+    """Bytes of the GPU that this process has or could have; 0 when the driver does not say."""
+    try:
+        return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
+    except (RuntimeError, AssertionError):  # the latter from a torch without CUDA
+        return 0

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
+from pathlib import Path
 
 from engine.contract import events
 from engine.contract.plain import say
 from engine.contract.rundir import RunDir
+
+TAIL_BYTES = 1 << 16  # of the event file, in which the last step is looked for
 
 
 class OnFinish:
@@ -37,6 +40,8 @@ class OnFinish:
     def close(self) -> None:
         if not (self._command and self._status):
             return
+        if self._loss is None:  # told by another process of the run
+            self._loss = last_loss(self._run.events)
         told = {
             "RWKV_TUNE_RUN": self._run.name(), "RWKV_TUNE_STATUS": self._status,
             "RWKV_TUNE_LOSS": "" if self._loss is None else f"{self._loss:.6g}",
@@ -50,3 +55,15 @@ class OnFinish:
             )  # fmt: skip
         except OSError as error:
             say(f"on_finish: it could not be started ({error})")
+
+
+def last_loss(path: Path) -> float | None:
+    """The smoothed loss of the last step that an event file tells, None where its end has none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
+            lines = file.read().splitlines()
+    except OSError:
+        return None
+    steps = (e for line in reversed(lines) if isinstance(e := events.parse_event(line), events.Step))
+    return next((e.loss_smooth for e in steps), None)

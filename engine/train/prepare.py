@@ -19,7 +19,7 @@ from engine.data.sources import open_data
 from engine.models import load_model
 from engine.models.base import RWKV
 from engine.models.init import WORLD_VOCABULARY, make_checkpoint
-from engine.ops.choice import choose
+from engine.ops.choice import SAFE, choose
 from engine.ops.registry import Need, Selected, named, recurrence_of
 from engine.train.group import Group
 from engine.train.stop import StopRequest
@@ -194,7 +194,12 @@ def _operator(
             return named(begun, need, cache)
         except UserError as error:
             emit(events.Warned(text=f"{error.message} The run began with it and goes on with another one."))
-    return choose(settings.op, need, cache)
+    chosen = choose(settings.op, need, cache)
+    if settings.op == "auto":
+        others = "; ".join(f"{name}: {reason}" for name, reason in chosen.reasons.items())
+        slow = device == "cuda" and chosen.name == SAFE
+        emit((events.Warned if slow else events.Log)(text=f"op auto is {chosen.name}. Not {others}."))
+    return chosen
 
 
 def make_plan(loaded: Loaded) -> events.Plan:

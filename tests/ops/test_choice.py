@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from engine.contract.errors import UserError
-from engine.ops import choice, registry
+from engine.ops import choice, native, registry
 from engine.ops.choice import choose
 from engine.ops.registry import USABLE, Need, recurrence_of
 from engine.ops.wkv7.chunked import wkv7_chunked
@@ -128,3 +128,43 @@ def test_timing_and_checking_work_on_real_operators(recurrence: str) -> None:
     assert choice.milliseconds(reference, choice.make_inputs(need)) > 0
     choice.check("reference", need)
     choice.check("reference", replace(need, dtype=torch.bfloat16))
+
+
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Need:
+    """What a GPU is to compute, on a machine that has one and no compiler."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "GPU")
+    monkeypatch.setattr(native, "USUAL_PLACE", str(tmp_path / "nvcc"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    return replace(NEED, device="cuda", steps=0)
+
+
+def test_without_a_compiler_auto_does_without_and_says_so(bare: Need) -> None:
+    selected = choose("auto", bare)
+    assert selected.name == "chunked"
+    assert selected.reasons["cuda"].startswith("there is no nvcc to compile it: install the CUDA toolkit")
+    assert selected.reasons["triton"] == "there is no C compiler for it: install gcc or clang"
+
+
+@pytest.mark.parametrize(("op", "what"), [("cuda", "CUDA toolkit"), ("triton", "install gcc or clang")])
+def test_without_a_compiler_a_named_operator_is_refused(op: str, what: str, bare: Need) -> None:
+    with pytest.raises(UserError, match=f"op: {op} does not work here: there is no .*{what}") as caught:
+        choose(op, bare)
+    assert caught.value.remedy == "Use auto, chunked, reference."
+
+
+def test_a_compiler_that_fails_is_done_without(bare: Need, tmp_path: Path) -> None:
+    """An nvcc that finds no compiler of its own, as where only the toolkit is installed."""
+    (tmp_path / "nvcc").write_text(
+        "#!/bin/sh\necho 'nvcc fatal: Failed to preprocess host compiler' >&2; exit 1\n"
+    )
+    (tmp_path / "nvcc").chmod(0o755)
+    assert not registry.why_not("cuda", bare)
+    with pytest.raises(UserError, match=r"cannot compile wkv7\.cu for sm_90: nvcc fatal: Failed") as caught:
+        choose("cuda", bare, tmp_path / "cache")
+    assert "Use --op auto" in caught.value.remedy
+    assert not list((tmp_path / "cache").rglob("*.part"))
+    selected = choose("auto", bare, tmp_path / "cache")
+    assert selected.name == "chunked" and "nvcc fatal" in selected.reasons["cuda"]

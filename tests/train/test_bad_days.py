@@ -25,6 +25,7 @@ from engine.contract.presets import render_yaml
 from engine.contract.process import Process
 from engine.contract.rundir import RunDir
 from engine.contract.settings import TrainSettings
+from engine.estimate import needed
 from engine.models import load_model
 from engine.models.base import RWKV
 from engine.train import module
@@ -37,6 +38,7 @@ from rwkv_tui.services.launch import launch
 from rwkv_tui.services.postmortem import short_of_memory
 from rwkv_tui.services.run_tail import RunModel
 from rwkv_tui.services.runs import ending_of, summarise
+from tests.train.test_run import CALL, told
 
 Making = Callable[..., RunDir]
 At = Callable[[int, Callable[[], float | None]], None]
@@ -126,7 +128,8 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_file(make: Mak
     run = make()
     for step in (4, 5, 6):
         at(step, lambda: float("nan"))
-    assert run_training(run) == 1
+    assert run_training(run, on_finish=CALL) == 1
+    assert told(run) == f"failed {of(events.Step, run)[2].loss_smooth:.6g}"
     end = failure(run)
     assert end.reason.startswith("The loss is nan since step 4 (learning rate 0.") and "lr_init" in end.remedy
     first_file_is_whole(run)
@@ -198,6 +201,37 @@ def test_a_full_gpu_is_told_with_what_takes_less(make: Making, at: At, monkeypat
     places = [end.remedy.index(word) for word in order]
     assert places == sorted(places) and "OutOfMemoryError" in end.detail
     first_file_is_whole(run)
+
+
+@pytest.mark.parametrize(("room", "fits"), [(1.2, True), (100, True), (0.1, False)])
+def test_a_full_gpu_is_told_with_what_fits(
+    room: float, fits: bool, make: Making, at: At, monkeypatch: Any
+) -> None:
+    """`room` is in units of what the run needs with one row at a time; with 100 it should not have failed, so
+    that the arithmetic is known to be too low."""
+    run = make(micro_bsz=4, precision="bf16", ctx_len=64, epoch_count=1)
+    tiny = TrainSettings(my_testing="x070", n_layer=2, n_embd=64, ctx_len=64, micro_bsz=1, grad_cp=1)
+    need = needed(tiny)
+    assert need is not None
+    free = int(room * need.total)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free - 1000, 1 << 40))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 1000)
+
+    def out_of_memory() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    at(1, out_of_memory)
+    assert run_training(run) == 1
+    end = failure(run)
+    if not fits:
+        assert end.fix == {"grad_cp": "1"} and end.remedy.startswith("What takes less")
+        return
+    assert end.fix == {"grad_cp": "1", "micro_bsz": "1", "accumulate_grad_batches": "4"}
+    assert end.remedy.startswith(
+        "Set grad_cp 1 (the same result, a third slower) and micro_bsz 1 with accumulate_grad_batches 4 (the"
+    )
+    told = float(end.remedy.partition("takes about ")[2].partition(" GB")[0]) * 1e9
+    assert need.total * 0.99 < told < 0.91 * free and f"GB of the {free / 1e9:.3g} GB" in end.remedy
 
 
 def test_only_what_would_change_something_is_advised() -> None:

@@ -25,6 +25,7 @@ from engine.models import load_model
 from engine.train.group import Group
 from engine.train.run import run_training
 from engine.train.strategy import spread_for
+from tests.train.test_run import CALL, told
 
 STEPS = 8
 FULL: dict[str, Any] = {"train_type": "none", "lr_init": 1e-3, "lr_final": 1e-4}
@@ -54,11 +55,11 @@ def make(tiny_model: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFac
     return folder
 
 
-def start(run: RunDir) -> subprocess.Popen[bytes]:
+def start(run: RunDir, *more: str) -> subprocess.Popen[bytes]:
     """The engine as the program starts it: a session of its own, its words in its log."""
     with run.log.open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "engine", "train", str(run.path)],
+            [sys.executable, "-m", "engine", "train", str(run.path), *more],
             stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
     run.record_process("run", Process.of(process.pid))
@@ -199,7 +200,7 @@ def children(pid: int) -> list[int]:
 def test_the_death_of_one_ends_the_run_and_names_it(make: Making, alone: Callable[..., RunDir]) -> None:
     """Killed once steps have been saved; the run goes on from there to where it would have come."""
     run = make(devices=2, save_minutes=1e-9)
-    process = start(run)
+    process = start(run, f"--on_finish={CALL}")
     wait_for(lambda: len(of(events.Step, run)) >= 2, process, run)
     ranks = [Process.of(pid) for pid in children(process.pid)]
     assert len(ranks) == 2 and {os.getsid(r.pid) for r in ranks} == {process.pid}
@@ -211,6 +212,7 @@ def test_the_death_of_one_ends_the_run_and_names_it(make: Making, alone: Callabl
     assert isinstance(end, events.Failed) and "rank 1" in end.reason and "SIGKILL" in end.reason
     assert str(ranks[1].pid) in end.reason and "resume" in end.remedy
     assert not any(rank.alive() for rank in ranks)
+    assert told(run) == f"failed {of(events.Step, run)[-1].loss_smooth:.6g}"
     assert train(run) == 0, run.log.read_text()[-3000:]
     assert of(events.Resumed, run)[0].step >= 1
     same(run, alone())

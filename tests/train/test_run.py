@@ -30,6 +30,7 @@ SMALL = {
     "sample_len": 4,
 }
 FLAGS = [str(word) for name, value in SMALL.items() for word in (f"--{name}", value)]
+CALL = 'printf "%s %s" "$RWKV_TUNE_STATUS" "$RWKV_TUNE_LOSS" > told.part; mv told.part told'
 
 
 def train(rwkv_tune: Command, model: Path, data: Path, *more: object) -> subprocess.CompletedProcess[str]:
@@ -51,6 +52,7 @@ def finished(tiny_model: Path, tiny_data: Path, tmp_path_factory: pytest.TempPat
     command = [
         sys.executable, "-m", "rwkv_tui", "train", "--load_model", tiny_model, "--data_file", tiny_data,
         "--proj_dir", "run one", "--epoch_count", "3", "--epoch_steps", "10", "--epoch_save", "2", *FLAGS,
+        f"--on_finish={CALL}",
     ]  # fmt: skip
     env = {**os.environ, "HOME": str(folder)}
     done = subprocess.run(
@@ -72,12 +74,28 @@ def test_the_loss_falls(finished: RunDir) -> None:
     assert (end.loss_before, end.loss_after) == (before.loss, after.loss)
 
 
+def test_the_end_calls_with_the_loss_after_tuning(finished: RunDir) -> None:
+    after = of(events.Evaluated, read(finished))[1]
+    assert told(finished) == f"finished {after.loss:.6g}"
+
+
+def told(run: RunDir) -> str:
+    """What the command of on_finish was given; it is not waited for by the run."""
+    deadline = time.monotonic() + 10
+    while not (run.path / "told").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return (run.path / "told").read_text()
+
+
 def test_the_plan_is_true(finished: RunDir) -> None:
     plan = of(events.Started, read(finished))[0].plan
     assert (plan.version, plan.n_layer, plan.n_embd, plan.head_size) == ("x070", 2, 64, 64)
     assert plan.trainable == 2 * 1 * 64 * 64
     assert plan.documents == 24 and plan.steps == 30 and plan.passes == 5.0
     assert plan.op == "chunked"
+    (said,) = [e.text for e in of(events.Log, read(finished)) if "op auto" in e.text]
+    assert said.startswith("op auto is chunked. Not triton: it needs an NVIDIA GPU; ")
+    assert all(f"{name}: {reason}" in said for name, reason in plan.op_reasons.items()) and plan.op_reasons
 
 
 def test_the_learning_rate_follows_the_schedule(finished: RunDir) -> None:
