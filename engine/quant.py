@@ -19,7 +19,7 @@ from engine.packages import broken, require
 
 # The head is left alone: the loss is more sensitive to it than to any layer, and it is one matrix.
 LINEARS = r"blocks\.\d+\.(att|ffn|ffnPre)\.(receptance|key|value|gate|output)"
-PACKAGE, WITHOUT = "bitsandbytes.functional", "set quant none"
+PACKAGE = "bitsandbytes.functional"
 NF4_BLOCK = 64  # weights that share a scale
 
 
@@ -57,7 +57,7 @@ class QuantLinear(nn.Linear):
     def pack(self, weight: Tensor) -> None:
         """Takes the weight's values. The memory for them was taken before: what packing needs for a moment
         is then given back to the system, and does not stay between what is kept."""
-        bnb = require(PACKAGE, WITHOUT)
+        bnb = require(PACKAGE)
         weight = weight.detach().contiguous()
         try:
             if self.kind == "int8":
@@ -68,7 +68,7 @@ class QuantLinear(nn.Linear):
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, AttributeError, OSError) as error:  # its own library was not found or is no use
-            raise broken(PACKAGE, error, WITHOUT) from error
+            raise broken(PACKAGE, error) from error
         self.packed.copy_(packed)
         self.scales.copy_(scales)
 

@@ -124,7 +124,7 @@ class WandbLog:
     """
 
     def __init__(self, run: RunDir, settings: TrainSettings) -> None:
-        wandb = require("wandb", "leave wandb empty")
+        wandb = require("wandb")
         config = {name: v if isinstance(v, (int, float, dict)) else str(v)
                   for name, v in changed(settings).items()}  # fmt: skip
         try:

@@ -150,6 +150,11 @@ def _fit(
     validation = Validation(loaded, saver, emit, stop)
     reporter = Reporter(run, emit, stop, group, fp16=s.precision == "fp16")
     callbacks: list[pl.Callback] = [reporter, validation, saver]  # what has a state comes before the saver
+    if not loaded.spread.whole:
+        emit(events.Log(text=(
+            f"{s.strategy}: no process has the whole model while it trains, so prompts are not answered "
+            "after saves, and a state's norms are not shown"
+        )))  # fmt: skip
     if s.method == "state" and loaded.spread.whole:
         callbacks.insert(1, StateHealth(module, emit, reporter))
     if s.sample_len and s.sample_share and loaded.spread.whole and group.leads:

@@ -90,7 +90,7 @@ class AdapterTuning(Tuning):
         return path
 
     def _inject(self, model: RWKV) -> None:
-        peft = require("peft", "set peft state, which needs no package")
+        peft = require("peft")
         kind: Any = peft.MissConfig if self.method == "miss" else peft.LoraConfig
         options = {"target_modules": LINEARS, **self.options.options}
         try:

@@ -81,6 +81,8 @@ def _describe(report: dict[str, Any]) -> str:
     lines = [f"rwkv-tune {report['rwkv_tune']}, Python {report['python']}, {report['platform']}", ""]
     for name, found in report["engine"].get("packages", {}).items():
         lines.append(f"  {name:<20} {found.get('version', 'broken')}  {found.get('error', '')}".rstrip())
+    lines += _optional(report["engine"].get("optional", {}))
+    lines += _operators(report["engine"].get("operators", {}))
     torch = report["engine"].get("torch", {})
     if torch:
         lines += [
@@ -101,3 +103,25 @@ def _describe(report: dict[str, Any]) -> str:
     ]
     lines += [f"problem: {p}" for p in report["problems"]] or ["A run can start here."]
     return "\n".join(lines)
+
+
+def _optional(packages: dict[str, dict[str, str]]) -> list[str]:
+    """A line a package that only some settings need; of one that is broken what to do, too."""
+    lines = []
+    for name, found in packages.items():
+        if "error" in found:
+            lines.append(f"  {name:<20} broken  {found['error']} {found['remedy']}")
+        else:
+            lines.append(f"  {name:<20} {found['version']}")
+    return lines
+
+
+def _operators(recurrences: dict[str, dict[str, str]]) -> list[str]:
+    """A line an operator; recurrences for which the same holds share it."""
+    told: dict[tuple[str, str], list[str]] = {}
+    for recurrence, operators in recurrences.items():
+        for name, reason in operators.items():
+            told.setdefault((name, reason), []).append(recurrence)
+    lines = [f"  {name:<20} {reason or 'works'}{'' if len(which) == len(recurrences) else f' ({which[0]})'}"
+             for (name, reason), which in told.items()]  # fmt: skip
+    return ["", "operators (op)", *lines] if lines else []

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from engine.contract.events import Finished, Started, Step, parse_event
+from rwkv_tui.cli import main
+from rwkv_tui.commands import doctor
 from tests.conftest import Command
 
 
@@ -152,10 +154,20 @@ def test_presets(rwkv_tune: Command, tmp_path: Path) -> None:
     assert "line 1" in refused(rwkv_tune("preset", "save", "broken", "--from", "broken.yaml"))
 
 
-def test_doctor(rwkv_tune: Command) -> None:
+def test_doctor(
+    rwkv_tune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "deepspeed.py").write_text("raise OSError('libaio.so: cannot open')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     report = json.loads(ok(rwkv_tune("doctor", "--json")))
-    assert report["ok"] and report["engine"]["packages"]["torch"]["version"]
-    assert "A run can start here." in ok(rwkv_tune("doctor"))
+    found = report["engine"]
+    assert report["ok"] and found["packages"]["torch"]["version"] and found["optional"]["peft"]["version"]
+    assert found["operators"]["wkv7"]["chunked"] == "" and "GPU" in found["operators"]["wkv6"]["triton"]
+    monkeypatch.setattr(doctor, "_report", lambda: report)
+    assert main(["doctor"]) == 0
+    said = capsys.readouterr().out
+    assert "A run can start here." in said and "chunked              works" in said
+    assert "broken  strategy: deepspeed_stage_1 needs DeepSpeed" in said and "Set strategy to ddp" in said
 
 
 def test_the_app_refuses_to_start_without_a_terminal(rwkv_tune: Command) -> None:

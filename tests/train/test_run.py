@@ -289,7 +289,10 @@ def test_a_killed_engine_is_told_as_such(long_run: tuple[subprocess.Popen[str], 
         (("--n_layer", 3), "n_layer: 3 contradicts the model file, which has 2"),
         (("--vocab_size", 100), "vocab_size: 100 contradicts"),
         (("--accelerator", "gpu"), "accelerator: gpu was asked for"),
-        (("--lr_init", 1e30, "--lr_final", 1e30, "--warmup_steps", 0), "Lower lr_init"),
+        (
+            ("--train_type", "none", "--lr_init", 1e15, "--lr_final", 1e15, "--warmup_steps", 0),
+            "Lower lr_init",
+        ),
     ],
 )
 def test_a_failed_run_says_why_in_one_line(
