@@ -71,7 +71,13 @@ class _Narrow(nn.Module):
 def value(model: nn.Module, name: str) -> Tensor:
     """What the model computes with under a checkpoint's name."""
     parent, _, leaf = name.rpartition(".")
-    found: Tensor = getattr(model.get_submodule(parent), leaf).detach()
+    module = model.get_submodule(parent)
+    if parametrize.is_parametrized(module, leaf):
+        # Not by its call: to the hooks of DeepSpeed that is a step, in which all processes must take part.
+        kept: Any = module.parametrizations[leaf]  # type: ignore[index]
+        narrow: Tensor = kept[0].forward(kept.original.detach())
+        return narrow
+    found: Tensor = getattr(module, leaf).detach()
     return found
 
 

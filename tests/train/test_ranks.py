@@ -235,6 +235,87 @@ def test_an_error_of_one_is_told_with_its_traceback(make: Making) -> None:
     assert "[rank 1] ZeroDivisionError" in done.stdout
 
 
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        "deepspeed_stage_1",
+        pytest.param("ddp", marks=SOAK),
+        pytest.param("deepspeed_stage_2", marks=SOAK),
+        pytest.param("deepspeed_stage_2_offload", marks=SOAK),
+        pytest.param("deepspeed_stage_3", marks=SOAK),
+        pytest.param("deepspeed_stage_3_offload", marks=SOAK),
+    ],
+)
+def test_gradients_that_are_no_numbers_move_nothing(strategy: str, make: Making) -> None:
+    """In one process and the first epoch; the second is as it should be."""
+    run = make(devices=2, strategy=strategy)
+    (run.path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "if sys.argv[1:2] == ['rank'] and sys.argv[3] == '1':\n"
+        "    import engine.train.module as module\n"
+        "    right, steps = module.backward_in_chunks, []\n"
+        "    def wrong(model, tokens, targets, chunk_ctx, backward, *rest):\n"
+        "        steps.append(1)\n"
+        f"        factor = float('nan') if len(steps) <= {STEPS // 2} else 1.0\n"
+        "        bad = lambda loss: backward(loss * factor)\n"
+        "        return right(model, tokens, targets, chunk_ctx, bad, *rest)\n"
+        "    module.backward_in_chunks = wrong\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(run.path)}
+    command = [sys.executable, "-m", "engine", "train", str(run.path)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stdout[-3000:]
+    first, second = (torch.load(run.checkpoint(epoch), weights_only=True) for epoch in (0, 1))
+    assert all(not t.any() for t in first.values())  # a state begins with zeros
+    assert all(t.isfinite().all() and t.any() for t in second.values())
+    assert all(step.loss is not None for step in steps(run).values())
+
+
+EARLY: dict[str, Any] = {
+    "early_stop": 1, "lr_init": 5.0, "lr_final": 5.0, "warmup_steps": 0,
+    "peft": "miss", "peft_config": {"r": 4},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("strategy", "more"),
+    [
+        pytest.param("ddp", EARLY, id="ddp", marks=SOAK),
+        pytest.param("deepspeed_stage_3", EARLY, id="stage 3", marks=SOAK),
+        pytest.param("deepspeed_stage_1", {**EARLY, "quant": "int8"}, id="stage 1 int8", marks=SOAK),
+    ],
+)  # fmt: skip
+def test_processes_stop_early_as_one(
+    strategy: str, more: dict[str, Any], make: Making, alone: Callable[..., RunDir]
+) -> None:
+    """At a rate that soon makes it worse, and rounding matter: only the first epochs are those of one."""
+    more = {**more, "epoch_count": 6, "epoch_save": 0}
+    run = make(strategy=strategy, devices=2, **more)
+    assert train(run) == 0, run.log.read_text()[-3000:]
+    found, wanted = ([e.loss for e in of(events.Validated, r)] for r in (run, alone(**more)))
+    assert found[:2] == pytest.approx(wanted[:2], rel=1e-3) and 1 < len(found) < 6
+    assert found[:-1] == sorted(found[:-1], reverse=True) and found[-1] >= found[-2]
+    assert sum("early_stop" in e.text for e in of(events.Log, run)) == 1
+    end = read(run)[-1]
+    assert isinstance(end, events.Finished) and end.status == "finished"
+    assert end.step == len(found) * STEPS // 2
+
+
+@pytest.mark.soak
+def test_stage_3_trains_all_weights_in_bf16(make: Making, alone: Callable[..., RunDir]) -> None:
+    """What bf16 rounds differs with the order of sums, so the losses are near and not the same."""
+    more = {**FULL, "precision": "bf16"}
+    run = make(strategy="deepspeed_stage_3", devices=2, **more)
+    assert train(run) == 0, run.log.read_text()[-3000:]
+    found, wanted = steps(run), steps(alone(**more))
+    assert [found[i].loss for i in wanted] == pytest.approx([wanted[i].loss for i in wanted], abs=0.03)
+    assert (
+        sum("deepspeed_stage_3: no process has the whole model" in e.text for e in of(events.Log, run)) == 1
+    )
+    model = load_model(run.checkpoint(1))
+    assert model(torch.tensor([[1, 2]])).isfinite().all()
+
+
 def test_ranks_end_with_their_parent(make: Making) -> None:
     run = make(devices=2)
     process = start(run)
