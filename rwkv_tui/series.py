@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import isnan
@@ -14,7 +14,7 @@ BLOCK = 64
 
 @dataclass
 class Series:
-    """Points (x, y) with x strictly rising; y is NaN where there is no value.
+    """Points (x, y) with x strictly rising; y is NaN where there is no value. `xs` may be shared (`Columns`).
 
     `revision` changes with every change, so that a reader knows whether to draw again; `cuts` counts how
     often points were taken back, so that whoever keeps something per point knows to begin anew.
@@ -28,31 +28,25 @@ class Series:
     _highs: array[float] = field(default_factory=lambda: array("d"))
 
     def __len__(self) -> int:
-        return len(self.xs)
+        return len(self.ys)
 
     def append(self, x: float, y: float | None) -> None:
         """Adds a point. Points at or beyond `x` are replaced: a resumed run repeats its last steps."""
-        xs = self.xs
-        if xs and xs[-1] >= x:
-            self._cut(bisect_left(xs, x))
-        xs.append(x)
-        self.ys.append(y if y is not None and -math.inf < y < math.inf else math.nan)
-        self.revision += 1
-        if not len(xs) % BLOCK:
-            low, high = _span(self.ys[-BLOCK:])
-            self._lows.append(low)
-            self._highs.append(high)
+        self.extend([x], [y])
 
     def extend(self, xs: Sequence[float], ys: Sequence[float | None]) -> None:
         """Adds points whose x rise strictly; as `append` for each, and quicker."""
-        if not xs:
-            return
-        if self.xs and self.xs[-1] >= xs[0]:
-            self._cut(bisect_left(self.xs, xs[0]))
-        values = array("d", [math.nan if y is None else y for y in ys])
+        if xs:
+            self.cut_after(math.nextafter(xs[0], -math.inf))
+            self.xs.extend(array("d", xs))
+            self.take(ys)
+
+    def take(self, ys: Sequence[float | None]) -> None:
+        """Adds values whose places are in `xs` already."""
+        code = self.ys.typecode
+        values = array(code, [math.nan if y is None else y for y in ys])
         if not math.isfinite(sum(values)):
-            values = array("d", [y if math.isfinite(y) else math.nan for y in values])
-        self.xs.extend(array("d", xs))
+            values = array(code, [y if math.isfinite(y) else math.nan for y in values])
         self.ys.extend(values)
         self.revision += 1
         for start in range(len(self._lows) * BLOCK, len(self.ys) - BLOCK + 1, BLOCK):
@@ -63,13 +57,15 @@ class Series:
     def cut_after(self, x: float) -> None:
         """Drops the points beyond `x`."""
         if self.xs and self.xs[-1] > x:
-            self._cut(bisect_right(self.xs, x))
-            self.revision += 1
+            length = bisect_right(self.xs, x)
+            del self.xs[length:]
+            self.cut(length)
 
-    def _cut(self, length: int) -> None:
+    def cut(self, length: int) -> None:
+        """Drops all values but the first `length`; places are left to whom they belong."""
         self.cuts += 1
-        del self.xs[length:], self.ys[length:]
-        del self._lows[length // BLOCK :], self._highs[length // BLOCK :]
+        self.revision += 1
+        del self.ys[length:], self._lows[length // BLOCK :], self._highs[length // BLOCK :]
 
     @property
     def last(self) -> float | None:
@@ -90,6 +86,33 @@ class Series:
         return min(s[0] for s in spans), max(s[1] for s in spans)
 
 
+class Columns:
+    """Series that get their points together: one array of places for all of them.
+
+    `codes` has a letter for each: "f" keeps seven digits, "d" all of them.
+    """
+
+    def __init__(self, codes: str) -> None:
+        self.xs = array("d")
+        self.series = tuple(Series(self.xs, array(code)) for code in codes)
+
+    def extend(self, xs: Sequence[float], *ys: Sequence[float | None]) -> None:
+        """As `Series.extend`, with values for each of the series."""
+        if xs:
+            self.cut_after(math.nextafter(xs[0], -math.inf))
+            self.xs.extend(array("d", xs))
+            for series, values in zip(self.series, ys, strict=True):
+                series.take(values)
+
+    def cut_after(self, x: float) -> None:
+        """Drops the points beyond `x`."""
+        if self.xs and self.xs[-1] > x:
+            length = bisect_right(self.xs, x)
+            del self.xs[length:]
+            for series in self.series:
+                series.cut(length)
+
+
 class Smoothed:
     """An exponential average of a series without the bias towards its start; `series` is the result.
 
@@ -98,7 +121,7 @@ class Smoothed:
 
     def __init__(self, source: Series, strength: float) -> None:
         self.source, self.strength = source, strength
-        self.series = Series()
+        self.series = Series(source.xs, array("f"))
         self._cuts = source.cuts
         self._total = self._weight = 0.0
 
@@ -106,10 +129,12 @@ class Smoothed:
         """Takes in the points that have come since the last call."""
         source, made = self.source, self.series
         if source.cuts != self._cuts:
-            made.cut_after(-math.inf)
+            made.cut(0)
             self._cuts, self._total, self._weight = source.cuts, 0.0, 0.0
         keep, new, start = self.strength, 1 - self.strength, len(made)
         total, weight, values = self._total, self._weight, array("d")
+        if start == len(source):
+            return made
         for y in source.ys[start:]:
             if isnan(y):
                 values.append(y)
@@ -117,7 +142,7 @@ class Smoothed:
             total, weight = keep * total + new * y, keep * weight + new
             values.append(total / weight)
         self._total, self._weight = total, weight
-        made.extend(source.xs[start:], values)
+        made.take(values)
         return made
 
 

@@ -45,9 +45,19 @@ class Charts(Container):
         """Draws one chart after the other; in between keys get their turn."""
         if model is not self._model:
             self._model, self._smooth = model, {}
-        for name in NAMES:
+        await self._draw_in_turn(NAMES)
+
+    async def _draw_in_turn(self, names: Sequence[str]) -> None:
+        for name in names:
             self._draw([name])
             await asyncio.sleep(0)
+
+    def _answer(self) -> None:
+        """A key has changed how one looks at the curves: it shows in the first chart at once."""
+        first, *others = [name for name in NAMES if self.query_one(f"#{name}").display]
+        self._draw([first])
+        if others:
+            self.call_after_refresh(self._draw_in_turn, others)
 
     @property
     def large(self) -> str:
@@ -82,7 +92,7 @@ class Charts(Container):
         place = STRENGTHS.index(self._strength) + by
         self._strength = STRENGTHS[min(len(STRENGTHS) - 1, max(0, place))]
         self._smooth = {}
-        self._draw()
+        self._answer()
 
     def along(self) -> None:
         """Steps, tokens, time, and steps again. The stretch shown is kept as well as it can be."""
@@ -102,7 +112,7 @@ class Charts(Container):
                 window = None
             cursor = None if old.cursor is None else moved(old.cursor)
             self._axis = XAxis(unit, 0, window, width, cursor)
-        self._draw()
+        self._answer()
 
     def zoom(self, factor: float) -> None:
         """Shows `factor` times as much: around the cursor, else of the newest, else around the middle."""
@@ -167,7 +177,7 @@ class Charts(Container):
 
     def _look(self, axis: XAxis) -> None:
         self._axis = axis
-        self._draw()
+        self._answer()
 
     def _span(self) -> tuple[float, float]:
         places = self._places(self._axis.unit)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from textual.app import ComposeResult
 from textual.containers import Container, VerticalScroll
@@ -15,6 +16,10 @@ from rwkv_tui.services.gpu import GpuInfo, GpuReading, HostInfo
 BOX_WIDTH, BOX_HEIGHT, BOXES_HEIGHT = 44, 4, 8
 WHOLE_HEIGHT, WHOLE_HOST = 7, 4
 LINE_WIDTH = 80
+RECENT = 5
+"""Readings whose mean the line of the machine tells as its use of the CPU: ten seconds."""
+TELLING = 0.05
+"""Of the whole: by how much the machine's figures must move for its line to be written anew."""
 NOT_TOLD = "N/A"
 Past = Sequence[float | None]
 
@@ -132,15 +137,19 @@ class HostPanel(Panel):
     def __init__(self) -> None:
         super().__init__(id="host")
         self._reason = ""
-        self._host = HostInfo(None, None, None)
+        self._host = self._steady = HostInfo(None, None, None)
         self._past: Sequence[HostInfo] = ()
 
     def show(self, reason: str, host: HostInfo, past: Sequence[HostInfo] = ()) -> None:
         self._reason, self._host, self._past = reason, host, past
+        known = [one.cpu for one in past[-RECENT:] if one.cpu is not None]
+        calm = replace(host, cpu=sum(known) / len(known)) if known else host
+        if has_moved(self._steady, calm):
+            self._steady = calm
         self.touch()
 
     def draw(self) -> Content:
-        host = self._host
+        host = self._steady
         if self.size.height >= WHOLE_HOST:
             return self._whole()
         figures = f"CPU {_told(host.cpu, '%'):>5}   RAM {_memory(host.used_bytes, host.total_bytes)}"
@@ -166,6 +175,20 @@ class HostPanel(Panel):
             _row("RAM", memory, [h.used_bytes for h in self._past], host.total_bytes, width),
             _row("disk", disk, [], None, width),
         ])  # fmt: skip
+
+
+def has_moved(was: HostInfo, now: HostInfo) -> bool:
+    """Whether one who reads the line would care; a screen that is left open writes nothing else."""
+    pairs = (
+        (was.cpu, now.cpu, 100.0),
+        (was.used_bytes, now.used_bytes, now.total_bytes),
+        (was.disk_free, now.disk_free, now.disk_free),
+    )
+    return any(
+        (before is None) != (after is None)
+        or (before is not None and after is not None and abs(after - before) >= TELLING * (whole or 1))
+        for before, after, whole in pairs
+    )
 
 
 class Devices(Container):

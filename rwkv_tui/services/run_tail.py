@@ -17,12 +17,13 @@ from pydantic_core import from_json
 from engine.contract import events as ev
 from engine.contract.rundir import RunDir
 from rwkv_tui.plain import duration, short
-from rwkv_tui.series import Series
+from rwkv_tui.series import Columns, Series
 from rwkv_tui.services.eta import Pace
 
 STEP_MARK = b'"type":"step"'
 STEP_INTEGERS = ("v", "epoch", "tokens")
 STEP_REALS = ("lr", "kt_s", "step_s", "t")
+STEP_CURVES = ("loss", "loss_smooth", "lr", "kt_s", "grad_norm", "tokens")
 STEP_MAYBE = ("loss", "loss_smooth", "grad_norm")
 
 
@@ -148,14 +149,14 @@ class RunModel:
     step: int = 0
     epoch: int = 0
     tokens: int = 0
-    loss: Series = field(default_factory=Series)
-    loss_smooth: Series = field(default_factory=Series)
-    lr: Series = field(default_factory=Series)
-    kt_s: Series = field(default_factory=Series)
-    grad_norm: Series = field(default_factory=Series)
+    loss: Series = field(init=False)
+    loss_smooth: Series = field(init=False)
+    lr: Series = field(init=False)
+    kt_s: Series = field(init=False)
+    grad_norm: Series = field(init=False)
+    tokens_at: Series = field(init=False)
+    seconds_at: Series = field(init=False)
     valid_loss: Series = field(default_factory=Series)
-    tokens_at: Series = field(default_factory=Series)
-    seconds_at: Series = field(default_factory=Series)
     step_s: float = 0.0
     epoch_marks: list[int] = field(default_factory=list)
     checkpoints: list[ev.Checkpoint] = field(default_factory=list)
@@ -169,10 +170,15 @@ class RunModel:
     phases: dict[str, ev.Progress] = field(default_factory=dict)
     activity: ev.Progress | None = None
     closing: ev.Finished | ev.Failed | None = None
+    _curves: Columns = field(default_factory=lambda: Columns("fffffdd"))
     _pace: Pace | None = None
     _phase_began: float = 0.0
     _probe_began: float = 0.0
     _per_document: float = 0.0
+
+    def __post_init__(self) -> None:
+        (self.loss, self.loss_smooth, self.lr, self.kt_s, self.grad_norm,
+         self.tokens_at, self.seconds_at) = self._curves.series  # fmt: skip
 
     @property
     def steps(self) -> int:
@@ -226,11 +232,8 @@ class RunModel:
         step = event.step
         self.step, self.activity, self.closing, self.after, self._pace = step, None, None, None, None
         self.phases.clear()
-        for series in (
-            self.loss, self.loss_smooth, self.lr, self.kt_s, self.grad_norm, self.valid_loss, self.tokens_at,
-            self.seconds_at,
-        ):  # fmt: skip
-            series.cut_after(step)
+        self._curves.cut_after(step)
+        self.valid_loss.cut_after(step)
         self.states = [state for state in self.states if state.step <= step]
         self.epoch_marks = [mark for mark in self.epoch_marks if mark <= step]
         self.checkpoints = [c for c in self.checkpoints if c.step <= step]
@@ -250,13 +253,11 @@ class RunModel:
             last[name] for name in ("step", "epoch", "tokens", "step_s")
         )
         steps = [row["step"] for row in rows]
-        for name in ("loss", "loss_smooth", "lr", "kt_s", "grad_norm"):
-            getattr(self, name).extend(steps, [row[name] for row in rows])
-        self.tokens_at.extend(steps, [row["tokens"] for row in rows])
-        self.seconds_at.cut_after(steps[0] - 1)
+        self._curves.cut_after(steps[0] - 1)
         # clocks are set back at times, an axis is not
         times = accumulate((row["t"] - began for row in rows), max, initial=self.seconds_at.last or 0.0)
-        self.seconds_at.extend(steps, list(times)[1:])
+        told = [[row[name] for row in rows] for name in STEP_CURVES]
+        self._curves.extend(steps, *told, list(times)[1:])
         if self._pace:
             self._pace.walk(rows)
 

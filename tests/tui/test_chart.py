@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from textual.app import App, ComposeResult
 from textual.geometry import Region
 
-from rwkv_tui.series import BLOCK, Series, Smoothed
+from rwkv_tui.series import BLOCK, Columns, Series, Smoothed
 from rwkv_tui.widgets.axes import Scale, XAxis, x_end, y_axis
 from rwkv_tui.widgets.chart import LineChart
 from rwkv_tui.widgets.plot import DOTS, Canvas, Curve, draw, picture
@@ -220,3 +220,16 @@ async def test_only_lines_that_changed_are_painted_again() -> None:
         for y, (old, new) in enumerate(zip(before, after, strict=True)):
             for x in (x for x in range(60) if old[x : x + 1] != new[x : x + 1]):
                 assert any(region.contains(x, y) for region in painted)
+
+
+@given(cuts=st.lists(st.integers(1, 200), max_size=4))
+def test_columns_share_their_places_and_stay_apart(cuts: list[int]) -> None:
+    columns, alone = Columns("fd"), Series()
+    for begin in (1, *cuts):
+        steps = list(range(begin, begin + 90))
+        columns.extend(steps, [1.5] * 90, [step * 1.1 for step in steps])
+        alone.extend(steps, [step * 1.1 for step in steps])
+    few, many = columns.series
+    assert few.xs is many.xs and many.xs == alone.xs and many.ys == alone.ys
+    assert few.extremes() == (1.5, 1.5) and len(few) == len(many)
+    assert many.extremes(3, 80) == alone.extremes(3, 80)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,12 @@ from textual.widgets import Input, Static
 from engine.contract import events as ev
 from engine.contract.process import Process
 from engine.contract.rundir import RunDir
-from rwkv_tui.panels.devices import GpuPanel
+from rwkv_tui.panels.devices import GpuPanel, has_moved
 from rwkv_tui.panels.panel import Panel
 from rwkv_tui.screens.done import DoneScreen
 from rwkv_tui.screens.home import HomeScreen
 from rwkv_tui.screens.monitor import MonitorScreen
+from rwkv_tui.services.gpu import HostInfo
 from rwkv_tui.services.runs import stop_asked
 from rwkv_tui.widgets.chart import LineChart
 from rwkv_tui.widgets.lines import Lines
@@ -424,3 +426,12 @@ async def test_a_tiny_terminal_breaks_nothing(keys: str, tmp_path: Path) -> None
         await app.push_screen(monitor(run, screens.StillGpus(screens.TWO_GPUS)))
         await pilot.press(*keys.split())
         await pilot.pause(0.2)
+
+
+def test_the_line_of_the_machine_moves_only_when_it_tells_something() -> None:
+    was = HostInfo(40.0, 4 * 2**30, 16 * 2**30, 90 * 2**30, 100 * 2**30)
+    assert not has_moved(was, replace(was, cpu=44.0, used_bytes=4 * 2**30 + 2**28, disk_free=89 * 2**30))
+    assert has_moved(was, replace(was, cpu=46.0))
+    assert has_moved(was, replace(was, used_bytes=5 * 2**30))
+    assert has_moved(was, replace(was, disk_free=80 * 2**30))
+    assert has_moved(replace(was, cpu=None), was)
