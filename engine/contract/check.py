@@ -18,7 +18,6 @@ from engine.contract.adapter import ADAPTERS, TRAIN_PARTS, adapter_options
 from engine.contract.data_files import SUFFIXES, unpacked
 from engine.contract.errors import Problem, SettingsError
 from engine.contract.settings import TrainSettings, train_params
-from engine.contract.support import unsupported
 
 LARGEST = 1 << 53  # whole numbers beyond are no longer told apart as float
 WHY_FOREIGN = {
@@ -40,14 +39,14 @@ class Checked:
 
 
 def check_values(values: Mapping[str, Any], *, files: bool = True) -> Checked:
-    """Checks types, ranges, contradictions, what the engine supports and, with `files`, what is on disk."""
+    """Checks types, ranges, contradictions and, with `files`, what is on disk."""
     try:
         settings = TrainSettings.model_validate(dict(values))
     except ValidationError as error:
         return Checked(None, tuple(_problem(e) for e in error.errors()))
     if endless := _endless(settings):
         return Checked(None, tuple(endless))
-    problems = [*contradictions(settings), *unsupported(settings)]
+    problems = contradictions(settings)
     if files:
         problems += missing_files(settings)
     return Checked(settings, tuple(problems))
@@ -102,12 +101,17 @@ def contradictions(s: TrainSettings) -> list[Problem]:
         found.append(Problem("micro_bsz", "dataload only takes one document a step; set it to 1"))
     if s.train_type != "infctx" and s.chunk_ctx != train_params()["chunk_ctx"].default:
         found.append(Problem("chunk_ctx", "is read by train_type infctx only; set that or leave it out"))
-    return found + _data(s) + _adapter(s) + _foreign(s)
+    return found + _data(s) + _machines(s) + _adapter(s) + _foreign(s)
 
 
 def _data(s: TrainSettings) -> list[Problem]:
     """What cannot be meant together about the data."""
     found = []
+    if s.data_type == "wds_img":
+        usable = ", ".join(c for c in train_params()["data_type"].choices if c != s.data_type)
+        found.append(Problem(
+            "data_type", f"images are not text: rwkv-tune trains language models only; use {usable}"
+        ))  # fmt: skip
     text = s.data_type in ("utf-8", "utf-16le")
     if text and s.dataload != "get":
         found.append(Problem("dataload", f"{s.dataload} takes documents and a text file is one long one; "
@@ -120,6 +124,14 @@ def _data(s: TrainSettings) -> list[Problem]:
         found.append(Problem("mask_id", 'loss_mask se needs two ids, like {"mask0":"130","mask1":"131"}'))
     if s.val_split > 1 and s.val_split != int(s.val_split):
         found.append(Problem("val_split", f"{s.val_split:g} is neither a share below 1 nor a whole number"))
+    if s.early_stop and not s.val_split:
+        found.append(Problem("early_stop", "goes by documents held out; set val_split, e.g. to 0.05"))
+    return found
+
+
+def _machines(s: TrainSettings) -> list[Problem]:
+    """What cannot be meant together about processes and machines."""
+    found = []
     if s.node_rank >= s.num_nodes:
         found.append(Problem("node_rank", f"{s.node_rank} is none of {s.num_nodes} machines, counted from 0"))
     if s.num_nodes > 1 and not s.main_address:
@@ -127,8 +139,6 @@ def _data(s: TrainSettings) -> list[Problem]:
     if s.precision == "fp16" and s.strategy.startswith("deepspeed"):
         found.append(Problem("precision", "fp16 scales the loss by itself, which DeepSpeed does not let it; "
                                           "use bf16 or fp32, or strategy ddp"))  # fmt: skip
-    if s.early_stop and not s.val_split:
-        found.append(Problem("early_stop", "goes by documents held out; set val_split, e.g. to 0.05"))
     return found
 
 

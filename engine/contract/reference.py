@@ -8,7 +8,6 @@ from engine.contract.flags import spell
 from engine.contract.incumbent import DEFAULTS_THERE, FOREIGN, MEANINGS, RENAMED, RESPELLED, SPREADING
 from engine.contract.params import GROUPS, Param
 from engine.contract.settings import train_params
-from engine.contract.support import SUPPORTED
 
 COMMAND = "python -m engine.contract.reference > docs/parameters.md"
 KINDS = {"int": "whole number", "float": "number", "bool": "0 or 1", "choice": "choice", "path": "path",
@@ -46,18 +45,10 @@ def _row(p: Param) -> tuple[str, ...]:
         f"`{p.flag}`",
         KINDS[p.kind],
         f"`{default}`" if default else "required" if p.required else "empty",
-        _values(p),
+        ", ".join(p.choices) or p.limits,
         ", ".join(p.methods) or "all",
         f"{p.help} {p.advice}".strip(),
     )
-
-
-def _values(p: Param) -> str:
-    said = ", ".join(p.choices) or p.limits
-    if p.name not in SUPPORTED:
-        return said
-    now = ", ".join(spell(value) or "empty" for value in SUPPORTED[p.name])
-    return said if now == said else f"{said}; this release: {now}".removeprefix("; ")
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterable[str]:

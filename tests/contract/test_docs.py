@@ -10,15 +10,12 @@ import pytest
 from engine.contract.flags import spell
 from engine.contract.reference import COMMAND, render
 from engine.contract.settings import train_params
-from engine.contract.support import SUPPORTED
-from tests.contract.test_settings import TUTORIAL, problems
+from tests.contract.test_settings import TUTORIAL
 
 ROOT = Path(__file__).parents[2]
 CHANGES = "tests/train/test_flags.py::test_the_flag_changes_what_is_trained"
 MODEL = "tests/train/test_flags.py::test_what_is_said_of_the_model_is_checked"
 FILES = "tests/train/test_flags.py::test_the_files_decide_what_is_read_and_where_it_is_written"
-# For a flag with one value in this release. A release that can do more names the test that shows it.
-REFUSED = "tests/contract/test_docs.py::test_a_value_this_release_lacks_is_refused"
 
 SHOWN_BY = {
     "load_model": FILES,
@@ -78,20 +75,5 @@ def test_the_page_shows_every_parameter_with_type_default_and_advice() -> None:
 def test_every_flag_of_the_tutorial_has_a_test_that_shows_what_it_does(flag: str) -> None:
     file, _, test = SHOWN_BY[flag].partition("::")
     assert re.search(rf"^def {test}\(", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE)
-    if SHOWN_BY[flag] == REFUSED:
-        now = SUPPORTED.get(flag, ())
-        assert len(now) == 1, (
-            f"{flag} can be {now or 'anything'} now: name the test that shows a difference in SHOWN_BY"
-        )
     if SHOWN_BY[flag] == CHANGES:
         assert f'"{flag}"' in (ROOT / file).read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize("flag", [f for f, by in SHOWN_BY.items() if by == REFUSED and f in SUPPORTED])
-def test_a_value_this_release_lacks_is_refused(flag: str) -> None:
-    param = train_params()[flag]
-    others = {"int": 7, "bool": True}
-    other = others.get(param.kind) or next(c for c in param.choices if c not in SUPPORTED[flag])
-    method = {"train_type": "none", "lr_init": 1e-4, "lr_final": 0}
-    base = problems(**method)
-    assert flag not in base and flag in problems(**{**method, flag: other})

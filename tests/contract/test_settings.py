@@ -17,7 +17,6 @@ from engine.contract.flags import add_flags, command, given_flags
 from engine.contract.params import GROUPS
 from engine.contract.risks import RULES, risks
 from engine.contract.settings import TrainSettings, train_params
-from engine.contract.support import SUPPORTED
 
 # The tutorial's three tables and its appendix script.
 TUTORIAL = """
@@ -126,13 +125,6 @@ def test_mask_id_is_the_tutorials_spelling() -> None:
     settings = require_settings(values, files=False)
     assert settings.mask_ids == (131, 130)
     assert TrainSettings(mask_id={"mask0": 130, "mask1": 131}).mask_ids == (131, 130)
-
-
-def test_the_support_table_names_real_parameters_and_values() -> None:
-    for name, allowed in SUPPORTED.items():
-        param = train_params()[name]
-        assert param.default in allowed
-        assert not param.choices or set(allowed) <= set(param.choices)
 
 
 def test_risky_settings_are_told_and_allowed() -> None:
