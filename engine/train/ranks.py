@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from engine.contract import events
 from engine.contract.errors import UserError
+from engine.contract.plain import say
 from engine.contract.process import Process
 from engine.contract.rundir import RunDir
 from engine.contract.settings import TrainSettings
@@ -155,7 +156,7 @@ def train_in_ranks(run: RunDir, number: int, stop: StopRequest, on_finish: str =
     if leading in (FINISHED, STOPPED):  # it has told so
         return leading
     failed = _culprit(ranks).account(settings.processes)
-    print(f"{failed.reason} {failed.remedy}")
+    say(f"{failed.reason} {failed.remedy}")
     log = RunLog(run, on_finish)
     log(failed)
     log.close()

@@ -13,9 +13,9 @@ os.environ["TRITON_INTERPRET"] = "1"
 
 import numpy as np
 import torch
-import triton.language as tl  # type: ignore[import-untyped]
+import triton.language as tl
 from torch import Tensor
-from triton.runtime import interpreter  # type: ignore[import-untyped]
+from triton.runtime import interpreter
 
 from tests.ops.cases import KERNEL_CASES, errors, make, operator
 

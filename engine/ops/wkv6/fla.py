@@ -13,7 +13,7 @@ def wkv6_fla(
     r: Tensor, log_w: Tensor, k: Tensor, v: Tensor, u: Tensor, state: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """See `engine.ops.wkv6`."""
-    from fla.ops.rwkv6 import chunk_rwkv6  # type: ignore[import-not-found, unused-ignore]
+    from fla.ops.rwkv6 import chunk_rwkv6
 
     if state is None:
         batch, _, heads, width = v.shape

@@ -15,7 +15,7 @@ def wkv7_fla(
     r: Tensor, log_w: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor, state: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """See `engine.ops.wkv7`."""
-    from fla.ops.rwkv7 import chunk_rwkv7  # type: ignore[import-not-found, unused-ignore]
+    from fla.ops.rwkv7 import chunk_rwkv7
 
     if state is None:
         batch, _, heads, width = v.shape
