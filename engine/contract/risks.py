@@ -45,6 +45,9 @@ RULES = (
          "no epoch can be compared with another"),
     Rule("save_minutes", lambda s: not s.save_minutes and not s.epoch_save,
          "nothing is saved before the end: a run that is killed is lost"),
+    Rule("strategy", lambda s: s.processes == 1 and s.strategy.startswith("deepspeed")
+         and not s.strategy.endswith("_offload"),
+         "{s.strategy} has one device only to divide by; auto saves time and memory"),
 )  # fmt: skip
 
 

@@ -26,7 +26,7 @@ from tests.tui.conftest import NO_GPU
 
 SMALL = (
     "--ctx_len=16", "--epoch_count=1", "--eval_docs=0", "--sample_len=2", "--precision=fp32",
-    "--accelerator=cpu", "--grad_cp=0", "--warmup_steps=0",
+    "--accelerator=cpu", "--grad_cp=0", "--warmup_steps=1",
 )  # fmt: skip
 NOWHERE = Path("/sys/kernel")
 """A folder in which nobody can make anything, not even root."""
