@@ -12,7 +12,7 @@ from pathlib import Path
 BASE_SHAPE = {"version": "x070", "n_layer": 3, "n_embd": 128, "vocab_size": 65536, "seed": 0}
 _HERE: dict[str, object] = {"ctx_len": 64, "grad_cp": False, "precision": "fp32", "accelerator": "cpu"}
 BASE_SETTINGS: dict[str, object] = {
-    **_HERE, "train_type": "none", "micro_bsz": 16, "epoch_count": 1, "epoch_steps": 160,
+    **_HERE, "train_type": "none", "micro_bsz": 16, "epoch_count": 1, "epoch_steps": 260,
     "lr_init": 4e-3, "lr_final": 2e-4, "eval_docs": 0, "sample_len": 0,
 }  # fmt: skip
 STATE_SETTINGS: dict[str, object] = {

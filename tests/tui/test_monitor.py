@@ -393,7 +393,7 @@ def test_monitor_looks(
 
     async def open_it(pilot: Pilot[None]) -> None:
         await pilot.app.push_screen(screen)
-        await pilot.pause(0.5)  # until the devices have found their places
+        await pilot.pause(1.5)  # until devices and charts have found their places
 
     before: Callable[[Pilot[None]], Awaitable[None]] = open_it
     assert snap_compare(screens.app(tmp_path), terminal_size=size, run_before=before)

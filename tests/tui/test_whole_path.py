@@ -107,7 +107,7 @@ def test_the_keys_arrive_through_tmux(tmux: Callable[..., str], home: Path) -> N
     keys("Escape", "]")
     sees("Launch (F5)")
     keys("[")
-    sees("learning rate")
+    sees("Learning rate")
     keys("Down", "Down")
     sees("Steps in one epoch.")
     keys("C-u")  # Textual runs a bound key after a typed one: wait until it has
