@@ -31,6 +31,8 @@ from rwkv_tui.widgets.picker import Picker
 
 LISTED = (".idx", *(s + p for s, form in SUFFIXES.items() if form != "text" for p in ("", *PACKED)))
 """What is offered to pick: text files are too often something else, and are typed."""
+OURS = (".idx.json", "run.json", "events.ndjson", "loss_data.jsonl")
+"""How the names of what this program writes beside data end: that is nobody's training data."""
 
 
 class DataPane(Pane):
@@ -138,7 +140,11 @@ class DataPane(Pane):
         self.from_thread(self._list, found)
 
     def _list(self, found: list[Found]) -> None:
-        found = [f for f in found if f.path.suffix != ".idx" or is_file(f.path.with_suffix(".bin"))]
+        found = [
+            f for f in found
+            if not f.path.name.endswith(OURS)
+            and (f.path.suffix != ".idx" or is_file(f.path.with_suffix(".bin")))
+        ]  # fmt: skip
         self._files = [f.path for f in found]
         title = f"Files here ({len(found)})" if found else "No data file below this folder"
         self.query_one("#files-title", Label).update(title)
