@@ -5,7 +5,7 @@ PYTHON ?= python3
 PIP ?=
 READY := .venv/.ready
 
-.PHONY: demo test soak gpu-check lint wheel clean
+.PHONY: demo test soak gpu-check messages lint wheel clean
 
 demo: $(READY)
 	.venv/bin/rwkv-tune demo $(ARGS)
@@ -29,6 +29,10 @@ gpu-check:
 	$(GPU_PYTHON) -m bench.wkv --recurrence wkv6 --dtype bf16 --batch 1 8 --steps 1024 --heads 32 --peers --rounds 20 --json gpu-check/wkv6.json
 	$(GPU_PYTHON) -m bench.step --size 1.5B --batch 8 --grad-cp 0 1 --rounds 10 --json gpu-check/step.json
 	$(GPU_PYTHON) -m bench.step --size 0.1B 0.4B 1.5B 3B 7B --version x060 x070 --quant none int8 nf4 --grad-cp 1 --json gpu-check/memory.json
+
+# The sentences of the sources into the catalogues, and these into what gettext reads.
+messages: $(READY)
+	.venv/bin/python -m docs.messages
 
 lint: $(READY)
 	.venv/bin/ruff check .

@@ -17,6 +17,7 @@ from types import FrameType
 
 from engine.contract import events
 from engine.contract.errors import UserError
+from engine.contract.i18n import LANGUAGES, choose
 from engine.contract.job_flags import (
     add_convert_flags,
     add_evaluate_flags,
@@ -33,9 +34,9 @@ PROGRESS_EVERY = 0.25  # seconds between two progress events
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one job and returns its exit status."""
-    args = _parser().parse_args(arguments)
-    job: Callable[[argparse.Namespace], int] = args.job
     try:
+        args = _parser().parse_args(choose(sys.argv[1:] if arguments is None else arguments, os.environ))
+        job: Callable[[argparse.Namespace], int] = args.job
         return job(args)
     except UserError as error:
         say(f"rwkv-tune: {error}", error=True)
@@ -47,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m engine", description=__doc__)
+    parser.add_argument("--lang", choices=LANGUAGES, help="what it speaks; by default as the locale says")
     jobs = parser.add_subparsers(required=True)
 
     job = jobs.add_parser("train", help="train the run in a folder")

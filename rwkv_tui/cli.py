@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.contract.errors import UserError
+from engine.contract.i18n import LANGUAGES, choose
 from engine.contract.job_flags import (
     add_convert_flags,
     add_evaluate_flags,
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _in_utf8()
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        args = parse(given)
+        args = parse(choose(given, os.environ))
         _prepare_output(json=getattr(args, "json", False))
         return _command(args.command)(args)
     except UserError as error:
@@ -108,6 +109,9 @@ class _Parser(argparse.ArgumentParser):
 def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
     parser = _Parser(prog="rwkv-tune", description="Fine-tune RWKV, from jsonl to a tuned state.")
     parser.add_argument("--version", action="version", version=f"rwkv-tune {version('rwkv-tune')}")
+    parser.add_argument(  # `choose` has taken it, from any place; here it is told
+        "--lang", choices=LANGUAGES, help="the language, with any command; by default as the locale says"
+    )
     _add_look(parser)
     parser.set_defaults(command="app:open_app", theme="", ascii=False)
     commands = parser.add_subparsers(metavar="COMMAND", parser_class=_Parser)

@@ -25,6 +25,7 @@ settings.load_profile("suite")
 
 # Two workers share the cores; more threads would only wait for each other. Children inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["LANGUAGE"] = "en"  # whatever the locale of whoever runs the tests
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from engine.contract import events
 from engine.contract.errors import UserError
+from engine.contract.i18n import spoken
 from engine.contract.plain import say
 from engine.contract.process import Process
 from engine.contract.rundir import RunDir
@@ -77,8 +78,8 @@ class Rank:
         self.report, sent = os.pipe()
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "engine", "rank", str(run.path), str(local), meeting, str(sent),
-                 str(os.getpid()), f"--on_finish={on_finish}"],
+                [sys.executable, "-m", "engine", "--lang", spoken(), "rank", str(run.path), str(local),
+                 meeting, str(sent), str(os.getpid()), f"--on_finish={on_finish}"],
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, pass_fds=[sent],
             )  # fmt: skip
         finally:

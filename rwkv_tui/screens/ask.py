@@ -6,13 +6,13 @@ from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Horizontal, Vertical
-from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Label
 
+from rwkv_tui.screens.base import TuneDialog
 from rwkv_tui.widgets.plain_input import PlainInput
 
 
-class AskScreen(ModalScreen[bool]):
+class AskScreen(TuneDialog[bool]):
     """Answers True only to an explicit yes; `n` and escape mean no."""
 
     BINDINGS = [
@@ -40,7 +40,7 @@ class AskScreen(ModalScreen[bool]):
         self.dismiss(yes)
 
 
-class NameScreen(ModalScreen[str]):
+class NameScreen(TuneDialog[str]):
     """Asks for one line of text; escape answers with an empty one."""
 
     BINDINGS = [Binding("escape", "cancel", "Cancel", id="name.cancel")]

@@ -8,7 +8,6 @@ from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.content import Content
-from textual.screen import Screen
 from textual.widgets import Footer, Static
 from textual.worker import get_current_worker
 
@@ -19,6 +18,7 @@ from engine.contract.presets import parse_yaml
 from engine.contract.rundir import RunDir
 from engine.contract.settings import train_params
 from rwkv_tui.plain import one_line, short
+from rwkv_tui.screens.base import TuneScreen
 from rwkv_tui.series import Smoothed
 from rwkv_tui.services.run_tail import RunModel, RunWatch
 from rwkv_tui.widgets.axes import Unit, XAxis
@@ -48,7 +48,7 @@ class Compared:
         return self.watch.model
 
 
-class CompareScreen(Screen[None]):
+class CompareScreen(TuneScreen[None]):
     """Reads the runs in a thread; what goes on is followed."""
 
     CSS_PATH = "../styles/home.tcss"

@@ -8,7 +8,6 @@ from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Container, VerticalScroll
 from textual.content import Content
-from textual.screen import Screen
 from textual.widgets import Footer, Static
 
 from engine.contract.errors import UserError
@@ -19,6 +18,7 @@ from rwkv_tui import next_steps
 from rwkv_tui.panels.ending import change
 from rwkv_tui.panels.progress import Head
 from rwkv_tui.plain import duration, one_line, plain, size
+from rwkv_tui.screens.base import TuneScreen
 from rwkv_tui.screens.log import LogScreen
 from rwkv_tui.services.run_tail import RunModel, RunTail
 from rwkv_tui.widgets.trail import Trail
@@ -26,7 +26,7 @@ from rwkv_tui.widgets.trail import Trail
 SHOWN_FILES = 8
 
 
-class DoneScreen(Screen[None]):
+class DoneScreen(TuneScreen[None]):
     """What came of a run. Nothing has a frame around it, so that any part can be selected and copied."""
 
     CSS_PATH = "../styles/done.tcss"

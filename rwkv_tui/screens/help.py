@@ -8,8 +8,9 @@ from textual.app import ComposeResult
 from textual.binding import ActiveBinding, Binding
 from textual.containers import VerticalScroll
 from textual.content import Content
-from textual.screen import ModalScreen
 from textual.widgets import Static
+
+from rwkv_tui.screens.base import TuneDialog
 
 ALWAYS = (
     ("tab, shift+tab", "Next and previous field"),
@@ -20,7 +21,7 @@ ALWAYS = (
 )
 
 
-class HelpScreen(ModalScreen[None]):
+class HelpScreen(TuneDialog[None]):
     """Lists every key that works on the screen it was called from, with what it does."""
 
     BINDINGS = [Binding("escape,question_mark,f1,q,enter", "dismiss(None)", "Close", id="help.close")]

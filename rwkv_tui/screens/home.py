@@ -7,7 +7,6 @@ from textual import getters, on, work
 from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.content import Content
-from textual.screen import Screen
 from textual.widgets import Footer, Input, Label, OptionList, Static
 from textual.widgets.option_list import Option
 from textual.worker import get_current_worker
@@ -19,6 +18,7 @@ from rwkv_tui.app import TuneApp
 from rwkv_tui.panels.panel import spark
 from rwkv_tui.plain import duration, plain, size
 from rwkv_tui.screens.ask import AskScreen, NameScreen
+from rwkv_tui.screens.base import TuneScreen
 from rwkv_tui.services.launch import resume
 from rwkv_tui.services.overview import Overview, Overviews
 from rwkv_tui.services.removal import Removal, plan_removal, remove
@@ -34,7 +34,7 @@ SIGNS = {
 }  # fmt: skip
 
 
-class HomeScreen(Screen[None]):
+class HomeScreen(TuneScreen[None]):
     """Runs, newest first, as they stand now; the way into the wizard."""
 
     app = getters.app(TuneApp)

@@ -10,12 +10,12 @@ from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.content import Content
-from textual.screen import Screen
 from textual.widgets import Footer, Input, Static
 
 from engine.contract.rundir import RunDir
 from rwkv_tui.panels.log import COLORS
 from rwkv_tui.plain import duration, one_line, plain
+from rwkv_tui.screens.base import TuneScreen
 from rwkv_tui.services.run_tail import LogLine, RunModel
 from rwkv_tui.services.runs import engine_log_tail
 from rwkv_tui.widgets.lines import Lines
@@ -27,7 +27,7 @@ LEVELS: dict[str, tuple[str, ...]] = {
 }
 
 
-class LogScreen(Screen[None]):
+class LogScreen(TuneScreen[None]):
     """Follows the run while it goes on and one is at the end; above it what the process itself printed."""
 
     HELP_TEXT = (

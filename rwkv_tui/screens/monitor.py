@@ -9,7 +9,6 @@ from typing import Protocol
 from textual import getters
 from textual.app import ComposeResult
 from textual.binding import Binding
-from textual.screen import Screen
 from textual.widgets import Footer, Static
 
 from engine.contract.check import check_values
@@ -29,6 +28,7 @@ from rwkv_tui.panels.samples import SamplesPanel
 from rwkv_tui.panels.state import StatePanel
 from rwkv_tui.plain import one_line
 from rwkv_tui.screens.ask import AskScreen
+from rwkv_tui.screens.base import TuneScreen
 from rwkv_tui.screens.log import LogScreen
 from rwkv_tui.services.diagnosis import Diagnosis, diagnose
 from rwkv_tui.services.gpu import GpuReading, GpuSampler
@@ -55,7 +55,7 @@ class GpuSource(Protocol):
     def history(self) -> tuple[GpuReading, ...]: ...
 
 
-class MonitorScreen(Screen[None]):
+class MonitorScreen(TuneScreen[None]):
     """Shows one run. `gpus` and `clock` (seconds since the epoch) can be replaced by a test."""
 
     app = getters.app(TuneApp)

@@ -6,10 +6,12 @@ import os
 import sys
 from collections.abc import Sequence
 
+from engine.contract.i18n import spoken
+
 
 def engine_command(job: str, *arguments: str) -> list[str]:
-    """The command line of an engine job."""
-    return [sys.executable, "-m", "engine", job, *arguments]
+    """The command line of an engine job, which is to speak the language of this program."""
+    return [sys.executable, "-m", "engine", "--lang", spoken(), job, *arguments]
 
 
 def engine_environment() -> dict[str, str]:

@@ -7,7 +7,6 @@ from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
-from textual.screen import ModalScreen
 from textual.widgets import Footer, Input, Label, Static
 
 from engine.contract.errors import UserError
@@ -15,12 +14,13 @@ from engine.contract.presets import PresetStore
 from engine.contract.script import Script
 from rwkv_tui.app import TuneApp
 from rwkv_tui.plain import plain
+from rwkv_tui.screens.base import TuneDialog
 from rwkv_tui.services.files import is_file
 from rwkv_tui.services.scripts import read_script_file, save_script
 from rwkv_tui.widgets.path_input import PathInput
 
 
-class ImportScreen(ModalScreen[str]):
+class ImportScreen(TuneDialog[str]):
     """Answers with the name of the first preset made; escape answers with an empty one."""
 
     app = getters.app(TuneApp)

@@ -7,7 +7,6 @@ from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
-from textual.screen import ModalScreen
 from textual.widgets import Footer, Label, OptionList, Static
 from textual.widgets.option_list import Option
 
@@ -16,10 +15,11 @@ from engine.contract.presets import Preset, PresetStore
 from rwkv_tui.draft import Draft
 from rwkv_tui.plain import plain
 from rwkv_tui.screens.ask import AskScreen
+from rwkv_tui.screens.base import TuneDialog
 from rwkv_tui.widgets.picker import Picker
 
 
-class PresetScreen(ModalScreen["Preset | None"]):
+class PresetScreen(TuneDialog["Preset | None"]):
     """A list and, for each, what it would change in `draft`; answers with the preset to load, or None."""
 
     HELP_TEXT = (

@@ -7,7 +7,6 @@ from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Vertical
 from textual.content import Content
-from textual.screen import ModalScreen
 from textual.widgets import Input, OptionList
 from textual.widgets.option_list import Option
 
@@ -15,6 +14,7 @@ from engine.contract.params import Param
 from engine.contract.settings import train_params
 from rwkv_tui.draft import Draft
 from rwkv_tui.plain import one_line
+from rwkv_tui.screens.base import TuneDialog
 from rwkv_tui.widgets.picker import Picker
 
 NAME_WIDTH, VALUE_WIDTH = 25, 14
@@ -39,7 +39,7 @@ def find_params(words: str) -> list[Param]:
     return [param for place in (0, 1, 2) for at, param in ranked if at == place]
 
 
-class SearchScreen(ModalScreen[str]):
+class SearchScreen(TuneDialog[str]):
     """Answers with the name of the parameter to go to; escape answers with an empty one."""
 
     HELP_TEXT = "Search: words of a parameter's name or of what it does. Enter goes to its field."

@@ -8,11 +8,11 @@ from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Vertical
 from textual.content import Content
-from textual.screen import ModalScreen
 from textual.widgets import Footer, Label, Static, TextArea
 
 from engine.contract.files import write_atomic
 from rwkv_tui.plain import plain
+from rwkv_tui.screens.base import TuneDialog
 
 ABOUT = (
     "A blank line separates the turns. A turn takes the first block whose places it fills: "
@@ -20,7 +20,7 @@ ABOUT = (
 )
 
 
-class TemplateScreen(ModalScreen["Path | None"]):
+class TemplateScreen(TuneDialog["Path | None"]):
     """Answers with the file that holds the template now, or None when it stays as it was."""
 
     HELP_TEXT = "Template: how conversations become the text that is learned. Ctrl+S keeps it in a file."

@@ -9,7 +9,6 @@ from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import VerticalScroll
 from textual.content import Content
-from textual.screen import Screen
 from textual.widgets import Footer, Static
 
 from engine.contract.errors import UserError
@@ -17,6 +16,7 @@ from engine.contract.reports import DocumentTokens
 from rwkv_tui.marks import TOKEN_SIGNS, TOKEN_WORDS, rest, stretches, title
 from rwkv_tui.plain import plain
 from rwkv_tui.screens.ask import NameScreen
+from rwkv_tui.screens.base import TuneScreen
 from rwkv_tui.services.jobs import document
 
 STYLES = {
@@ -28,7 +28,7 @@ STYLES = {
 """Two for each kind, in turn, so that one sees where a token ends."""
 
 
-class TokenScreen(Screen[None]):
+class TokenScreen(TuneScreen[None]):
     """Reads one document at a time in a process of its own."""
 
     HELP_TEXT = "Tokens: each document as training sees it. Shades alternate from token to token."

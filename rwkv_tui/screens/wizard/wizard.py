@@ -8,12 +8,12 @@ from textual import getters, on
 from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Container
-from textual.screen import Screen
 from textual.widgets import Footer, Input
 
 from engine.contract.presets import Preset, PresetStore
 from rwkv_tui.app import TuneApp
 from rwkv_tui.draft import Draft
+from rwkv_tui.screens.base import TuneScreen
 from rwkv_tui.screens.wizard.pane import Pane
 from rwkv_tui.widgets.trail import Mark, Trail
 
@@ -39,7 +39,7 @@ def _make_pane(step: str, draft: Draft, cwd: Path, source: Path | None) -> Pane:
     return ReviewPane(draft, cwd, id=step)
 
 
-class WizardScreen(Screen[None]):
+class WizardScreen(TuneScreen[None]):
     """From data to launch. Panes and draft live as long as the application."""
 
     app = getters.app(TuneApp)

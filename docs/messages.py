@@ -1,0 +1,101 @@
+"""Brings the catalogues up to date with the sources: `make messages`.
+
+New sentences come in empty, those of which no source is left go, and what is there is compiled. It says what
+still lacks a translation. Nothing is guessed from sentences alike: an empty one is shown in English.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+
+from babel.messages.catalog import Catalog
+from babel.messages.extract import extract_from_dir
+from babel.messages.mofile import write_mo
+from babel.messages.pofile import read_po, write_po
+
+from engine.contract.i18n import DOMAIN, FOLDER, LANGUAGES
+
+ROOT = Path(__file__).parents[1]
+PLACES = ("engine", "rwkv_tui")
+KEYWORDS: dict[str, tuple[object, ...] | None] = {"_": None, "N_": None, "n_": (1, 2), "p_": ((1, "c"), 2)}
+
+HEAD = """msgid ""
+msgstr ""
+"Language: {code}\\n"
+"MIME-Version: 1.0\\n"
+"Content-Type: text/plain; charset=utf-8\\n"
+"Content-Transfer-Encoding: 8bit\\n"
+"Plural-Forms: {plurals}\\n"
+
+"""
+
+
+def template() -> Catalog:
+    """Every sentence of the sources."""
+    catalogue = Catalog()
+    for place in PLACES:
+        for _file, _line, message, comments, context in extract_from_dir(
+            str(ROOT / place),
+            [("**.py", "python")],
+            keywords=KEYWORDS,
+            comment_tags=("Translators:",),  # type: ignore[arg-type]
+        ):
+            catalogue.add(message, auto_comments=comments, context=context)
+    return catalogue
+
+
+def files(code: str) -> tuple[Path, Path]:
+    """The catalogue that people edit and the one that gettext reads."""
+    folder = FOLDER / code / "LC_MESSAGES"
+    return folder / f"{DOMAIN}.po", folder / f"{DOMAIN}.mo"
+
+
+def read(code: str) -> Catalog:
+    with files(code)[0].open("rb") as file:
+        return read_po(file, locale=code)
+
+
+def compiled(catalogue: Catalog) -> bytes:
+    """The bytes of the .mo file."""
+    out = io.BytesIO()
+    write_mo(out, catalogue)
+    return out.getvalue()
+
+
+def written(catalogue: Catalog) -> bytes:
+    """The bytes of the .po file: without places and dates, so that it changes with its sentences only."""
+    out = io.BytesIO()
+    write_po(
+        out, catalogue, width=0, no_location=True, omit_header=True, sort_output=True, ignore_obsolete=True
+    )
+    head = HEAD.format(code=catalogue.locale_identifier, plurals=catalogue.plural_forms)
+    return head.encode() + out.getvalue()
+
+
+def missing(catalogue: Catalog) -> list[str]:
+    """Sentences without a translation."""
+    return [str(m.id) for m in catalogue if m.id and not (all(m.string) if m.pluralizable else m.string)]
+
+
+def main() -> int:
+    """Rewrites every catalogue; 1 where one lacks a sentence."""
+    sources, lacking = template(), 0
+    for code in LANGUAGES:
+        if code == "en":
+            continue
+        po, mo = files(code)
+        catalogue = read(code)
+        catalogue.update(sources, no_fuzzy_matching=True)
+        po.write_bytes(written(catalogue))
+        mo.write_bytes(compiled(catalogue))
+        lacks = missing(catalogue)
+        lacking += len(lacks)
+        print(f"{code}: {len(catalogue)} sentences, {len(lacks)} not translated")
+        print("".join(f"  {sentence!r}\n" for sentence in lacks), end="")
+    return 1 if lacking else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
