@@ -16,6 +16,8 @@ from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po, write_po
 
 from engine.contract.i18n import DOMAIN, FOLDER, LANGUAGES
+from engine.contract.params import GROUPS
+from engine.contract.settings import train_params
 
 ROOT = Path(__file__).parents[1]
 PLACES = ("engine", "rwkv_tui")
@@ -43,6 +45,8 @@ def template() -> Catalog:
             comment_tags=("Translators:",),  # type: ignore[arg-type]
         ):
             catalogue.add(message, auto_comments=comments, context=context)
+    for sentence in (*GROUPS, *(text for p in train_params().values() for text in p.english if text)):
+        catalogue.add(sentence)
     return catalogue
 
 

@@ -21,6 +21,8 @@ from engine.contract.errors import UserError
 ROOT = Path(__file__).parents[1]
 SOURCES = [path for place in messages.PLACES for path in sorted((ROOT / place).rglob("*.py"))]
 MARKS = {"_", "N_", "n_", "p_"}
+OUR_ENGLISH = ("engine/contract/reference.py",)
+"""Writes docs/parameters.md."""
 WORDS = re.compile(r"[A-Za-z]{2,}[,:;.]? [A-Za-z]{2,}")
 UNSAID = "# unsaid"
 """At the end of a line: its words are for programs or developers, not for the person."""

@@ -1,7 +1,8 @@
 """How one declaration of a parameter is written down and read back.
 
 `param(...)` declares a pydantic field with what flags, forms, presets and documentation need;
-`Param` is that declaration as those four readers see it.
+`Param` is that declaration as those four readers see it. Its sentences need no mark: docs/messages.py
+takes them from here.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, Field
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
+
+from engine.contract.i18n import _
 
 Kind = Literal["int", "float", "bool", "choice", "path", "text", "json"]
 Group = Literal["files", "important", "learning rate", "data", "model", "method", "hardware", "log"]
@@ -46,8 +49,7 @@ class Param:
     name: str
     kind: Kind
     default: Any
-    help: str
-    advice: str
+    english: tuple[str, str]
     group: Group
     choices: tuple[str, ...]
     methods: tuple[str, ...]
@@ -58,6 +60,16 @@ class Param:
     @property
     def flag(self) -> str:
         return f"--{self.name}"
+
+    @property
+    def help(self) -> str:
+        """What it does, in the language of this process; `english` as it was declared."""
+        return _(self.english[0])
+
+    @property
+    def advice(self) -> str:
+        """How to choose it, in the language of this process."""
+        return _(self.english[1])
 
 
 def _without_none(annotation: Any) -> Any:
@@ -94,13 +106,12 @@ def _param(name: str, info: FieldInfo) -> Param:
     extra: Any = info.json_schema_extra
     default = info.get_default(call_default_factory=True)
     if default is PydanticUndefined:
-        raise TypeError(f"parameter {name} has no default")
+        raise TypeError(f"parameter {name} has no default")  # unsaid
     return Param(
         name=name,
         kind=_kind(annotation),
         default=default,
-        help=info.description or "",
-        advice=extra["advice"],
+        english=(info.description or "", extra["advice"]),
         group=extra["group"],
         choices=tuple(get_args(annotation)) if _kind(annotation) == "choice" else (),
         methods=tuple(extra["methods"]),
