@@ -90,6 +90,8 @@ def test_places_are_filled_in(path: Path) -> None:
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_sentences_are_marked(path: Path) -> None:
     text = path.read_text()
+    if str(path.relative_to(ROOT)) in OUR_ENGLISH:
+        return
     if not re.search(r"i18n import .*\b[nNp]?_\b", text):
         pytest.skip("not yet")
     lines = text.splitlines()

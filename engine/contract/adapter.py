@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.contract.errors import Problem
+from engine.contract.i18n import N_, _
 from engine.contract.settings import TrainSettings
 
 ADAPTERS = ("lora", "pissa", "miss")
@@ -24,10 +25,10 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 PISSA_KEYS = ("r", "lora_alpha", "lora_dropout", "svd_niter")
 SVD_NITER = 4
 REFUSED = {
-    "modules_to_save": "use train_parts", "bias": "these models have none; leave it out",
-    "layer_replication": "it makes another model", "trainable_token_indices": "use train_parts",
-    "target_parameters": "use target_modules", "megatron_config": "it imports a module of its own",
-    "megatron_core": "it imports a module of its own",
+    "modules_to_save": N_("use train_parts"), "bias": N_("these models have none; leave it out"),
+    "layer_replication": N_("it makes another model"), "trainable_token_indices": N_("use train_parts"),
+    "target_parameters": N_("use target_modules"), "megatron_config": N_("it imports a module of its own"),
+    "megatron_core": N_("it imports a module of its own"),
 }  # fmt: skip
 # peft's starts that leave the base as it is; a file with any other does not say what it belongs to.
 STARTS = (True, False, "gaussian", "orthogonal")
@@ -57,29 +58,49 @@ def adapter_options(settings: TrainSettings) -> tuple[AdapterOptions, list[Probl
     given = dict(old)
     for name, value in settings.peft_config.items():
         if name in old and old[name] != value:
-            problems.append(Problem(
-                "lora_config", f"its {name} {old[name]} contradicts {value} in peft_config; give it once"
-            ))  # fmt: skip
+            problems.append(
+                Problem(
+                    "lora_config",
+                    _(
+                        "its {name} {old} contradicts {value} in peft_config; give it once",
+                        name=name,
+                        old=old[name],
+                        value=value,
+                    ),
+                )
+            )
         given[name] = value
     paths = {name: Path(str(given.pop(name))).expanduser() for name in ("load", "init") if name in given}
     if method == "pissa":
         problems += [
-            Problem("peft_config", f"pissa has no {name}; it takes {', '.join(PISSA_KEYS)}")
+            Problem(
+                "peft_config",
+                _("pissa has no {name}; it takes {keys}", name=name, keys=", ".join(PISSA_KEYS)),
+            )
             for name in given
             if name not in PISSA_KEYS
         ]
     problems += [
-        Problem("peft_config", f"{name} is not available: {REFUSED[name]}")
+        Problem("peft_config", _("{name} is not available: {why}", name=name, why=_(REFUSED[name])))
         for name in given
         if name in REFUSED
     ]
     start = given.get("init_lora_weights", True)
     if start not in STARTS:
-        hint = "use peft pissa" if str(start).startswith("pissa") else "use true, gaussian or orthogonal"
-        problems.append(Problem("peft_config", f"init_lora_weights {start!r} changes the base model; {hint}"))
+        hint = (
+            _("use peft pissa") if str(start).startswith("pissa") else _("use true, gaussian or orthogonal")
+        )
+        problems.append(
+            Problem(
+                "peft_config",
+                _("init_lora_weights {start!r} changes the base model; {hint}", start=start, hint=hint),
+            )
+        )
     rank = given.get("r", 1)
     if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-        problems.append(Problem("peft_config", f"r is {rank!r}; it must be a whole number from 1 on"))
+        problems.append(
+            Problem("peft_config", _("r is {rank!r}; it must be a whole number from 1 on", rank=rank))
+        )
     options = {**DEFAULTS.get(method, {}), **given}
     return AdapterOptions(given, options, paths.get("load"), paths.get("init")), problems
 
@@ -91,16 +112,24 @@ def _renamed(config: Mapping[str, Any], method: str) -> tuple[dict[str, Any], li
         prefix = next((p for p in _PREFIXES if key.startswith(p)), "")
         name = _KEYS.get(key.removeprefix(prefix))
         if name is None or name == "parts":
-            hint = "; use train_parts" if name == "parts" else f"; it takes lora_{', lora_'.join(_KEYS)}"
-            problems.append(Problem("lora_config", f"{key} is none of its keys{hint}"))
+            hint = _("use train_parts")
+            if name != "parts":
+                hint = _("it takes {keys}", keys=", ".join(f"lora_{known}" for known in _KEYS))
+            problems.append(
+                Problem("lora_config", _("{key} is none of its keys; {hint}", key=key, hint=hint))
+            )
         elif name == "mode" and (method != "miss" or value not in _MODES):
-            problems.append(Problem("lora_config", f"{key} {value!r}: miss has the modes bone and bat"))
+            problems.append(
+                Problem(
+                    "lora_config", _("{key} {value!r}: miss has the modes bone and bat", key=key, value=value)
+                )
+            )
         elif name == "mode":
             found["init_weights"] = _MODES[value]
         elif name == "lora_dropout" and method == "miss":
             found["miss_dropout"] = value
         elif name == "lora_alpha" and method == "miss":
-            problems.append(Problem("lora_config", f"miss has no {key}; leave it out"))
+            problems.append(Problem("lora_config", _("miss has no {key}; leave it out", key=key)))
         elif name in ("load", "init") and not value:
             continue  # the tutorial writes "lora_load":"" for none
         else:

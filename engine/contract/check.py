@@ -17,12 +17,13 @@ from pydantic import ValidationError
 from engine.contract.adapter import ADAPTERS, TRAIN_PARTS, adapter_options
 from engine.contract.data_files import SUFFIXES, unpacked
 from engine.contract.errors import Problem, SettingsError
+from engine.contract.i18n import N_, _
 from engine.contract.settings import TrainSettings, train_params
 
 LARGEST = 1 << 53  # whole numbers beyond are no longer told apart as float
 WHY_FOREIGN = {
-    ("quant", "full"): "full tuning changes every weight, and packed ones cannot be changed; ",
-    ("train_parts", "full"): "full tuning trains every part already; ",
+    ("quant", "full"): N_("full tuning changes every weight, and packed ones cannot be changed"),
+    ("train_parts", "full"): N_("full tuning trains every part already"),
 }
 
 
@@ -64,23 +65,38 @@ def _problem(error: Any) -> Problem:
     field = str(error["loc"][0]) if error["loc"] else ""
     if error["type"] == "extra_forbidden":
         near = difflib.get_close_matches(field, train_params(), n=1)
-        return Problem(field, "no such parameter" + (f"; did you mean {near[0]}?" if near else ""))
+        return Problem(
+            field,
+            _("no such parameter; did you mean {near}?", near=near[0]) if near else _("no such parameter"),
+        )
     param = train_params().get(field)
     given = error.get("input")
     if param is None:
         return Problem(field, str(error["msg"]))
     if param.kind == "choice":
-        return Problem(field, f"{given!r} is none of its values; use one of {', '.join(param.choices)}")
+        return Problem(
+            field,
+            _(
+                "{given!r} is none of its values; use one of {choices}",
+                given=given,
+                choices=", ".join(param.choices),
+            ),
+        )
     if error["type"] in ("greater_than_equal", "greater_than", "less_than_equal", "less_than"):
-        return Problem(field, f"{given} is out of range; it must be {param.limits}")
-    kinds = {"int": "a whole number", "float": "a number", "bool": "0 or 1", "json": "a JSON object"}
-    return Problem(field, f"{given!r} is not {kinds.get(param.kind, 'valid')}")
+        return Problem(
+            field, _("{given} is out of range; it must be {limits}", given=given, limits=param.limits)
+        )
+    kinds = {
+        "int": N_("{given!r} is not a whole number"), "float": N_("{given!r} is not a number"),
+        "bool": N_("{given!r} is not 0 or 1"), "json": N_("{given!r} is not a JSON object"),
+    }  # fmt: skip
+    return Problem(field, _(kinds.get(param.kind, N_("{given!r} is not valid")), given=given))
 
 
 def _endless(s: TrainSettings) -> list[Problem]:
     """Numbers that nothing here could be computed with."""
     values = ((p.name, getattr(s, p.name)) for p in train_params().values() if p.kind in ("int", "float"))
-    return [Problem(name, "is out of range; it is far too large") for name, value in values
+    return [Problem(name, _("is out of range; it is far too large")) for name, value in values
             if not -LARGEST <= value <= LARGEST]  # fmt: skip
 
 
@@ -88,19 +104,28 @@ def contradictions(s: TrainSettings) -> list[Problem]:
     """Settings that are each valid and cannot be meant together."""
     found = []
     if s.peft not in ("none", "state") and s.train_type == "state":
-        found.append(Problem("train_type", f"state contradicts peft {s.peft}; leave one of the two out"))
+        found.append(
+            Problem("train_type", _("state contradicts peft {peft}; leave one of the two out", peft=s.peft))
+        )
     if s.peft == "state" and s.train_type == "none":
-        found.append(Problem("train_type", "none contradicts peft state; leave one of the two out"))
+        found.append(Problem("train_type", _("none contradicts peft state; leave one of the two out")))
     if s.lr_final > s.lr_init:
         found.append(
-            Problem("lr_final", f"{s.lr_final:g} is above lr_init {s.lr_init:g}; lower it or raise lr_init")
+            Problem(
+                "lr_final",
+                _(
+                    "{lr_final:g} is above lr_init {lr_init:g}; lower it or raise lr_init",
+                    lr_final=s.lr_final,
+                    lr_init=s.lr_init,
+                ),
+            )
         )
     if s.lr_init == 0:
-        found.append(Problem("lr_init", "0 would train nothing; state tuning wants 1"))
+        found.append(Problem("lr_init", _("0 would train nothing; state tuning wants 1")))
     if s.dataload == "only" and s.micro_bsz > 1:
-        found.append(Problem("micro_bsz", "dataload only takes one document a step; set it to 1"))
+        found.append(Problem("micro_bsz", _("dataload only takes one document a step; set it to 1")))
     if s.train_type != "infctx" and s.chunk_ctx != train_params()["chunk_ctx"].default:
-        found.append(Problem("chunk_ctx", "is read by train_type infctx only; set that or leave it out"))
+        found.append(Problem("chunk_ctx", _("is read by train_type infctx only; set that or leave it out")))
     return found + _data(s) + _machines(s) + _adapter(s) + _foreign(s)
 
 
@@ -109,23 +134,46 @@ def _data(s: TrainSettings) -> list[Problem]:
     found = []
     if s.data_type == "wds_img":
         usable = ", ".join(c for c in train_params()["data_type"].choices if c != s.data_type)
-        found.append(Problem(
-            "data_type", f"images are not text: rwkv-tune trains language models only; use {usable}"
-        ))  # fmt: skip
+        found.append(
+            Problem(
+                "data_type",
+                _("images are not text: rwkv-tune trains language models only; use {usable}", usable=usable),
+            )
+        )
     text = s.data_type in ("utf-8", "utf-16le")
     if text and s.dataload != "get":
-        found.append(Problem("dataload", f"{s.dataload} takes documents and a text file is one long one; "
-                                         "set it to get, which takes windows"))  # fmt: skip
+        found.append(
+            Problem(
+                "dataload",
+                _(
+                    "{dataload} takes documents and a text file is one long one; set it to get, which "
+                    "takes windows",
+                    dataload=s.dataload,
+                ),
+            )
+        )
     if s.loss_mask in ("qa", "se") and (text or s.data_type == "dummy"):
         found.append(
-            Problem("loss_mask", f"{s.loss_mask} needs documents, which {s.data_type} has not; use pad")
+            Problem(
+                "loss_mask",
+                _(
+                    "{loss_mask} needs documents, which {data_type} has not; use pad",
+                    loss_mask=s.loss_mask,
+                    data_type=s.data_type,
+                ),
+            )
         )
     if s.loss_mask == "se" and s.mask_ids is None:
-        found.append(Problem("mask_id", 'loss_mask se needs two ids, like {"mask0":"130","mask1":"131"}'))
+        found.append(Problem("mask_id", _('loss_mask se needs two ids, like {"mask0":"130","mask1":"131"}')))
     if s.val_split > 1 and s.val_split != int(s.val_split):
-        found.append(Problem("val_split", f"{s.val_split:g} is neither a share below 1 nor a whole number"))
+        found.append(
+            Problem(
+                "val_split",
+                _("{val_split:g} is neither a share below 1 nor a whole number", val_split=s.val_split),
+            )
+        )
     if s.early_stop and not s.val_split:
-        found.append(Problem("early_stop", "goes by documents held out; set val_split, e.g. to 0.05"))
+        found.append(Problem("early_stop", _("goes by documents held out; set val_split, e.g. to 0.05")))
     return found
 
 
@@ -133,12 +181,28 @@ def _machines(s: TrainSettings) -> list[Problem]:
     """What cannot be meant together about processes and machines."""
     found = []
     if s.node_rank >= s.num_nodes:
-        found.append(Problem("node_rank", f"{s.node_rank} is none of {s.num_nodes} machines, counted from 0"))
+        found.append(
+            Problem(
+                "node_rank",
+                _(
+                    "{node_rank} is none of {num_nodes} machines, counted from 0",
+                    node_rank=s.node_rank,
+                    num_nodes=s.num_nodes,
+                ),
+            )
+        )
     if s.num_nodes > 1 and not s.main_address:
-        found.append(Problem("main_address", "is needed with num_nodes above 1: the address of machine 0"))
+        found.append(Problem("main_address", _("is needed with num_nodes above 1: the address of machine 0")))
     if s.precision == "fp16" and s.strategy.startswith("deepspeed"):
-        found.append(Problem("precision", "fp16 scales the loss by itself, which DeepSpeed does not let it; "
-                                          "use bf16 or fp32, or strategy ddp"))  # fmt: skip
+        found.append(
+            Problem(
+                "precision",
+                _(
+                    "fp16 scales the loss by itself, which DeepSpeed does not let it; use bf16 or fp32, "
+                    "or strategy ddp"
+                ),
+            )
+        )
     return found
 
 
@@ -146,7 +210,16 @@ def _adapter(s: TrainSettings) -> list[Problem]:
     found = adapter_options(s)[1] if s.peft in ADAPTERS else []
     strange = sorted(set(filter(None, s.train_parts.split(","))) - set(TRAIN_PARTS))
     if strange:
-        found.append(Problem("train_parts", f"there is no part {strange[0]}; use {', '.join(TRAIN_PARTS)}"))
+        found.append(
+            Problem(
+                "train_parts",
+                _(
+                    "there is no part {strange}; use {train_parts}",
+                    strange=strange[0],
+                    train_parts=", ".join(TRAIN_PARTS),
+                ),
+            )
+        )
     return found
 
 
@@ -155,8 +228,14 @@ def _foreign(s: TrainSettings) -> list[Problem]:
     return [
         Problem(
             p.name,
-            WHY_FOREIGN.get((p.name, s.method), f"has no effect when tuning {s.method}; ")
-            + f"leave it at {p.default or 'nothing'}",
+            _(
+                "{why}; leave it at {value}",
+                why=_(
+                    WHY_FOREIGN.get((p.name, s.method), N_("has no effect when tuning {method}")),
+                    method=s.method,
+                ),
+                value=p.default or _("nothing"),
+            ),
         )
         for p in train_params().values()
         if p.methods and s.method not in p.methods and getattr(s, p.name) != p.default
@@ -169,16 +248,28 @@ def missing_files(s: TrainSettings) -> list[Problem]:
     for name, param in train_params().items():
         spared = {"data_file": s.data_type == "dummy", "load_model": s.from_random}.get(name, False)
         if param.required and not spared and getattr(s, name) is None:
-            found.append(Problem(name, f"is not set; it names {_lower_first(param.help)}"))
+            found.append(Problem(name, _("is not set; it names {help}", help=_lower_first(param.help))))
     if s.load_model is not None and not _is_file(s.load_model):
-        found.append(Problem("load_model", f"no file {s.load_model}; give the path of a .pth model"))
+        found.append(
+            Problem(
+                "load_model",
+                _("no file {load_model}; give the path of a .pth model", load_model=s.load_model),
+            )
+        )
     if s.data_file is not None:
         found += _missing_data(s.data_file, s.data_type)
     if s.wandb and not _installed("wandb"):
-        found.append(Problem("wandb", "its package is not installed; `pip install 'rwkv-tune[wandb]'` "
-                                      "does it, or leave the project name empty"))  # fmt: skip
+        found.append(
+            Problem(
+                "wandb",
+                _(
+                    "its package is not installed; `pip install 'rwkv-tune[wandb]'` does it, or leave "
+                    "the project name empty"
+                ),
+            )
+        )
     if s.proj_dir is not None and _is_file(s.proj_dir):
-        found.append(Problem("proj_dir", f"{s.proj_dir} is a file; name a folder"))
+        found.append(Problem("proj_dir", _("{proj_dir} is a file; name a folder", proj_dir=s.proj_dir)))
     return found
 
 
@@ -186,14 +277,36 @@ def _missing_data(path: Path, data_type: str) -> list[Problem]:
     if data_type == "dummy":
         return []
     if data_type != "binidx":
-        return [] if _is_file(path) else [Problem("data_file", f"no file {path}; data_type {data_type} names "
-                                                               "a file with its suffix")]  # fmt: skip
+        return (
+            []
+            if _is_file(path)
+            else [
+                Problem(
+                    "data_file",
+                    _(
+                        "no file {path}; data_type {data_type} names a file with its suffix",
+                        path=path,
+                        data_type=data_type,
+                    ),
+                )
+            ]
+        )
     missing = [data_half(path, half) for half in (".bin", ".idx") if not _is_file(data_half(path, half))]
     if missing and _is_file(path) and Path(unpacked(path.name)).suffix in SUFFIXES:
-        return [Problem("data_file", f"{path} is no .bin/.idx pair; set data_type to jsonl, or make the pair "
-                                     "with `rwkv-tune data convert`")]  # fmt: skip
-    remedy = "make the pair with `rwkv-tune data convert`"
-    return [Problem("data_file", f"no file {half}; {remedy}") for half in missing[:1]]
+        return [
+            Problem(
+                "data_file",
+                _(
+                    "{path} is no .bin/.idx pair; set data_type to jsonl, or make the pair with "
+                    "`rwkv-tune data convert`",
+                    path=path,
+                ),
+            )
+        ]
+    return [
+        Problem("data_file", _("no file {half}; make the pair with `rwkv-tune data convert`", half=half))
+        for half in missing[:1]
+    ]
 
 
 def _installed(package: str) -> bool:
@@ -216,4 +329,4 @@ def _is_file(path: Path) -> bool:
 
 
 def _lower_first(text: str) -> str:
-    return text[:1].lower() + text[1:].rstrip(".")
+    return text[:1].lower() + text[1:].rstrip(".。")

@@ -7,6 +7,7 @@ import json
 import shlex
 from typing import Any
 
+from engine.contract.i18n import _
 from engine.contract.settings import TrainSettings, train_params
 
 _METAVARS = {"bool": "{0,1}", "int": "N", "float": "X"}
@@ -18,13 +19,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """A flag for each parameter. Values stay text: `check` turns them into settings and explains errors."""
     groups: dict[str, Any] = {}
     for p in train_params().values():
-        group = groups.setdefault(p.group, parser.add_argument_group(p.group))
+        group = groups.setdefault(p.group, parser.add_argument_group(_(p.group)))
         choices = "{" + ",".join(p.choices) + "}"
         long = len(choices) > 40  # a list that would not fit a line goes into the text
         metavar = "CHOICE" if long else choices if p.choices else _METAVARS.get(p.kind, p.kind.upper())
         text = f"{p.help} {p.advice}".replace("%", "%%").strip()
-        text += f" One of {', '.join(p.choices)}." if long else ""
-        shown = "required" if p.required else f"default: {spell(p.default) or 'empty'}"
+        text += " " + _("One of {choices}.", choices=", ".join(p.choices)) if long else ""
+        shown = _("required") if p.required else _("default: {value}", value=spell(p.default) or _("empty"))
         group.add_argument(
             p.flag, metavar=metavar, default=argparse.SUPPRESS,
             help=f"{text} ({shown})",

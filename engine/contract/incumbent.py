@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from engine.contract.errors import Problem
+from engine.contract.i18n import N_, _
 from engine.contract.settings import train_params
 
 ANY: tuple[str, ...] = ()
@@ -31,70 +32,78 @@ class Foreign:
     switch: bool = False
 
 
-_DEAD = "was read by nothing"
-_FILE = "the model file says it"
-_OF_2024 = "write --peft lora with --lora_config"
+_DEAD = N_("was read by nothing")
+_FILE = N_("the model file says it")
+_OF_2024 = N_("write --peft lora with --lora_config")
 FOREIGN: dict[str, Foreign] = {
-    "dim_att": Foreign("set the width of the attention", _FILE),
-    "dim_ffn": Foreign("set the width of the feed-forward layers", _FILE),
-    "head_size_a": Foreign("set the width of a head", _FILE),
+    "dim_att": Foreign(N_("set the width of the attention"), _FILE),
+    "dim_ffn": Foreign(N_("set the width of the feed-forward layers"), _FILE),
+    "head_size_a": Foreign(N_("set the width of a head"), _FILE),
     "head_size_divisor": Foreign(
-        "scaled an epsilon that every released model has at 8", "it is always 8", ("8",)
+        N_("scaled an epsilon that every released model has at 8"), N_("it is always 8"), ("8",)
     ),
-    "tiny_att_dim": Foreign(_DEAD, "nothing replaces it"),
-    "tiny_att_layer": Foreign(_DEAD, "nothing replaces it"),
-    "my_pos_emb": Foreign(_DEAD, "nothing replaces it"),
-    "my_ffn_shift": Foreign(_DEAD, "nothing replaces it"),
-    "my_att_shift": Foreign(_DEAD, "nothing replaces it"),
-    "load_partial": Foreign(_DEAD, "a model is loaded whole or refused"),
-    "dropout": Foreign(_DEAD, "an adapter's dropout stands in its own settings"),
-    "weight_decay_final": Foreign("ended in an error when positive", "weight_decay stays what it is"),
+    "tiny_att_dim": Foreign(_DEAD, N_("nothing replaces it")),
+    "tiny_att_layer": Foreign(_DEAD, N_("nothing replaces it")),
+    "my_pos_emb": Foreign(_DEAD, N_("nothing replaces it")),
+    "my_ffn_shift": Foreign(_DEAD, N_("nothing replaces it")),
+    "my_att_shift": Foreign(_DEAD, N_("nothing replaces it")),
+    "load_partial": Foreign(_DEAD, N_("a model is loaded whole or refused")),
+    "dropout": Foreign(_DEAD, N_("an adapter's dropout stands in its own settings")),
+    "weight_decay_final": Foreign(N_("ended in an error when positive"), N_("weight_decay stays what it is")),
     "layerwise_lr": Foreign(
-        "0 gave every parameter the same rate", "full tuning lets the decays learn at twice the rate", ("1",)
+        N_("0 gave every parameter the same rate"),
+        N_("full tuning lets the decays learn at twice the rate"),
+        ("1",),
     ),
-    "optim": Foreign("adam_mini replaced Adam", "there is no adam_mini", ("none",)),
-    "ds_bucket_mb": Foreign("set the size of DeepSpeed's buffers", "DeepSpeed's own default holds"),
-    "l2warp_sparse": Foreign("chose how L2Wrap is computed, not its result", "there is one way"),
-    "avg_loss": Foreign("was overwritten by the log", "the log shows each step and a smoothed loss"),
-    "compile": Foreign("compiled the model for speed", "op auto takes the fastest operator", switch=True),
-    "fla": Foreign("chose the fla operator", "op auto takes the fastest one", switch=True),
+    "optim": Foreign(N_("adam_mini replaced Adam"), N_("there is no adam_mini"), ("none",)),
+    "ds_bucket_mb": Foreign(N_("set the size of DeepSpeed's buffers"), N_("DeepSpeed's own default holds")),
+    "l2warp_sparse": Foreign(N_("chose how L2Wrap is computed, not its result"), N_("there is one way")),
+    "avg_loss": Foreign(N_("was overwritten by the log"), N_("the log shows each step and a smoothed loss")),
+    "compile": Foreign(
+        N_("compiled the model for speed"), N_("op auto takes the fastest operator"), switch=True
+    ),
+    "fla": Foreign(N_("chose the fla operator"), N_("op auto takes the fastest one"), switch=True),
     "fused_kernel": Foreign(
-        "chose a loss that never holds all logits", "the loss never holds them", switch=True
+        N_("chose a loss that never holds all logits"), N_("the loss never holds them"), switch=True
     ),
-    "my_pile_version": Foreign(_DEAD, "nothing replaces it"),
+    "my_pile_version": Foreign(_DEAD, N_("nothing replaces it")),
     "my_pile_stage": Foreign(
-        "ran the stages of a pre-training and set epochs by itself",
-        "give epoch_steps and epoch_count yourself", ("0",),
+        N_("ran the stages of a pre-training and set epochs by itself"),
+        N_("give epoch_steps and epoch_count yourself"),
+        ("0",),
     ),
-    "my_pile_shift": Foreign(_DEAD, "nothing replaces it"),
-    "my_pile_edecay": Foreign(_DEAD, "nothing replaces it"),
-    "magic_prime": Foreign("ordered the data of a pre-training", "documents are shuffled afresh each pass"),
-    "my_random_steps": Foreign(_DEAD, "nothing replaces it"),
-    "my_sample_len": Foreign(_DEAD, "sample_len sets the length of the answer at the end"),
-    "my_qa_mask": Foreign("1 ended in an error", "write --loss_mask qa", ("0",)),
-    "my_exit": Foreign("ended the run after an epoch", "write --epoch_count", ("99999999",)),
-    "my_exit_tokens": Foreign(_DEAD, "epoch_steps and epoch_count end a run"),
+    "my_pile_shift": Foreign(_DEAD, N_("nothing replaces it")),
+    "my_pile_edecay": Foreign(_DEAD, N_("nothing replaces it")),
+    "magic_prime": Foreign(
+        N_("ordered the data of a pre-training"), N_("documents are shuffled afresh each pass")
+    ),
+    "my_random_steps": Foreign(_DEAD, N_("nothing replaces it")),
+    "my_sample_len": Foreign(_DEAD, N_("sample_len sets the length of the answer at the end")),
+    "my_qa_mask": Foreign(N_("1 ended in an error"), N_("write --loss_mask qa"), ("0",)),
+    "my_exit": Foreign(N_("ended the run after an epoch"), N_("write --epoch_count"), ("99999999",)),
+    "my_exit_tokens": Foreign(_DEAD, N_("epoch_steps and epoch_count end a run")),
     "data_shuffle": Foreign(
-        "0 kept the order of the documents", "documents are shuffled afresh each pass", ("1",)
+        N_("0 kept the order of the documents"), N_("documents are shuffled afresh each pass"), ("1",)
     ),
     "merge": Foreign(
-        "1 saved the merged model after each epoch", "what was trained is saved; merging is a step of its own"
+        N_("1 saved the merged model after each epoch"),
+        N_("what was trained is saved; merging is a step of its own"),
     ),
     "sft_field": Foreign(
-        "named columns of a data set on the Hub", "make a .jsonl of it and run `data convert`", None
+        N_("named columns of a data set on the Hub"), N_("make a .jsonl of it and run `data convert`"), None
     ),
     "sft_split": Foreign(
-        "named a part of a data set on the Hub", "make a .jsonl of it and run `data convert`", None
+        N_("named a part of a data set on the Hub"), N_("make a .jsonl of it and run `data convert`"), None
     ),
-    "lora": Foreign("meant peft lora until 2024", _OF_2024, None, switch=True),
-    "lora_load": Foreign("was a flag of its own until 2024", _OF_2024, None),
-    "lora_r": Foreign("was a flag of its own until 2024", _OF_2024, None),
-    "lora_alpha": Foreign("was a flag of its own until 2024", _OF_2024, None),
-    "lora_dropout": Foreign("was a flag of its own until 2024", _OF_2024, None),
-    "lora_parts": Foreign("was a flag of its own until 2024", _OF_2024, None),
-    "PISSA": Foreign("meant peft pissa until 2024", "write --peft pissa", None, switch=True),
-    "svd_niter": Foreign("was a flag of its own until 2024", "write --peft pissa", None),
-}  # fmt: skip
+    "lora": Foreign(N_("meant peft lora until 2024"), _OF_2024, None, switch=True),
+    "lora_load": Foreign(N_("was a flag of its own until 2024"), _OF_2024, None),
+    "lora_r": Foreign(N_("was a flag of its own until 2024"), _OF_2024, None),
+    "lora_alpha": Foreign(N_("was a flag of its own until 2024"), _OF_2024, None),
+    "lora_dropout": Foreign(N_("was a flag of its own until 2024"), _OF_2024, None),
+    "lora_parts": Foreign(N_("was a flag of its own until 2024"), _OF_2024, None),
+    "PISSA": Foreign(N_("meant peft pissa until 2024"), N_("write --peft pissa"), None, switch=True),
+    "svd_niter": Foreign(N_("was a flag of its own until 2024"), N_("write --peft pissa"), None),
+}
 
 # Flags whose values are words of their own; here they are joined by commas.
 LISTS = ("train_parts", "sft_field")
@@ -121,8 +130,10 @@ RESPELLED: dict[tuple[str, str], str] = {
 }
 # The same name and another meaning: worth a word.
 MEANINGS: dict[tuple[str, str], str] = {
-    ("lr_schedule", "wsd"): "there it was a warmup and a cosine to 0; here the rate stays and falls to "
-    "lr_final over the last fifth",
+    ("lr_schedule", "wsd"): N_(
+        "there it was a warmup and a cosine to 0; here the rate stays and falls to lr_final "
+        "over the last fifth"
+    ),
 }
 # What spreads a run over devices, and on one only costs memory and time. Offloading does more than that.
 SPREADING = ("ddp", "deepspeed_stage_1", "deepspeed_stage_2", "deepspeed_stage_3")
@@ -199,38 +210,44 @@ def _read(reading: Reading, name: str, given: list[str]) -> None:
     value = ",".join(given)
     if name in RENAMED and name not in train_params():
         new, fixed = RENAMED[name]
-        reading.notes.append(Problem(f"--{name}", f"is called --{new}{f' {fixed}' if fixed else ''} here"))
+        spelled = f"--{new} {fixed}" if fixed else f"--{new}"
+        reading.notes.append(Problem(f"--{name}", _("is called {flag} here", flag=spelled)))
         name, given = new, [fixed] if fixed else given
         value = fixed or value
     if name in train_params():
         if not given:
-            reading.problems.append(Problem(f"--{name}", "has no value; give one after it"))
+            reading.problems.append(Problem(f"--{name}", _("has no value; give one after it")))
             return
         reading.values[name] = _respell(reading, name, value)
         return
     foreign = FOREIGN.get(name)
     if foreign is None:
         near = difflib.get_close_matches(name, train_params(), n=1)
-        hint = f"; did you mean --{near[0]}?" if near else ""
-        reading.problems.append(Problem(f"--{name}", f"no such flag{hint}"))
+        said = _("no such flag; did you mean --{near}?", near=near[0]) if near else _("no such flag")
+        reading.problems.append(Problem(f"--{name}", said))
     elif not foreign.switch and not given:
-        reading.problems.append(Problem(f"--{name}", "has no value; leave it out"))
+        reading.problems.append(Problem(f"--{name}", _("has no value; leave it out")))
     elif foreign.harmless == ANY or (foreign.harmless and _plain(value) in foreign.harmless):
         reading.notes.append(
-            Problem(f"--{name}", f"left out: in RWKV-PEFT it {foreign.there}; {foreign.here}")
+            Problem(
+                f"--{name}",
+                _("left out: in RWKV-PEFT it {there}; {here}", there=_(foreign.there), here=_(foreign.here)),
+            )
         )
     else:
-        said = f"{value} " if value else ""
-        reading.problems.append(Problem(
-            f"--{name}", f"{said}cannot be honoured: in RWKV-PEFT it {foreign.there}; {foreign.here}"
-        ))  # fmt: skip
+        said = _(
+            "cannot be honoured: in RWKV-PEFT it {there}; {here}",
+            there=_(foreign.there),
+            here=_(foreign.here),
+        )
+        reading.problems.append(Problem(f"--{name}", f"{value} {said}".strip()))
 
 
 def _respell(reading: Reading, name: str, value: str) -> str:
     new = RESPELLED.get((name, value))
     if new is None:
         return value
-    reading.notes.append(Problem(f"--{name}", f"{value} is written {new} here"))
+    reading.notes.append(Problem(f"--{name}", _("{value} is written {new} here", value=value, new=new)))
     return new
 
 
@@ -251,5 +268,7 @@ def on_one_device(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Probl
     strategy = values.get("strategy")
     if strategy not in SPREADING or {str(values.get(name, 1)) for name in ("devices", "num_nodes")} != {"1"}:
         return dict(values), []
-    note = Problem("--strategy", f"{strategy} spreads a run over devices; with one it is auto")
+    note = Problem(
+        "--strategy", _("{strategy} spreads a run over devices; with one it is auto", strategy=strategy)
+    )
     return {**values, "strategy": "auto"}, [note]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from engine.contract.i18n import _
+
 PLAN_FLAGS = ("ctx_len", "loss_mask", "mask_id", "epoch_steps", "micro_bsz")
 """What of a run decides about its data."""
 
@@ -13,16 +15,20 @@ def add_source_flags(job: argparse.ArgumentParser, *, several: bool = True) -> N
     """Where data comes from and how its rows are read."""
     job.add_argument(
         "source", metavar="FILE|FOLDER|PATTERN" if several else "PREFIX|FILE", nargs="+" if several else 1,
-        type=Path, help="jsonl, JSON, CSV, Parquet, text or Markdown, packed with gz or zst or not",
+        type=Path, help=_("jsonl, JSON, CSV, Parquet, text or Markdown, packed with gz or zst or not"),
     )  # fmt: skip
     job.add_argument(
-        "--fields", metavar="PART=FIELD,...", default="",
-        help="which fields are what, where it is not recognised: text=body, prompt=q,answer=a, "
-        "instruction=i,input=x,output=o or messages=turns; system= and think= may be added",
-    )  # fmt: skip
+        "--fields",
+        metavar="PART=FIELD,...",
+        default="",
+        help=_(
+            "which fields are what, where it is not recognised: text=body, prompt=q,answer=a, "
+            "instruction=i,input=x,output=o or messages=turns; system= and think= may be added"
+        ),
+    )
     job.add_argument(
         "--template", metavar="FILE", type=Path,
-        help="how conversations become text; `rwkv-tune data template` prints the one of RWKV",
+        help=_("how conversations become text; `rwkv-tune data template` prints the one of RWKV"),
     )  # fmt: skip
 
 
@@ -30,33 +36,47 @@ def add_plan_flags(job: argparse.ArgumentParser) -> None:
     """What training will make of the data; the flags of `train`, and their defaults."""
     for name in PLAN_FLAGS:
         spelled = dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}"))
-        job.add_argument(*spelled, dest=name, help="as for train")
+        job.add_argument(*spelled, dest=name, help=_("as for train"))
 
 
 def add_convert_flags(job: argparse.ArgumentParser) -> None:
     """The flags of a conversion."""
     add_source_flags(job)
     job.add_argument(
-        "--out", metavar="PREFIX", type=Path, required=True, help="writes PREFIX.bin and PREFIX.idx"
-    )
-    job.add_argument("--repeat", type=int, default=10, help="write every document N times, shuffled afresh")
-    job.add_argument(
-        "--weights", metavar="W,W,...", type=_numbers, default=(),
-        help="mix the sources, a number for each: 3,1 takes one token of the second for each three of the "
-        "first. Each repeat has all of the first; the others are drawn from, and begin anew when used up",
-    )  # fmt: skip
-    job.add_argument(
-        "--held-out", "--held_out", metavar="X", type=float, default=0.0,
-        help="set documents aside as the pair PREFIX-val: a share below 1 or a number of those that differ. "
-        "Their content decides, so that no copy of one is trained on",
-    )  # fmt: skip
-    job.add_argument("--ctx-len", "--ctx_len", type=int, default=512, help="for the magic prime")
-    job.add_argument("--seed", type=int, default=0, help="the same seed writes the same bytes")
-    job.add_argument(
-        "--skip-bad", "--skip_bad", action="store_true", help="leave out lines that cannot be read"
+        "--out", metavar="PREFIX", type=Path, required=True, help=_("writes PREFIX.bin and PREFIX.idx")
     )
     job.add_argument(
-        "--force", action="store_true", help="replace an existing pair once the new one is complete"
+        "--repeat", type=int, default=10, help=_("write every document N times, shuffled afresh")
+    )
+    job.add_argument(
+        "--weights",
+        metavar="W,W,...",
+        type=_numbers,
+        default=(),
+        help=_(
+            "mix the sources, a number for each: 3,1 takes one token of the second for each "
+            "three of the first. Each repeat has all of the first; the others are drawn from, "
+            "and begin anew when used up"
+        ),
+    )
+    job.add_argument(
+        "--held-out",
+        "--held_out",
+        metavar="X",
+        type=float,
+        default=0.0,
+        help=_(
+            "set documents aside as the pair PREFIX-val: a share below 1 or a number of those "
+            "that differ. Their content decides, so that no copy of one is trained on"
+        ),
+    )
+    job.add_argument("--ctx-len", "--ctx_len", type=int, default=512, help=_("for the magic prime"))
+    job.add_argument("--seed", type=int, default=0, help=_("the same seed writes the same bytes"))
+    job.add_argument(
+        "--skip-bad", "--skip_bad", action="store_true", help=_("leave out lines that cannot be read")
+    )
+    job.add_argument(
+        "--force", action="store_true", help=_("replace an existing pair once the new one is complete")
     )
 
 
@@ -74,9 +94,11 @@ def add_init_flags(job: argparse.ArgumentParser) -> None:
         "--pre-ffn",
         "--pre_ffn",
         action="store_true",
-        help="no attention in the first layer, but a second ffn",
+        help=_("no attention in the first layer, but a second ffn"),
     )
-    job.add_argument("--head-qk", "--head_qk", type=int, default=0, help="width of a copying head; 0 is none")
+    job.add_argument(
+        "--head-qk", "--head_qk", type=int, default=0, help=_("width of a copying head; 0 is none")
+    )
     job.add_argument("--seed", type=int, default=0)
     job.add_argument("--out", metavar="FILE.pth", type=Path, required=True)
     job.add_argument("--json", action="store_true")
@@ -89,9 +111,9 @@ def add_evaluate_flags(job: argparse.ArgumentParser) -> None:
     add_adapter_flags(job)
     job.add_argument("--data", metavar="PREFIX|FILE", type=Path, required=True)
     job.add_argument(
-        "--data-type", "--data_type", help="as of train (default: by the file's suffix, else binidx)"
+        "--data-type", "--data_type", help=_("as of train (default: by the file's suffix, else binidx)")
     )
-    job.add_argument("--quant", default="none", help="int8 or nf4: measures the model packed")
+    job.add_argument("--quant", default="none", help=_("int8 or nf4: measures the model packed"))
     job.add_argument("--ctx-len", "--ctx_len", type=int, required=True)
     job.add_argument("--json", action="store_true")
 
@@ -100,13 +122,13 @@ def add_adapter_flags(job: argparse.ArgumentParser) -> None:
     """An adapter, and what the incumbent's files do not say of themselves."""
     job.add_argument("--adapter", metavar="FOLDER|FILE.pth", type=Path)
     job.add_argument(
-        "--lora-alpha", "--lora_alpha", type=float, help="of a LoRA .pth, which does not say it itself"
+        "--lora-alpha", "--lora_alpha", type=float, help=_("of a LoRA .pth, which does not say it itself")
     )
     job.add_argument(
         "--init",
         metavar="FILE.pth",
         type=Path,
-        help="the init file of a PiSSA .pth (default: the one beside it)",
+        help=_("the init file of a PiSSA .pth (default: the one beside it)"),
     )
 
 
@@ -116,4 +138,4 @@ def add_merge_flags(job: argparse.ArgumentParser) -> None:
     job.add_argument("--state", metavar="FILE.pth", type=Path)
     add_adapter_flags(job)
     job.add_argument("--out", metavar="FILE.pth", type=Path, required=True)
-    job.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    job.add_argument("--json", action="store_true", help=_("one JSON document on stdout"))

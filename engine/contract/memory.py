@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from engine.contract.i18n import _
 from engine.contract.settings import TrainSettings
 
 
@@ -15,30 +16,33 @@ class Saving:
     changes: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        return " with ".join(f"{name} {value}" for name, value in self.changes.items()) + f" ({self.cost})"
+        return _(" with ").join(f"{name} {value}" for name, value in self.changes.items()) + f" ({self.cost})"
 
 
 def savings(s: TrainSettings) -> list[Saving]:
     """Changes to these settings that take less memory, in order of what they cost."""
     found = []
     if not s.grad_cp:
-        found.append(Saving("the same result, a third slower", {"grad_cp": "1"}))
+        found.append(Saving(_("the same result, a third slower"), {"grad_cp": "1"}))
     if s.micro_bsz > 1:
         batches = str(s.micro_bsz * s.accumulate_grad_batches)
         changes = {"micro_bsz": "1", "accumulate_grad_batches": batches}
-        found.append(Saving("the same result, slower", changes))
+        found.append(Saving(_("the same result, slower"), changes))
     if s.precision in ("fp32", "tf32"):
-        found.append(Saving("half the memory, less exact", {"precision": "bf16"}))
+        found.append(Saving(_("half the memory, less exact"), {"precision": "bf16"}))
     if s.method != "full" and s.quant != "nf4":
         kind = "int8" if s.quant == "none" else "nf4"
-        found.append(Saving("frozen weights take less, a slightly higher loss", {"quant": kind}))
+        found.append(Saving(_("frozen weights take less, a slightly higher loss"), {"quant": kind}))
     if s.method == "full":
-        found.append(Saving("a small part of the weights learns", {"peft": "lora", "train_type": "auto"}))
+        found.append(Saving(_("a small part of the weights learns"), {"peft": "lora", "train_type": "auto"}))
     if s.ctx_len > 128:
-        found.append(Saving("less of each document is learned", {"ctx_len": str(s.ctx_len // 2)}))
+        found.append(Saving(_("less of each document is learned"), {"ctx_len": str(s.ctx_len // 2)}))
     return found
 
 
 def advice(s: TrainSettings) -> str:
     """The same as a sentence."""
-    return f"What takes less, the cheapest first: {'; '.join([*map(str, savings(s)), 'a smaller model'])}."
+    return _(
+        "What takes less, the cheapest first: {ways}.",
+        ways="; ".join([*map(str, savings(s)), _("a smaller model")]),
+    )

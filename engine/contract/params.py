@@ -19,7 +19,7 @@ from pydantic_core import PydanticUndefined
 from engine.contract.i18n import _
 
 Kind = Literal["int", "float", "bool", "choice", "path", "text", "json"]
-Group = Literal["files", "important", "learning rate", "data", "model", "method", "hardware", "log"]
+Group = Literal["files", "important", "learning rate", "data", "model", "method", "hardware", "log"]  # unsaid
 GROUPS: tuple[Group, ...] = get_args(Group)
 
 

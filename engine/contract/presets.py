@@ -16,11 +16,12 @@ from engine.contract.check import check_values
 from engine.contract.errors import Problem, SettingsError, UserError
 from engine.contract.files import write_atomic
 from engine.contract.flags import changed
+from engine.contract.i18n import N_, _
 from engine.contract.settings import TrainSettings, train_params
 
 LARGEST = 1 << 16  # characters
 LONGEST_NUMBER = 40  # digits
-TYPED_ONLY = "is a command that would be run, so no file may bring it; give it on the command line"
+TYPED_ONLY = N_("is a command that would be run, so no file may bring it; give it on the command line")
 
 
 @dataclass(frozen=True)
@@ -48,13 +49,13 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise yaml.MarkedYAMLError(problem="an alias", problem_mark=mark)
+            raise yaml.MarkedYAMLError(problem=_("an alias"), problem_mark=mark)
         return super().compose_node(parent, index)
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
         """Without numbers that are too long to be shown, which hexadecimal ones may be."""
         if len(node.value) > LONGEST_NUMBER:
-            raise yaml.MarkedYAMLError(problem="a number that never ends", problem_mark=node.start_mark)
+            raise yaml.MarkedYAMLError(problem=_("a number that never ends"), problem_mark=node.start_mark)
         return int(super().construct_yaml_int(node))
 
 
@@ -64,38 +65,44 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 def parse_yaml(text: str, source: str) -> dict[str, Any]:
     """Values of a preset. Raises SettingsError naming key and line for anything wrong in it."""
     if len(text) > LARGEST:
-        raise SettingsError([Problem("", f"larger than a preset would be ({LARGEST >> 10} KiB)")], source)
+        raise SettingsError(
+            [Problem("", _("larger than a preset would be ({largest} KiB)", largest=LARGEST >> 10))], source
+        )
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
         values = loader.construct_document(node) if node else {}
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        line = f"line {mark.line + 1}: " if mark else ""
-        reason = getattr(error, "problem", None) or "not YAML"
-        raise SettingsError([Problem("", f"{line}{reason}; write one `key: value` a line")], source) from None
+        reason = getattr(error, "problem", None) or _("not YAML")
+        said = _("{reason}; write one `key: value` a line", reason=reason)
+        raise SettingsError([Problem("", _at(mark.line + 1, said) if mark else said)], source) from None
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         # what YAML's own types raise: a date in month 13, !!int of a word, brackets without end
-        reason = f"holds what YAML cannot read ({type(error).__name__}); write one `key: value` a line"
+        reason = _(
+            "holds what YAML cannot read ({name}); write one `key: value` a line", name=type(error).__name__
+        )
         raise SettingsError([Problem("", reason)], source) from None
     if not isinstance(values, dict) or not (node is None or isinstance(node, yaml.MappingNode)):
-        raise SettingsError([Problem("", "line 1: not a list of `key: value`")], source)
+        raise SettingsError([Problem("", _at(1, _("not a list of `key: value`")))], source)
     lines = {str(k.value): k.start_mark.line + 1 for k, _ in node.value} if node else {}
     if node and len(lines) < len(node.value):
         keys = [str(k.value) for k, _ in node.value]
         twice = next(k for k in keys if keys.count(k) > 1)
-        raise SettingsError([Problem(twice, f"line {lines[twice]}: written twice; keep one")], source)
+        raise SettingsError([Problem(twice, _at(lines[twice], _("written twice; keep one")))], source)
     problems = check_values({str(k): v for k, v in values.items()}, files=False).problems
     if problems:
-        named = [Problem(p.field, f"line {lines[p.field]}: {p.message}" if p.field in lines else p.message)
+        named = [Problem(p.field, _at(lines[p.field], p.message) if p.field in lines else p.message)
                  for p in problems]  # fmt: skip
         raise SettingsError(named, source)
-    brought = [
-        Problem(n, f"line {at}: {TYPED_ONLY}") for n, at in lines.items() if train_params()[n].typed_only
-    ]
+    brought = [Problem(n, _at(at, _(TYPED_ONLY))) for n, at in lines.items() if train_params()[n].typed_only]
     if brought:
         raise SettingsError(brought, source)
     return {str(k): v for k, v in values.items()}
+
+
+def _at(line: int, message: str) -> str:
+    return _("line {line}: {message}", line=line, message=message)
 
 
 def render_yaml(settings: TrainSettings, title: str, keys: Iterable[str] | None = None) -> str:
@@ -139,36 +146,47 @@ class PresetStore:
         path = Path(name).expanduser()
         if path.suffix in (".yaml", ".yml") and path.is_file():
             return Preset(str(path), shipped=False, text=_read(path))
-        raise UserError(f"There is no preset {name!r}.", "`rwkv-tune preset list` shows them.")
+        raise UserError(
+            _("There is no preset {name!r}.", name=name), _("`rwkv-tune preset list` shows them.")
+        )
 
     def save(self, name: str, text: str, *, replace: bool = False) -> Path:
         """Writes a user's preset. Raises UserError when the name is unfit, shipped or taken."""
         if not re.fullmatch(r"\w[\w.-]{0,63}", name):
-            raise UserError(f"{name!r} cannot name a preset.", "Use letters, digits, '-', '_' and '.'.")
+            raise UserError(
+                _("{name!r} cannot name a preset.", name=name), _("Use letters, digits, '-', '_' and '.'.")
+            )
         if name in _shipped_names():
-            raise UserError(f"{name} is a shipped preset.", "Choose another name.")
+            raise UserError(_("{name} is a shipped preset.", name=name), _("Choose another name."))
         path = self.folder / f"{name}.yaml"
         if path.exists() and not replace:
-            raise UserError(f"There is already a preset {name}.", "Choose another name, or delete it first.")
+            raise UserError(
+                _("There is already a preset {name}.", name=name),
+                _("Choose another name, or delete it first."),
+            )
         parse_yaml(text, name)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_atomic(path, text)
         except OSError as error:
             raise UserError(
-                f"Cannot write {path} ({error.strerror}).", "Check the folder's permissions."
+                _("Cannot write {path} ({strerror}).", path=path, strerror=error.strerror),
+                _("Check the folder's permissions."),
             ) from None
         return path
 
     def delete(self, name: str) -> None:
         """Removes a user's preset. Raises UserError for a shipped or unknown one."""
         if name in _shipped_names():
-            raise UserError(f"{name} is a shipped preset and stays.", "Only your own can be deleted.")
+            raise UserError(
+                _("{name} is a shipped preset and stays.", name=name), _("Only your own can be deleted.")
+            )
         try:
             (self.folder / f"{name}.yaml").unlink()
         except OSError:
             raise UserError(
-                f"There is no preset {name!r} of yours.", "`rwkv-tune preset list` shows them."
+                _("There is no preset {name!r} of yours.", name=name),
+                _("`rwkv-tune preset list` shows them."),
             ) from None
 
     def _own(self, path: Path) -> Preset:
@@ -181,7 +199,8 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
-            f"Cannot read the preset {path} ({error}).", "Check that it is a UTF-8 text file."
+            _("Cannot read the preset {path} ({error}).", path=path, error=error),
+            _("Check that it is a UTF-8 text file."),
         ) from None
 
 

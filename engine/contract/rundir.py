@@ -24,6 +24,7 @@ from typing import Literal
 from engine.contract.check import require_settings
 from engine.contract.errors import UserError
 from engine.contract.files import write_atomic, write_new
+from engine.contract.i18n import _
 from engine.contract.oom import OomKills
 from engine.contract.presets import parse_yaml
 from engine.contract.process import Process
@@ -91,20 +92,28 @@ class RunDir:
             write_new(self.process, json.dumps({"name": name, "launcher": asdict(Process.current())}))
         except FileExistsError:
             raise UserError(
-                f"proj_dir: {self.path} already holds the run {self.name()!r}.",
-                "Nothing was changed; choose another --proj_dir. A run that has not finished goes on with "
-                f"`rwkv-tune resume {shlex.quote(str(self.path))}`.",
+                _("proj_dir: {path} already holds the run {name!r}.", path=self.path, name=self.name()),
+                _(
+                    "Nothing was changed; choose another --proj_dir. A run that has not finished goes on "
+                    "with `rwkv-tune resume {path}`.",
+                    path=shlex.quote(str(self.path)),
+                ),
             ) from None
         except OSError as error:
             raise UserError(
-                f"proj_dir: cannot write to {self.path} ({error.strerror}).", "Choose another --proj_dir."
+                _("proj_dir: cannot write to {path} ({strerror}).", path=self.path, strerror=error.strerror),
+                _("Choose another --proj_dir."),
             ) from error
         foreign = sorted(p.name for p in self.path.glob("rwkv-*.pth"))
         if foreign:
             self.process.unlink()
             raise UserError(
-                f"proj_dir: {self.path} already holds {foreign[0]}, which the run would overwrite.",
-                "Nothing was changed; choose another --proj_dir.",
+                _(
+                    "proj_dir: {path} already holds {foreign}, which the run would overwrite.",
+                    path=self.path,
+                    foreign=foreign[0],
+                ),
+                _("Nothing was changed; choose another --proj_dir."),
             )
 
     def read_settings(self) -> TrainSettings:
@@ -113,7 +122,8 @@ class RunDir:
             text = self.settings.read_text(encoding="utf-8")
         except OSError as error:
             raise UserError(
-                f"Cannot read {self.settings} ({error.strerror}).", "Start the run again."
+                _("Cannot read {settings} ({strerror}).", settings=self.settings, strerror=error.strerror),
+                _("Start the run again."),
             ) from None
         return require_settings(parse_yaml(text, str(self.settings)))
 
@@ -168,7 +178,7 @@ class RunList:
                 return name
             except FileExistsError:
                 continue
-        raise UserError(f"There are too many runs named {base}.", "Delete some of them.")
+        raise UserError(_("There are too many runs named {base}.", base=base), _("Delete some of them."))
 
     def remove(self, name: str) -> None:
         """Forgets a run; its files stay."""
@@ -179,16 +189,19 @@ class RunList:
         taken or is none."""
         new = _as_name(new)
         if not new:
-            raise UserError("That is no name.", "Use letters, digits, '.', '-' and '_'.")
+            raise UserError(_("That is no name."), _("Use letters, digits, '.', '-' and '_'."))
         if new == name:
             return name
         old_entry, entry = self.folder / f"{name}.json", self.folder / f"{new}.json"
         try:
             os.link(old_entry, entry)  # never over another run's entry; keeps its age and so its place
         except FileExistsError:
-            raise UserError(f"There is a run {new} already.", "Choose another name.") from None
+            raise UserError(_("There is a run {new} already.", new=new), _("Choose another name.")) from None
         except OSError as error:
-            raise UserError(f"Cannot rename {name} ({error.strerror}).", "Check permissions.") from None
+            raise UserError(
+                _("Cannot rename {name} ({strerror}).", name=name, strerror=error.strerror),
+                _("Check permissions."),
+            ) from None
         path = self._record(new).get("proj_dir")
         run = RunDir(Path(str(path)))
         record = {**run._record(), "name": new}

@@ -12,6 +12,7 @@ from typing import Any
 from engine.contract.check import check_values
 from engine.contract.errors import Problem, UserError
 from engine.contract.flags import OWN_FLAGS, spell
+from engine.contract.i18n import _
 from engine.contract.incumbent import DEFAULTS_THERE, MEANINGS, Reading, on_one_device, read_flags
 from engine.contract.presets import TYPED_ONLY, render_yaml
 from engine.contract.risks import risks
@@ -62,15 +63,19 @@ def read_script(text: str) -> Script:
             notes += runs[-1].notes
         elif command.words and command.words[0].text.startswith("--"):
             notes.append(
-                f"line {command.line}: {_shown(command.words)} stands by itself and reached no command: the "
-                "line before it does not go on (a comment ends a command, too); left out"
+                _(
+                    "line {line}: {words} stands by itself and reached no command: the line before it "
+                    "does not go on (a comment ends a command, too); left out",
+                    line=command.line,
+                    words=_shown(command.words),
+                )
             )
         elif command.words:
-            notes.append(f"line {command.line}: {_shown(command.words)} is not run")
+            notes.append(_("line {line}: {words} is not run", line=command.line, words=_shown(command.words)))
     if not runs:
         raise UserError(
-            "The script holds no training command.",
-            "It would be `python train.py ...` or `rwkv-tune train ...`.",
+            _("The script holds no training command."),
+            _("It would be `python train.py ...` or `rwkv-tune train ...`."),
         )
     return Script(tuple(runs), tuple(map(_printable, notes)))
 
@@ -91,37 +96,51 @@ def _read_run(command: Command, start: int) -> ScriptRun:
     lines = {w.text.partition("=")[0]: w.line for w in words if w.text.startswith("--")}
     told = _told_before(command, start)
 
-    def at(problem: Problem) -> Problem:
+    def placed(problem: Problem, message: object) -> str:
         flag = problem.field if problem.field.startswith("--") else f"--{problem.field}"
-        line = lines.get(flag, command.line)
-        return Problem(_printable(problem.field), _printable(f"line {line}: {problem.message}"))
+        return _("line {line}: {message}", line=lines.get(flag, command.line), message=message)
+
+    def at(problem: Problem) -> Problem:
+        return Problem(_printable(problem.field), _printable(placed(problem, problem.message)))
 
     reading = _read_words(words)
     problems = [at(p) for p in reading.problems]
-    told += [_note(at(p)) for p in reading.notes]
+    told += [placed(p, p) for p in reading.notes]
     values: dict[str, Any] = dict(reading.values)
     if command.words[start - 1].text != "train":
         told += _differences(values, command.line)
     values, replaced = on_one_device(values)
-    told += [_note(at(p)) for p in replaced]
+    told += [placed(p, p) for p in replaced]
     checked = check_values(values, files=False)
     problems += [at(p) for p in checked.problems]
     if checked.settings is not None:
-        told += [f"{_note(at(p))} (risky)" for p in risks(checked.settings)]
+        told += [_("{note} (risky)", note=placed(p, p)) for p in risks(checked.settings)]
     return ScriptRun(command.line, values, tuple(problems), tuple(map(_printable, told)))
 
 
 def _told_before(command: Command, start: int) -> list[str]:
     """What surrounds the program's name and is not taken over."""
     told = [
-        f"line {word.line}: {_shown([word])} is left out; set it where you start the run"
+        _(
+            "line {line}: {words} is left out; set it where you start the run",
+            line=word.line,
+            words=_shown([word]),
+        )
         for word in command.environment
     ]
     launcher = command.words[: start - 1]
     if any(PurePosixPath(w.text).name in ("torchrun", "deepspeed", "accelerate") for w in launcher):
-        told.append(f"line {command.line}: {_shown(launcher)} is left out; --devices says how many there are")
+        told.append(
+            _(
+                "line {line}: {launcher} is left out; --devices says how many there are",
+                line=command.line,
+                launcher=_shown(launcher),
+            )
+        )
     if command.redirected:
-        told.append(f"line {command.line}: the redirection is left out; a run keeps a log in proj_dir")
+        told.append(
+            _("line {line}: the redirection is left out; a run keeps a log in proj_dir", line=command.line)
+        )
     return told
 
 
@@ -137,17 +156,20 @@ def _read_words(words: Sequence[Word]) -> Reading:
             word = words[int(found[1])]
             del reading.values[name]
             reading.notes.append(
-                Problem(f"--{name}", f"left out: only a shell knows {word.unknown}; set it yourself")
+                Problem(
+                    f"--{name}",
+                    _("left out: only a shell knows {unknown}; set it yourself", unknown=word.unknown),
+                )
             )
     for name in [n for n in reading.values if n in train_params() and train_params()[n].typed_only]:
         del reading.values[name]
-        reading.notes.append(Problem(f"--{name}", f"left out: it {TYPED_ONLY}"))
+        reading.notes.append(Problem(f"--{name}", _("left out: it {why}", why=_(TYPED_ONLY))))
     if "--preset" in reading.rest:
         reading.problems.append(
-            Problem("--preset", "a preset cannot begin with another; write its values into the script")
+            Problem("--preset", _("a preset cannot begin with another; write its values into the script"))
         )
     extra = [w for w in reading.rest if w.partition("=")[0] not in OWN_FLAGS]
-    reading.notes += [Problem("", f"{restore(w)} belongs to no flag; left out") for w in extra]
+    reading.notes += [Problem("", _("{w} belongs to no flag; left out", w=restore(w))) for w in extra]
     reading.problems = [Problem(restore(p.field), restore(p.message)) for p in reading.problems]
     return reading
 
@@ -156,14 +178,14 @@ def _marked(word: Word, number: int) -> str:
     """The word's text; where a part of it is unknown, the flag it may begin with and a mark in its place."""
     if not word.unknown:
         return word.text.replace("\0", "")  # a shell drops them, too
-    flag, equals, _ = word.text.partition("=")
+    flag, equals, _rest = word.text.partition("=")
     return f"{flag}=\0{number}\0" if equals and flag.startswith("--") else f"\0{number}\0"
 
 
 def _differences(values: dict[str, Any], line: int) -> list[str]:
     """Where the same words mean something else here; adds train.py's defaults to what a script leaves out."""
     told = [
-        f"line {line}: --{name} {value}: {text}"
+        _("line {line}: {message}", line=line, message=f"--{name} {value}: {_(text)}")
         for (name, value), text in MEANINGS.items() if values.get(name) == value
     ]  # fmt: skip
     missing = {
@@ -173,14 +195,14 @@ def _differences(values: dict[str, Any], line: int) -> list[str]:
     values.update(missing)
     if missing:
         said = ", ".join(f"{name} {value}" for name, value in missing.items())
-        told.append(f"line {line}: left to the defaults of train.py, which the preset takes over: {said}")
+        told.append(
+            _(
+                "line {line}: left to the defaults of train.py, which the preset takes over: {said}",
+                line=line,
+                said=said,
+            )
+        )
     return told
-
-
-def _note(problem: Problem) -> str:
-    """`line N: --flag: message`."""
-    line, _, message = problem.message.partition(": ")
-    return f"{line}: {problem.field}: {message}" if problem.field else problem.message
 
 
 def _shown(words: Sequence[Word]) -> str:
@@ -199,8 +221,8 @@ def write_script(values: Mapping[str, Any], title: str) -> str:
     settings = TrainSettings.model_validate(dict(values))
     lines = [
         "#!/bin/sh", f"# {_printable(title)}", "#",
-        "# Flags given to this script go above the values in it:",
-        "#   sh THIS --load_model MODEL.pth --data_file DATA --proj_dir OUT",
+        _("# Flags given to this script go above the values in it:"),
+        "#   sh THIS --load_model MODEL.pth --data_file DATA --proj_dir OUT",  # unsaid
     ]  # fmt: skip
     for name in values:
         lines += [
@@ -209,4 +231,4 @@ def write_script(values: Mapping[str, Any], title: str) -> str:
             f"{name}={shlex.quote(spell(getattr(settings, name)))}",
         ]
     flags = [f'  --{name}="${name}" \\' for name in values]
-    return "\n".join([*lines, "", "rwkv-tune train \\", *flags, '  "$@"', ""])
+    return "\n".join([*lines, "", "rwkv-tune train \\", *flags, '  "$@"', ""])  # unsaid

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from engine.contract.errors import UserError
+from engine.contract.i18n import _
 
 LONGEST = 1 << 16  # characters that variables may put in: a script can double one line by line
 _NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
@@ -113,14 +114,17 @@ class _Shell:
         text, unknown = self.variables.get(piece.text, ("", f"${piece.text}"))
         self.expanded += len(text)
         if self.expanded > LONGEST:
-            raise UserError(f"line {line}: its variables grow beyond {LONGEST >> 10} KiB.", "Shorten them.")
+            raise UserError(
+                _("line {line}: its variables grow beyond {longest} KiB.", line=line, longest=LONGEST >> 10),
+                _("Shorten them."),
+            )
         return text, unknown
 
     def _word(self, raw: _Raw) -> Word:
         """A word as an assignment takes it: never split."""
         values = [self._value(piece, raw.line) for piece in raw.pieces]
-        unknown = next((missing for _, missing in values if missing), "")
-        return Word("".join(text for text, _ in values), raw.line, unknown)
+        unknown = next((missing for _text, missing in values if missing), "")
+        return Word("".join(text for text, _unknown in values), raw.line, unknown)
 
     def _words(self, raw: _Raw) -> Iterator[Word]:
         """A word as a command takes it: what an unquoted variable holds is split at its spaces."""
@@ -197,7 +201,9 @@ class _Lexer:
     def _redirection(self, words: list[_Raw]) -> None:
         """`> file`, `2>&1`, `< file`: the operator, its number before and its target after."""
         if self.text.startswith("<<", self.at):
-            raise UserError(f"line {self.line}: a here-document (<<) cannot be read.", "Take it out.")
+            raise UserError(
+                _("line {line}: a here-document (<<) cannot be read.", line=self.line), _("Take it out.")
+            )
         before = words[-1] if words else None
         glued = self.at > 0 and self.text[self.at - 1].isdigit()
         if before and glued and len(before.pieces) == 1 and before.pieces[0].text.isdigit():
@@ -233,7 +239,9 @@ class _Lexer:
         line, start = self.line, self.at + len(quote)
         close = self.text.find(end, start)
         if close < 0:
-            raise UserError(f"line {line}: the {quote} is never closed.", "Close it.")
+            raise UserError(
+                _("line {line}: the {quote} is never closed.", line=line, quote=quote), _("Close it.")
+            )
         return self._take(close + len(end) - self.at)[len(quote) : -len(end)]
 
     def _double_quoted(self, word: _Raw) -> None:
@@ -256,7 +264,7 @@ class _Lexer:
                 self._expansion(word, quoted=True)
             else:
                 word.add("text", self._take(1), quoted=True)
-        raise UserError(f'line {line}: the " is never closed.', "Close it.")
+        raise UserError(_('line {line}: the " is never closed.', line=line), _("Close it."))
 
     def _expansion(self, word: _Raw, quoted: bool) -> None:
         if self.text[self.at] == "`":
@@ -290,4 +298,6 @@ class _Lexer:
             depth += {opening: 1, closing: -1}.get(self.text[place], 0)
             if not depth:
                 return self._take(place + 1 - start)
-        raise UserError(f"line {line}: the ${opening} is never closed.", "Close it.")
+        raise UserError(
+            _("line {line}: the ${opening} is never closed.", line=line, opening=opening), _("Close it.")
+        )
