@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from bench import floor as floors
-from bench.peers import PEERS, why_not
+from bench.peers import PEERS, Peer
 from engine.ops import choice, registry
 from engine.ops.registry import USABLE, Need
 
@@ -41,20 +41,33 @@ def operators(need: Need, peers: bool) -> tuple[dict[str, Any], dict[str, str]]:
             found[name] = registry.function_of(name, need)
         except Exception as error:  # whatever a compiler says: the others are still measured
             reasons[name] = f"{type(error).__name__}: {error}"
-    for name, function in PEERS[need.recurrence].items() if peers else ():
-        reasons[name] = why_not(name, need.device)
-        if not reasons[name]:
-            try:
-                choice.compare(function, need)
-                found[name] = function
-                del reasons[name]
-            except Exception as error:
-                reasons[name] = f"{type(error).__name__}: {error}"
+    for name, peer in PEERS[need.recurrence].items() if peers else ():
+        if reason := peer.why_not(need.device):
+            reasons[name] = reason
+            continue
+        try:
+            choice.compare(peer, need)
+            found[name] = peer
+        except Exception as error:
+            reasons[name] = f"{type(error).__name__}: {error}"
     return found, reasons
 
 
-def seconds(operator: Any, inputs: list[Tensor], wanted: list[Tensor]) -> tuple[float, float]:
+def as_given(operator: Any, inputs: list[Tensor]) -> tuple[Any, list[Tensor]]:
+    """What is timed: a peer without what makes its inputs of ours."""
+    if not isinstance(operator, Peer):
+        return operator, inputs
+    with torch.no_grad():
+        prepared = operator.prepare(*inputs)
+    leaves = [x.detach().clone() for x in prepared]
+    for mine, its in zip(inputs, leaves, strict=True):
+        its.requires_grad_(mine.requires_grad)
+    return operator.call, leaves
+
+
+def seconds(operator: Any, inputs: list[Tensor]) -> tuple[float, float]:
     """Of the forward pass alone and of forward and backward together."""
+    wanted = [x for x in inputs if x.requires_grad]
     device = inputs[0].device.type
     floors.finish(device)
     begin = time.perf_counter()
@@ -73,10 +86,11 @@ def measure(need: Need, rounds: int, peers: bool, state_only: bool, floor: floor
         inputs = [x.detach() for x in inputs[:-1]] + inputs[-1:]
     wanted = [x for x in inputs if x.requires_grad]
     found, reasons = operators(need, peers)
+    timed = {name: as_given(operator, inputs) for name, operator in found.items()}
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in found}
     for turn in range(rounds + 1):
-        for name, operator in found.items():
-            taken = seconds(operator, inputs, wanted)
+        for name, (operator, given) in timed.items():
+            taken = seconds(operator, given)
             if turn:  # the first one warms up
                 times[name].append(taken)
     moved = sum(x.numel() * x.element_size() for x in inputs)

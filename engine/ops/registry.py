@@ -11,6 +11,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -126,12 +127,16 @@ def _cuda(need: Need) -> str:
 
 
 def _fla(need: Need) -> str:
-    if reason := _no_gpu(need) or _not_installed("fla"):
-        return f"{reason}: pip install rwkv-tune[fla]" if "not installed" in reason else reason
-    found = importlib.metadata.version("fla-core")
-    return (
-        "" if tuple(map(int, found.split(".")[:2])) >= OLDEST_FLA else f"fla-core {found} is older than 0.6"
-    )
+    if reason := _triton(need):  # which its operators are written in
+        return reason
+    if reason := _not_installed("fla"):
+        return f"{reason}: pip install rwkv-tune[fla]"
+    try:
+        found = importlib.metadata.version("fla-core")
+    except importlib.metadata.PackageNotFoundError:  # rwkv-fla, say, has the same name
+        return "the package fla that is installed is not flash-linear-attention's"
+    version = tuple(map(int, re.findall(r"\d+", found)[:2]))
+    return "" if version >= OLDEST_FLA else f"fla-core {found} is older than 0.6"
 
 
 # The fastest is expected first; the reference is the definition, not a candidate.

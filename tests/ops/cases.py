@@ -50,6 +50,13 @@ KERNEL_CASES: list[tuple[str, str, tuple[int, int, int, int], dict[str, Any]]] =
     ("wkv6", "bfloat16", (1, 40, 1, 64), {"decay": "wild"}),
     ("wkv6", "float16", (2, 20, 1, 32), {}),
 ]
+# Longer than one of its chunks of 64; its kernels are others' to test, how we call them is ours.
+FLA_CASES: list[tuple[str, str, tuple[int, int, int, int], dict[str, Any]]] = [
+    ("wkv7", "float32", (2, 70, 2, 64), {}),
+    ("wkv7", "float16", (1, 70, 1, 64), {"decay": "strongest"}),
+    ("wkv6", "float32", (2, 70, 2, 32), {"decay": "some at once"}),
+    ("wkv6", "float16", (1, 70, 1, 64), {"decay": "wild"}),
+]
 LIMITS = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 4e-2}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -168,3 +169,22 @@ def test_a_compiler_that_fails_is_done_without(bare: Need, tmp_path: Path) -> No
     assert not list((tmp_path / "cache").rglob("*.part"))
     selected = choose("auto", bare, tmp_path / "cache")
     assert selected.name == "chunked" and "nvcc fatal" in selected.reasons["cuda"]
+
+
+@pytest.mark.parametrize(
+    ("installed", "reason"),
+    [("0.5.1", "older than 0.6"), (None, "is not flash-linear-attention's"), ("0.7rc1", ""), ("1.0", "")],
+)
+def test_fla_is_told_from_what_has_its_name(
+    installed: str | None, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def version(name: str) -> str:
+        if installed is None:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return installed
+
+    monkeypatch.setattr(registry, "_triton", lambda need: "")
+    monkeypatch.setattr(registry, "_not_installed", lambda name: "")
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    said = registry.why_not("fla", NEED)
+    assert reason in said and bool(reason) == bool(said)

@@ -1,56 +1,37 @@
-"""What is handed to flash-linear-attention and taken from it, against that library's own definitions.
-
-Its kernels need a GPU; its step loops, which define what the kernels compute, do not.
-"""
-
-# mypy: disable-error-code="import-not-found"
-# (The library is an extra.)
+"""What is handed to flash-linear-attention and taken from it: its kernels, run in Triton's interpreter, give
+what the float64 loop does."""
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from torch import Tensor
 
-from tests.ops.cases import errors, make, operator
+from tests.ops.cases import FLA_CASES, NAMES
 
-pytest.importorskip("fla")
+LIMITS = {"float32": 1e-4, "float16": 2e-2}
 
 
-def heads_first(*tensors: Tensor) -> list[Tensor]:
-    return [x.transpose(1, 2) for x in tensors]
+@pytest.fixture(scope="module")
+def report() -> Any:
+    if importlib.util.find_spec("fla") is None:
+        pytest.skip("the extra fla is not installed")
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "tests.ops.interpreted", "fla"], cwd=Path(__file__).parents[2],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
-def chunk_rwkv7(
-    r: Tensor, w: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor, *, scale: float,
-    initial_state: Tensor, output_final_state: bool, lower_bound: float,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    from fla.ops.generalized_delta_rule.dplr.naive import dplr_recurrence
-
-    assert w.min() >= lower_bound and output_final_state
-    r, w, k, v, a, b = heads_first(r, w, k, v, a, b)
-    y, last = dplr_recurrence(r * r.shape[-1] ** 0.5 * scale, k, v, a, b, w, initial_state)
-    return y.transpose(1, 2), last
-
-
-def chunk_rwkv6(
-    r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, *, scale: float, initial_state: Tensor,
-    output_final_state: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    from fla.ops.rwkv6.recurrent_naive import naive_recurrent_rwkv6
-
-    r, k, v, w = heads_first(r, k, v, w)
-    y, last = naive_recurrent_rwkv6(r, k, v, w, u, scale, initial_state, output_final_state)
-    return y.transpose(1, 2), last
-
-
-@pytest.mark.parametrize(("recurrence", "defined"), [("wkv7", chunk_rwkv7), ("wkv6", chunk_rwkv6)])
-def test_layouts_signs_and_states(recurrence: str, defined: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = importlib.import_module(f"fla.ops.rwkv{recurrence[-1]}")
-    monkeypatch.setattr(module, defined.__name__, defined)
-    pair = operator("fla", recurrence), operator("reference", recurrence)
-    found = errors(*pair, recurrence, make(recurrence, 2, 9, 3, 16), torch.float32)
-    assert all(error < 1e-5 for error in found.values()), found
+@pytest.mark.parametrize("case", range(len(FLA_CASES)), ids=lambda i: "-".join(map(str, FLA_CASES[i])))
+def test_every_result_is_the_float64_loops(case: int, report: Any) -> None:
+    recurrence, dtype, _, _ = FLA_CASES[case]
+    found = report["cases"][case]
+    assert tuple(found) == NAMES[recurrence]
+    assert all(error < LIMITS[dtype] for error in found.values()), found

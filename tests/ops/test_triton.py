@@ -18,7 +18,7 @@ from tests.ops.cases import KERNEL_CASES, LIMITS, NAMES
 @pytest.fixture(scope="module")
 def report() -> dict[str, Any]:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.ops.interpreted"], cwd=Path(__file__).parents[2],
+        [sys.executable, "-m", "tests.ops.interpreted", "triton"], cwd=Path(__file__).parents[2],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""The recurrence by the library flash-linear-attention (the extra `fla`).
+"""The recurrence by the operators of flash-linear-attention (fla-core, the extra `fla`).
 
 Its states have key channels as rows, ours as columns; its `w` is the logarithm of the decay, as ours.
 """
@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+# Of log_w: what decays by e^-40 a step is gone in fp32. The library takes differences of sums over a chunk,
+# and larger numbers would cost the small ones their digits.
+STRONGEST = -40.0
 
 
 def wkv6_fla(
@@ -18,6 +22,8 @@ def wkv6_fla(
     if state is None:
         batch, _, heads, width = v.shape
         state = v.new_zeros(batch, heads, width, width, dtype=torch.float32)
-    r, log_w, k, v, u, start = (x.contiguous() for x in (r, log_w, k, v, u, state.float().mT))
+    r, log_w, k, v, u, start = (
+        x.contiguous() for x in (r, log_w.clamp(min=STRONGEST), k, v, u, state.float().mT)
+    )
     y, last = chunk_rwkv6(r, k, v, log_w, u, scale=1.0, initial_state=start, output_final_state=True)
     return y, last.mT

@@ -1,4 +1,4 @@
-"""The recurrence by the library flash-linear-attention (the extra `fla`).
+"""The recurrence by the operators of flash-linear-attention (fla-core, the extra `fla`).
 
 Its states have key channels as rows, ours as columns; its `w` is the logarithm of the decay, as ours.
 """
