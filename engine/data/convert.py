@@ -73,7 +73,11 @@ def convert(
     targets = [data_half(p, suffix) for p in prefixes for suffix in (ORIGIN, ".bin", ".idx")]
     with _writing(prefix), Staged(targets, replace=force) as staged:
         _check_free(targets, force)
-        with Workers(corpora) as workers, Digests(files) as digests, Scratch(prefix.parent) as scratch:
+        with (
+            Scratch(prefix.parent) as scratch,
+            Workers(corpora, scratch) as workers,
+            Digests(files) as digests,
+        ):
             parts, skipped = _read(corpora, workers, scratch, skip_bad, tell)
             mix = Mix(scratch, parts, weights, seed)
             if held_out:
@@ -174,7 +178,7 @@ def tokenise(
         for line in part.bad:
             bad.add(line)
         if skip_bad or not bad.count:
-            scratch.add(part.ids, part.sizes)
+            scratch.add(part.ids, part.sizes, part.lane)
         tell("reading", done + part.read, total)
     return bad
 

@@ -9,47 +9,49 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.contract.reports import BadLine
+from engine.data.rows import Document
 from engine.data.tokenizer import END_OF_DOCUMENT, Tokenizer
 
 _BATCH = 256  # documents in one call of the tokenizer, which holds back signals for as long
-_PIECE = 1 << 18  # characters likewise; longer documents are tokenised in pieces of as many
+_PIECE = 1 << 18  # bytes likewise; longer documents are tokenised in pieces of as many characters
 
 
 class Encoded(NamedTuple):
     """Ids end to end, the sizes of the documents that end among them (each by token 0), bad rows met on
-    the way, and the bytes of the source that all this was made of, up to here."""
+    the way, and the bytes of the source that all this was made of, up to here. Of what a worker did the
+    ids are in its lane of the scratch already."""
 
     read: int
     ids: NDArray[np.uint16]
     sizes: list[int]
     bad: list[BadLine]
+    lane: int = 0
 
 
-def encode(documents: Iterable[tuple[int, str | BadLine]], threads: bool = True) -> Iterator[Encoded]:
-    """`documents` are pairs of the bytes read so far and a text or what is wrong with it; `threads` as in
-    `Tokenizer.encode_documents`."""
-    batch, bad, characters, read = list[str](), list[BadLine](), 0, 0
+def encode(documents: Iterable[tuple[int, Document | BadLine]], threads: bool = True) -> Iterator[Encoded]:
+    """`documents` as of `Corpus.documents`; `threads` as in `Tokenizer.encode_documents`."""
+    batch, bad, size, read = list[str](), list[BadLine](), 0, 0
     for after, document in documents:
         if isinstance(document, BadLine):
             bad.append(document)
-        elif len(document) > _PIECE:
-            yield _encoded(read, batch, bad, threads)
-            batch, bad, characters = [], [], 0
-            yield from _long(read, after, document)
+        elif document.size > _PIECE:
+            yield _encoded(read, batch, size, bad, threads)
+            batch, bad, size = [], [], 0
+            yield from _long(read, after, document.text)
         else:
-            batch.append(document)
-            characters += len(document)
+            batch.append(document.text)
+            size += document.size
         read = after
-        if len(batch) + len(bad) == _BATCH or characters > _PIECE:
-            yield _encoded(read, batch, bad, threads)
-            batch, bad, characters = [], [], 0
-    yield _encoded(read, batch, bad, threads)
+        if len(batch) + len(bad) == _BATCH or size > _PIECE:
+            yield _encoded(read, batch, size, bad, threads)
+            batch, bad, size = [], [], 0
+    yield _encoded(read, batch, size, bad, threads)
 
 
-def _encoded(read: int, batch: list[str], bad: list[BadLine], threads: bool) -> Encoded:
+def _encoded(read: int, batch: list[str], size: int, bad: list[BadLine], threads: bool) -> Encoded:
     if not batch:
         return Encoded(read, np.zeros(0, np.uint16), [], bad)
-    return Encoded(read, *Tokenizer().encode_documents(batch, threads), bad)
+    return Encoded(read, *Tokenizer().encode_documents(batch, size, threads), bad)
 
 
 def _long(begin: int, end: int, document: str) -> Iterator[Encoded]:

@@ -112,7 +112,7 @@ class Linter:
 
     def document(self, document: Document) -> None:
         """A document as the model reads it."""
-        row, text, rendered = document
+        row, text, rendered, _ = document
         where = row.where
         self._copies.add(text, row)
         for code, reason in _signs(text):

@@ -42,7 +42,7 @@ def _of_rows(
     name: str, number: int, plan: DataPlan, paths: Sequence[Path], fields: str, template: Path | None
 ) -> DocumentTokens:
     count = 0
-    for _, document in open_corpus(paths, fields, template).read():
+    for _, document in open_corpus(paths, fields, template).documents():
         if not isinstance(document, BadLine):
             count += 1
             if count == number:

@@ -64,12 +64,14 @@ def read_text(path: Path, encoding: str, folder: Path | None, progress: Progress
     """A text file as one document, ended by token 0: the ids of the whole text, found block by block."""
     with open_source(path) as file, _scratch(folder) as scratch:
         tell, total = Ticker(progress), os.fstat(file.fileno()).st_size
+        tokens = 0
         for ids in Tokenizer().encode_long(_characters(file, path, encoding)):
-            scratch.add(ids, ())
+            scratch.store(ids)
+            tokens += len(ids)
             tell("reading", file.tell(), total)
-        if not scratch.tokens:
+        if not tokens:
             raise UserError(f"data_file: {path} holds no text.", "Give a file with some text in it.")
-        scratch.add(np.array([END_OF_DOCUMENT], np.uint16), (scratch.tokens + 1,))
+        scratch.add(np.array([END_OF_DOCUMENT], np.uint16), (tokens + 1,))
         return _array_of(scratch, path)
 
 

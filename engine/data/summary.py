@@ -96,7 +96,7 @@ def _of_rows(
     tokenizer, lengths, linter = Tokenizer(), Lengths(plan.ctx_len), Linter(plan.loss_mask)
     shown: list[DocumentSample] = []
     done, complete = 0, True
-    for read, document in corpus.read():
+    for read, document in corpus.documents():
         if limit is not None and done >= limit:
             complete = False
             break

@@ -136,9 +136,10 @@ class Tokenizer:
         _joined()
 
     def encode_documents(
-        self, texts: Sequence[str], threads: bool = True
+        self, texts: Sequence[str], size: int, threads: bool = True
     ) -> tuple[NDArray[np.uint16], list[int]]:
-        """The ids of all texts, each ended by token 0, end to end; and how many each has.
+        """The ids of all texts, which have `size` bytes as UTF-8, each ended by token 0, end to end; and how
+        many each has.
 
         Raises UnicodeEncodeError for a lone surrogate in any of them, and ValueError if the ids should
         not stand for the texts: their number of bytes is compared, and of the first text the bytes
@@ -155,9 +156,7 @@ class Tokenizer:
             sizes.append(len(row))
         encoded = np.frombuffer(ids, np.uint32).astype(np.uint16)
         length = int(_lengths().take(encoded).sum(dtype=np.int64))
-        if length != sum([len(text.encode()) for text in texts]) or (
-            self.bytes_of(encoded[: sizes[0]]) != texts[0].encode()
-        ):
+        if length != size or self.bytes_of(encoded[: sizes[0]]) != texts[0].encode():
             raise ValueError("the tokenizer's ids do not stand for the text")
         return encoded, sizes
 

@@ -1,7 +1,8 @@
 """Reading and tokenising in several processes at once: the tokenizer lets no other thread run beside it.
 
 Each worker is a fork, so that all share one vocabulary. It goes through all blocks of the files and
-understands only its own, every nth; so nothing but results is sent, and in the order of the file.
+understands only its own, every nth. Ids it writes to a lane of the scratch; sent, in the order of the
+file, is only how long documents are and what is wrong with others.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import NamedTuple
 from engine.contract.errors import UserError
 from engine.data.encode import Encoded, encode
 from engine.data.rows import Corpus
+from engine.data.scratch import Scratch
 from engine.data.tokenizer import Tokenizer
 
 _WORTH = 4 << 20  # bytes of a source that are worth other processes
@@ -43,8 +45,8 @@ class Workers:
     They start and end with the `with` block: enter it before threads start.
     """
 
-    def __init__(self, corpora: Sequence[Corpus]) -> None:
-        self._shared = [corpus for corpus in corpora if _worth(corpus)]
+    def __init__(self, corpora: Sequence[Corpus], scratch: Scratch) -> None:
+        self._shared, self._scratch = [corpus for corpus in corpora if _worth(corpus)], scratch
         self._children: list[tuple[multiprocessing.process.BaseProcess, Connection]] = []
 
     def __enter__(self) -> Workers:
@@ -58,9 +60,8 @@ class Workers:
             for number in range(count):
                 mine, other = context.Pipe(duplex=False)
                 unused = [mine, *(pipe for _, pipe in self._children)]
-                child = context.Process(
-                    target=_work, args=(self._shared, number, count, other, unused), daemon=True
-                )
+                work = _Work(self._shared, number, count, self._scratch, self._scratch.lane())
+                child = context.Process(target=work.run, args=(other, unused), daemon=True)
                 child.start()
                 other.close()
                 self._children.append((child, mine))
@@ -118,24 +119,36 @@ def _worth(corpus: Corpus) -> bool:
     return corpus.total > _WORTH and all(source.format == "jsonl" for source in corpus.sources)
 
 
-def _work(
-    corpora: Sequence[Corpus], mine: int, count: int, pipe: Connection, unused: Sequence[Connection]
-) -> None:
-    """In a worker. Ctrl-C and the like are for its parent, which ends it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-    for other in unused:  # or a parent that was killed would go unnoticed
-        other.close()
-    with contextlib.suppress(BrokenPipeError):  # the parent is gone
-        try:
-            for corpus in corpora:
-                for number, block in enumerate(corpus.blocks()):
-                    if number % count == mine:
-                        for encoded in encode(block, threads=False):
-                            pipe.send(encoded)
-                        pipe.send(_BlockEnd(corpus.shapes, corpus.rendered))
-                        corpus.shapes = Counter()
-                pipe.send(None)
-        except Exception as error:
-            pipe.send(error)
+class _Work(NamedTuple):
+    """What a worker does: every nth block of the corpora, of which `mine` is the first."""
+
+    corpora: Sequence[Corpus]
+    mine: int
+    workers: int
+    scratch: Scratch
+    lane: int
+
+    def run(self, pipe: Connection, unused: Sequence[Connection]) -> None:
+        """In the worker. Ctrl-C and the like are for its parent, which ends it."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        for other in unused:  # or a parent that was killed would go unnoticed
+            other.close()
+        with contextlib.suppress(BrokenPipeError):  # the parent is gone
+            try:
+                for sent in self._results():
+                    pipe.send(sent)
+            except Exception as error:
+                pipe.send(error)
+
+    def _results(self) -> Iterator[_Sent]:
+        for corpus in self.corpora:
+            for number, block in enumerate(corpus.blocks()):
+                if number % self.workers == self.mine:
+                    for encoded in encode(block, threads=False):
+                        self.scratch.store(encoded.ids, self.lane)
+                        yield encoded._replace(ids=encoded.ids[:0], lane=self.lane)
+                    yield _BlockEnd(corpus.shapes, corpus.rendered)
+                    corpus.shapes = Counter()
+            yield None

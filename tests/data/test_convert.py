@@ -75,9 +75,9 @@ def test_a_document_is_tokenised_once(tmp_path: Path, monkeypatch: pytest.Monkey
     seen: list[str] = []
     encode = Tokenizer.encode_documents
 
-    def counted(self: Tokenizer, texts: Sequence[str], threads: bool) -> tuple[NDArray[np.uint16], list[int]]:
+    def counted(self: Tokenizer, texts: Sequence[str], *more: Any) -> tuple[NDArray[np.uint16], list[int]]:
         seen.extend(texts)
-        return encode(self, texts, threads)
+        return encode(self, texts, *more)
 
     monkeypatch.setattr(Tokenizer, "encode_documents", counted)
     convert(jsonl(tmp_path / "a.jsonl", DOCUMENTS), tmp_path / "a", repeat=9)

@@ -36,7 +36,7 @@ def test_ids_and_bytes_are_the_references(reference: Any) -> None:
     tokenizer = Tokenizer()
     for text in TEXTS:
         assert tokenizer.encode(text) == reference.encode(text)
-    ids, sizes = tokenizer.encode_documents(TEXTS)
+    ids, sizes = tokenizer.encode_documents(TEXTS, len("".join(TEXTS).encode()))
     assert ids.tolist() == [i for text in TEXTS for i in [*reference.encode(text), 0]]
     assert sizes == [len(reference.encode(text)) + 1 for text in TEXTS]
     for token in range(1, 65530):
@@ -76,10 +76,10 @@ def test_ids_that_do_not_stand_for_the_text_are_refused(monkeypatch: pytest.Monk
             return [[66, 67][: len(text)] for text in texts]
 
     monkeypatch.setattr("engine.data.tokenizer._encoder", Wrong)
-    assert Tokenizer().encode_documents(["AB", "A"])[1] == [3, 2]
+    assert Tokenizer().encode_documents(["AB", "A"], 3)[1] == [3, 2]
     for texts in (["BA"], ["AB", "ABC"]):
         with pytest.raises(ValueError, match="do not stand"):
-            Tokenizer().encode_documents(texts)
+            Tokenizer().encode_documents(texts, len("".join(texts)))
 
 
 def test_without_the_quick_library_the_ids_are_the_same() -> None:
@@ -89,14 +89,15 @@ import json, sys
 sys.modules["pyrwkv_tokenizer"] = None
 from engine.data.tokenizer import Tokenizer
 t = Tokenizer()
-ids, sizes = t.encode_documents(json.load(sys.stdin))
+texts = json.load(sys.stdin)
+ids, sizes = t.encode_documents(texts, len("".join(texts).encode()))
 assert t.bytes_of(ids).decode() == t.decode(ids.tolist())
 print(json.dumps([ids.tolist(), sizes]))
 """
     done = subprocess.run(
         [sys.executable, "-c", code], input=json.dumps(TEXTS), capture_output=True, text=True, check=True
     )
-    ids, sizes = Tokenizer().encode_documents(TEXTS)
+    ids, sizes = Tokenizer().encode_documents(TEXTS, len("".join(TEXTS).encode()))
     assert json.loads(done.stdout) == [ids.tolist(), sizes]
 
 

@@ -117,7 +117,7 @@ def _open_pickle(folder: Path) -> Read:
 
 
 def _open_rows(folder: Path) -> Read:
-    from engine.data.rows import open_corpus
+    from engine.data.rows import Document, open_corpus
     from engine.data.tokenizer import Tokenizer
 
     tokenizer = Tokenizer()
@@ -127,7 +127,7 @@ def _open_rows(folder: Path) -> Read:
         file.seek(0)
         file.truncate(file.write(data))  # opening it anew for each input would take most of the time
         found = open_corpus([folder / "rows"]).documents()
-        return [tokenizer.encode(text) for _, text in found if isinstance(text, str)]
+        return [tokenizer.encode(one.text) for _, one in found if isinstance(one, Document)]
 
     return read
 

@@ -19,11 +19,12 @@ NO_DOCUMENTS = "Rows need a text, messages, an instruction and its output, or a 
 
 
 class Document(NamedTuple):
-    """What the model reads of a row, and whether the template made it."""
+    """What the model reads of a row, whether the template made it, and its bytes as UTF-8."""
 
     row: Row
     text: str
     rendered: bool
+    size: int
 
 
 class Corpus:
@@ -46,20 +47,12 @@ class Corpus:
         kinds = (self._fields,) if self._fields else SHAPES
         self._columns = {column for shape in kinds for column in shape.fields.values()}
 
-    def documents(self) -> Iterator[tuple[int, str | BadLine]]:
-        """(bytes read so far, text or what is wrong with the row) of each row."""
+    def documents(self) -> Iterator[tuple[int, Document | BadLine]]:
+        """(bytes read so far, document or what is wrong with the row) of each row."""
         return itertools.chain.from_iterable(self.blocks())
 
-    def blocks(self) -> Iterator[Iterator[tuple[int, str | BadLine]]]:
+    def blocks(self) -> Iterator[Iterator[tuple[int, Document | BadLine]]]:
         """The same block by block; only those that are gone through are understood and counted."""
-        for block in self._read():
-            yield ((read, found if isinstance(found, BadLine) else found.text) for read, found in block)
-
-    def read(self) -> Iterator[tuple[int, Document | BadLine]]:
-        """As `documents`, with where each text comes from."""
-        return itertools.chain.from_iterable(self._read())
-
-    def _read(self) -> Iterator[Iterator[tuple[int, Document | BadLine]]]:
         before = 0
         for source in self.sources:
             for rows in read_blocks(source, self._columns):
@@ -74,7 +67,7 @@ class Corpus:
         try:
             shape = self._fields or shape_of(row.values)
             text = self._render(row, shape)
-            text.encode("utf-8")
+            size = len(text.encode("utf-8"))
         except RowError as error:
             return row.bad(str(error), error.code)
         except UnicodeEncodeError as error:
@@ -82,7 +75,7 @@ class Corpus:
         self.shapes[shape.name] += 1
         rendered = "text" not in shape.fields
         self.rendered = self.rendered or rendered
-        return Document(row, text, rendered)
+        return Document(row, text, rendered, size)
 
     def _render(self, row: Row, shape: Shape) -> str:
         """A plain text stays as it is, to the byte."""
