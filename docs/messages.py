@@ -6,12 +6,13 @@ still lacks a translation. Nothing is guessed from sentences alike: an empty one
 
 from __future__ import annotations
 
+import ast
 import io
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from babel.messages.catalog import Catalog
-from babel.messages.extract import extract_from_dir
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po, write_po
 
@@ -21,7 +22,7 @@ from engine.contract.settings import train_params
 
 ROOT = Path(__file__).parents[1]
 PLACES = ("engine", "rwkv_tui")
-KEYWORDS: dict[str, tuple[object, ...] | None] = {"_": None, "N_": None, "n_": (1, 2), "p_": ((1, "c"), 2)}
+MARKS = ("_", "N_", "n_", "p_")
 
 HEAD = """msgid ""
 msgstr ""
@@ -38,16 +39,25 @@ def template() -> Catalog:
     """Every sentence of the sources."""
     catalogue = Catalog()
     for place in PLACES:
-        for _file, _line, message, comments, context in extract_from_dir(
-            str(ROOT / place),
-            [("**.py", "python")],
-            keywords=KEYWORDS,
-            comment_tags=("Translators:",),  # type: ignore[arg-type]
-        ):
-            catalogue.add(message, auto_comments=comments, context=context)
+        for path in sorted((ROOT / place).rglob("*.py")):
+            for mark, words in marked(ast.parse(path.read_text())):
+                if mark == "p_":
+                    catalogue.add(words[1], context=words[0])
+                else:
+                    catalogue.add((words[0], words[1]) if mark == "n_" else words[0])
     for sentence in (*GROUPS, *(text for p in train_params().values() for text in p.english if text)):
         catalogue.add(sentence)
     return catalogue
+
+
+def marked(tree: ast.AST) -> Iterator[tuple[str, list[str]]]:
+    """(mark, texts it was given) wherever it is given some: also within an f-string or another mark, which
+    babel's own reader passes over."""
+    for call in ast.walk(tree):
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in MARKS:
+            words = [a.value for a in call.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+            if words:
+                yield call.func.id, words
 
 
 def files(code: str) -> tuple[Path, Path]:

@@ -15,6 +15,7 @@ from textual.command import CommandPalette
 from textual.filter import LineFilter
 
 from engine.contract.errors import UserError
+from engine.contract.i18n import N_, _
 from engine.contract.paths import UserPaths
 from engine.contract.rundir import RunDir, RunList
 from rwkv_tui.draft import Draft
@@ -41,17 +42,17 @@ class TuneApp(App[None]):
     TITLE = "rwkv-tune"
     ENABLE_COMMAND_PALETTE = False
     BINDINGS = [
-        Binding("f1,question_mark", "help", "Keys", id="app.help"),
-        Binding("f9,colon", "commands", "Commands", show=False, id="app.commands"),
+        Binding("f1,question_mark", "help", N_("Keys"), id="app.help"),
+        Binding("f9,colon", "commands", N_("Commands"), show=False, id="app.commands"),
         # After the fashion of vi. A line being typed, and any key of a screen's own, goes before them.
-        Binding("j", "as_key('down')", "Down", show=False, id="vi.down"),
-        Binding("k", "as_key('up')", "Up", show=False, id="vi.up"),
-        Binding("h", "as_key('left')", "Left", show=False, id="vi.left"),
-        Binding("l", "as_key('right')", "Right", show=False, id="vi.right"),
-        Binding("g", "as_key('home')", "To the beginning", show=False, id="vi.first"),
-        Binding("G", "as_key('end')", "To the end", show=False, id="vi.last"),
-        Binding("ctrl+d", "as_key('pagedown')", "Page down", show=False, id="vi.page_down"),
-        Binding("ctrl+u", "as_key('pageup')", "Page up", show=False, id="vi.page_up"),
+        Binding("j", "as_key('down')", N_("Down"), show=False, id="vi.down"),
+        Binding("k", "as_key('up')", N_("Up"), show=False, id="vi.up"),
+        Binding("h", "as_key('left')", N_("Left"), show=False, id="vi.left"),
+        Binding("l", "as_key('right')", N_("Right"), show=False, id="vi.right"),
+        Binding("g", "as_key('home')", N_("To the beginning"), show=False, id="vi.first"),
+        Binding("G", "as_key('end')", N_("To the end"), show=False, id="vi.last"),
+        Binding("ctrl+d", "as_key('pagedown')", N_("Page down"), show=False, id="vi.page_down"),
+        Binding("ctrl+u", "as_key('pageup')", N_("Page up"), show=False, id="vi.page_up"),
     ]
 
     def __init__(
@@ -73,6 +74,7 @@ class TuneApp(App[None]):
         self.gpus = gpus
         self.clock = clock
         self.cwd = Path.cwd()
+        self.keys: dict[str, str] = {}  # a person's own, by the id of what they do
         self._start = start
         self._source = source
         self._run = run
@@ -101,7 +103,7 @@ class TuneApp(App[None]):
     def _take_keys(self) -> None:
         """A person's own keys; what cannot be meant is told, and the usual keys hold."""
         try:
-            keys = read_keys(self.paths.config)
+            self.keys = keys = read_keys(self.paths.config)
         except UserError as error:
             self.notify(str(error), severity="error", markup=False)
             return
@@ -176,7 +178,8 @@ class TuneApp(App[None]):
         from rwkv_tui.palette import Commands
 
         if not isinstance(self.screen, CommandPalette):
-            self.push_screen(CommandPalette(providers=[Commands], placeholder="What is to be done?"))
+            asked = _("What is to be done?")
+            self.push_screen(CommandPalette(providers=[Commands], placeholder=asked))
 
     async def action_as_key(self, key: str) -> None:
         """Does at once what another key does here: the next key of a burst finds it done."""
@@ -189,5 +192,5 @@ class TuneApp(App[None]):
         from rwkv_tui.screens.help import HelpScreen
 
         if not isinstance(self.screen, HelpScreen):
-            about = getattr(self.screen, "HELP_TEXT", "")
+            about = _(getattr(self.screen, "HELP_TEXT", ""))
             self.push_screen(HelpScreen(about, self.screen.active_bindings.values()))

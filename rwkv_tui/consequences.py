@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from engine.contract.i18n import _, n_
 from engine.contract.reports import DataSummary
 from engine.contract.risks import risks
 from engine.contract.settings import TrainSettings
@@ -46,16 +47,19 @@ def _memory(s: TrainSettings) -> str:
     need = needed(s)
     if need is None:
         return ""
-    return f"about {size(need.total)} of a GPU's memory, {size(need.weights)} of it the weights"
+    return _("about {total} of a GPU's memory, {weights} of it the weights", total=size(need.total),
+             weights=size(need.weights))  # fmt: skip
 
 
 def _time(s: TrainSettings, speed: Speed | None) -> str:
     if speed is None:
-        return f"{s.total_steps:,} steps; how long they take is known after a run of this model and method"
+        return n_("{n:,} step; how long it takes is known after a run of this model and method",
+                  "{n:,} steps; how long they take is known after a run of this model and method",
+                  s.total_steps)  # fmt: skip
     tokens = s.micro_bsz * s.ctx_len
     took = duration(s.total_steps * speed.step_s * tokens / speed.tokens)
-    step = f"{short(speed.step_s)} s a step of {speed.tokens:,} tokens"
-    return f"about {took}, from {step} in the run {one_line(speed.name)}"
+    return _("about {time}, from {seconds} s a step of {tokens:,} tokens in the run {run}", time=took,
+             seconds=short(speed.step_s), tokens=speed.tokens, run=one_line(speed.name))  # fmt: skip
 
 
 def _of_data(name: str, draft: Draft, s: TrainSettings) -> list[str]:
@@ -63,9 +67,9 @@ def _of_data(name: str, draft: Draft, s: TrainSettings) -> list[str]:
     passes, data = draft.passes(), draft.data
     if name in ("micro_bsz", "epoch_steps", "epoch_count") and passes is not None:
         if passes > OFTEN:
-            return [f"{passes:,.0f} passes over the data: answers come to be known by heart"]
+            return [_("{n:,.0f} passes over the data: answers come to be known by heart", n=passes)]
         if passes < 1:
-            return [f"{1 - passes:.0%} of the data is never seen"]
+            return [_("{share:.0%} of the data is never seen", share=1 - passes)]
     if name == "ctx_len" and data is not None and s.dataload != "get":
         return _cuts(data, s.ctx_len)
     return []
@@ -73,7 +77,7 @@ def _of_data(name: str, draft: Draft, s: TrainSettings) -> list[str]:
 
 def _cuts(data: DataSummary, ctx_len: int) -> list[str]:
     if data.longest > ctx_len:
-        return [f"documents are cut: the longest has {data.longest:,} tokens"]
+        return [_("documents are cut: the longest has {n:,} tokens", n=data.longest)]
     if ctx_len > 2 * data.longest and data.complete:
-        return [f"the longest document has {data.longest:,} tokens: the rest is never used"]
+        return [_("the longest document has {n:,} tokens: the rest is never used", n=data.longest)]
     return []

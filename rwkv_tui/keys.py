@@ -5,9 +5,13 @@ from __future__ import annotations
 import pkgutil
 from collections.abc import Iterator, Mapping
 from importlib import import_module
+from typing import TYPE_CHECKING, cast
 
 from textual.binding import Binding
 from textual.dom import DOMNode
+
+if TYPE_CHECKING:
+    from rwkv_tui.app import TuneApp
 
 PLACES = ("rwkv_tui.screens", "rwkv_tui.widgets", "rwkv_tui.panels")
 
@@ -19,6 +23,30 @@ def key_bindings() -> dict[str, list[Binding]]:
         for binding in bindings:
             found.setdefault(binding.id or "", []).append(binding)
     return found
+
+
+def key_of(node: DOMNode, name: str) -> str:
+    """The key by which `node`, or what it stands in, does now what is called `name`, as one says it: Ctrl+N.
+
+    A person's own goes before ours; of several keys it is the first.
+    """
+    own = cast("TuneApp", node.app).keys.get(name)
+    ours = (
+        binding.key
+        for one in node.ancestors_with_self
+        for cls in type(one).__mro__
+        for binding in vars(cls).get("BINDINGS", ())
+        if isinstance(binding, Binding) and binding.id == name
+    )
+    key = spell_key((own or next(ours)).split(",")[0])
+    return key if len(key) == 1 else "+".join(part[0].upper() + part[1:] for part in key.split("+"))
+
+
+def spell_key(key: str) -> str:
+    """A key as printed on a keyboard."""
+    names = {"left_square_bracket": "[", "right_square_bracket": "]", "question_mark": "?", "slash": "/",
+             "colon": ":", "escape": "esc"}  # fmt: skip
+    return names.get(key, key)
 
 
 def _declared() -> Iterator[list[Binding]]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from engine.contract.i18n import N_, _
 from engine.contract.reports import DocumentTokens, Token
 from rwkv_tui.plain import plain
 
 TOKEN_SIGNS = {"trained": "▶", "masked": "·", "cut": "✂", "end": "■"}
 TOKEN_WORDS = {
-    "trained": "learned", "masked": "only read", "cut": "cut off by ctx_len", "end": "end of document",
+    "trained": N_("learned"), "masked": N_("only read"), "cut": N_("cut off by ctx_len"),
+    "end": N_("end of document"),
 }  # fmt: skip
 LEVEL_SIGNS = {"error": "✗", "warning": "!", "note": "·"}
 
@@ -28,16 +30,17 @@ def stretches(document: DocumentTokens) -> Iterator[tuple[str, Token, str]]:
 
 def title(document: DocumentTokens) -> str:
     """Which document it is, where it lies, and how long it is."""
-    of = f" of {document.documents:,}" if document.documents else ""
-    where = "" if document.where == f"document {document.number:,}" else f" ({plain(document.where)})"
-    return f"Document {document.number:,}{of}{where}: {document.size:,} tokens"
+    n, of, where, tokens = document.number, document.documents, plain(document.where), document.size
+    if not of:
+        return _("Document {n:,} ({where}): {tokens:,} tokens", n=n, where=where, tokens=tokens)
+    return _("Document {n:,} of {of:,}: {tokens:,} tokens", n=n, of=of, tokens=tokens)
 
 
 def rest(document: DocumentTokens) -> str:
     """What comes behind the tokens: those that are too many, and padding."""
     more, lines = document.size - len(document.tokens), []
     if more > 0:
-        lines.append(f"… and {more:,} more")
+        lines.append(_("… and {n:,} more", n=more))
     if document.padding:
-        lines.append(f"░ up to {document.padding:,} places of padding in a batch, never learned")
+        lines.append(_("░ up to {n:,} places of padding in a batch, never learned", n=document.padding))
     return "\n".join(lines)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from math import isfinite
 
+from rich.cells import cell_len, set_cell_size
+
 from engine.contract.plain import one_line, plain
 
-__all__ = ["announcement", "duration", "moment", "one_line", "plain", "short", "size"]
+__all__ = ["announcement", "column", "duration", "moment", "one_line", "plain", "short", "size"]
 
 
 def announcement(name: str, status: str) -> str:
@@ -26,6 +28,21 @@ def duration(seconds: float) -> str:
     if days:
         return f"{days} d {hours:02}:{minutes:02}"
     return f"{hours}:{minutes:02}:{secs:02}" if hours else f"{minutes}:{secs:02}"
+
+
+def column(text: str, width: int, *, ending: bool = False, right: bool = False) -> str:
+    """A text in exactly `width` cells of the terminal, of which a Chinese sign takes two.
+
+    A text that is longer ends in …; with `ending` it is its end that is kept.
+    `right`: it stands at the right end of the column.
+    """
+    if cell_len(text) > width and ending:
+        while text and cell_len(text) >= width:
+            text = text[1:]
+        text = "…" + text
+    elif cell_len(text) > width:
+        text = set_cell_size(text, width - 1) + "…"
+    return " " * (width - cell_len(text)) + text if right else set_cell_size(text, width)
 
 
 def moment(t: float) -> str:

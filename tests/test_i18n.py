@@ -43,6 +43,13 @@ def test_catalogue_holds_every_sentence_and_no_other(code: str) -> None:
     assert not [m.id for m in catalogue if m.fuzzy and m.id]
 
 
+def test_a_mark_is_found_wherever_it_stands() -> None:
+    source = """a = _("one {x}", x=_("two")); b = f"{n_('three', 'four', 4)}"; p_("c", N_("five"), "six")"""
+    found = sorted(messages.marked(ast.parse(source)))
+    assert found == [("N_", ["five"]), ("_", ["one {x}"]), ("_", ["two"]), ("n_", ["three", "four"]),
+                     ("p_", ["c", "six"])]  # fmt: skip
+
+
 @pytest.mark.parametrize("code", [code for code in i18n.LANGUAGES if code != "en"])
 def test_translations_hold_the_same_places(code: str) -> None:
     wrong: list[str] = []
@@ -108,12 +115,16 @@ def _lines(node: ast.Constant) -> range:
 
 
 def _unmarked(node: ast.AST) -> Iterator[ast.Constant]:
-    """Texts below a node, but for docstrings and what is marked."""
+    """Texts below a node, but for docstrings, what is marked, and how things look."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in MARKS:
         for keyword in node.keywords:
             yield from _unmarked(keyword.value)
         return
-    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+    if isinstance(node, ast.keyword) and node.arg == "classes":
+        return
+    if isinstance(node, ast.Assign) and "DEFAULT_CSS" in [getattr(t, "id", "") for t in node.targets]:
+        return
+    if isinstance(node, ast.Constant) and isinstance(node.value, str) and not node.value.startswith("$"):
         yield node
     for child in ast.iter_child_nodes(node):
         if not (isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant)):

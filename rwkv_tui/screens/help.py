@@ -10,6 +10,7 @@ from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.widgets import Static
 
+from rwkv_tui.keys import spell_key
 from rwkv_tui.screens.base import TuneDialog
 
 ALWAYS = (
@@ -72,10 +73,3 @@ def _is_ours(active: ActiveBinding) -> bool:
         for binding in vars(cls).get("BINDINGS", ())
     )
     return any(b.action == active.binding.action for b in declared if isinstance(b, Binding))
-
-
-def spell_key(key: str) -> str:
-    """A key as printed on a keyboard."""
-    names = {"left_square_bracket": "[", "right_square_bracket": "]", "question_mark": "?", "slash": "/",
-             "colon": ":"}  # fmt: skip
-    return names.get(key, key)

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from engine.contract.errors import Problem, SettingsError, UserError
+from engine.contract.i18n import _
 from engine.contract.presets import PresetStore
 from engine.contract.script import Script, read_script
 
@@ -18,10 +19,12 @@ def read_script_file(path: Path) -> Script:
         with path.open("rb") as file:
             data: bytes = file.read(LARGEST + 1)
         if len(data) > LARGEST:
-            raise UserError(f"{path} is larger than a script would be.", "Give a shell script.")
+            told = _("{path} is larger than a script would be.", path=path)
+            raise UserError(told, _("Give a shell script."))
         return read_script(data.decode("utf-8-sig"))
     except (OSError, ValueError) as error:
-        raise UserError(f"Cannot read {path} ({error}).", "Give a shell script.") from None
+        told = _("Cannot read {path} ({reason}).", path=path, reason=error)
+        raise UserError(told, _("Give a shell script.")) from None
 
 
 def save_script(script: Script, path: Path, store: PresetStore, name: str = "") -> dict[str, Path]:
@@ -31,10 +34,10 @@ def save_script(script: Script, path: Path, store: PresetStore, name: str = "") 
     """
     problems = [problem for run in script.runs for problem in run.problems]
     if problems:
-        raise SettingsError([*problems, Problem("", "nothing was saved")], str(path))
+        raise SettingsError([*problems, Problem("", _("nothing was saved"))], str(path))
     name = name or re.sub(r"[^\w.-]+", "-", path.stem).strip("-.") or "imported"
     saved = {}
     for number, run in enumerate(script.runs, 1):
         own = name if number == 1 else f"{name}-{number}"
-        saved[own] = store.save(own, run.to_yaml(f"Imported from {path.name}."))
+        saved[own] = store.save(own, run.to_yaml(_("Imported from {name}.", name=path.name)))
     return saved

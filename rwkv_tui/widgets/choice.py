@@ -11,13 +11,15 @@ from textual.message import Message
 from textual.reactive import reactive
 from textual.widget import Widget
 
+from engine.contract.i18n import N_
+
 
 class Choice(Widget, can_focus=True):
     """Shows `‹ value ›`; left, right and space go round. `labels` are shown instead of the values."""
 
     BINDINGS = [
-        Binding("left", "turn(-1)", "Previous value", show=False, id="choice.turn_back"),
-        Binding("right,space,enter", "turn(1)", "Next value", show=False, id="choice.turn"),
+        Binding("left", "turn(-1)", N_("Previous value"), show=False, id="choice.turn_back"),
+        Binding("right,space,enter", "turn(1)", N_("Next value"), show=False, id="choice.turn"),
     ]
     DEFAULT_CSS = """
     Choice { height: 1; width: 100%; padding: 0 1; background: $surface; }

@@ -8,6 +8,7 @@ from textual.content import Content
 from textual.geometry import Size
 from textual.widget import Widget
 
+from engine.contract.i18n import N_, _, n_
 from engine.contract.reports import DataSummary, DocumentSample, Finding
 from rwkv_tui.marks import LEVEL_SIGNS
 from rwkv_tui.plain import one_line, plain, size
@@ -28,49 +29,57 @@ def bar(share: float, width: int) -> str:
     return ("█" * (eighths // 8) + EIGHTHS[eighths % 8].strip()).ljust(width)
 
 
-def plural(word: str, count: int) -> str:
-    return word if count == 1 else word + "s"
-
-
-def facts(data: DataSummary) -> Content:
-    """What is in the data, in a few lines."""
+def facts(data: DataSummary, key: str) -> Content:
+    """What is in the data, in a few lines; `key` reads the rest of it."""
     mean = data.tokens / data.documents if data.documents else 0
-    kind = "binidx, ready to train" if data.kind == "binidx" else plain(data.described)
+    kind = _("binidx, ready to train") if data.kind == "binidx" else plain(data.described)
     lines = [
         Content.assemble((f"{kind}", "bold"), f", {size(data.file_bytes)}"),
-        Content.assemble(
-            (f"{data.documents:,}", "bold"),
-            plural(" document", data.documents),
-            ", ",
-            (f"{data.tokens:,}", "bold"),
-            plural(" token", data.tokens),
-        ),
+        Content(", ").join((
+            counted(n_("{n:,} document", "{n:,} documents", data.documents)),
+            counted(n_("{n:,} token", "{n:,} tokens", data.tokens)),
+        )),
         Content(
-            f"{data.shortest:,} ({plain(data.shortest_at)}) to {data.longest:,} ({plain(data.longest_at)}) "
-            f"tokens, {mean:,.0f} on average"
+            _("{shortest:,} ({shortest_at}) to {longest:,} ({longest_at}) tokens, {mean:,.0f} on average",
+              shortest=data.shortest, shortest_at=plain(data.shortest_at), longest=data.longest,
+              longest_at=plain(data.longest_at), mean=mean)
         ),
-    ]
+    ]  # fmt: skip
     levels = Counter(finding.level for finding in data.findings if finding.code != "cut")
     if levels:
-        counts = ((LEVEL_SIGNS[level], count, plural(level, count)) for level, count in levels.items())
-        told = ", ".join(f"{sign} {count} {word}" for sign, count, word in counts)
-        lines.append(Content.styled(f"{told} below", LEVELS[data.findings[0].level]))
+        counts = ", ".join(f"{LEVEL_SIGNS[level]} {_of_level(level, n)}" for level, n in levels.items())
+        told = _("{counts} below", counts=counts)
+        lines.append(Content.styled(told, LEVELS[data.findings[0].level]))
     if not data.complete:
-        told = "Only the first part was read; the numbers are of that part. F8 reads all of it."
+        part = N_("Only the first part was read; the numbers are of that part. {key} reads all of it.")
+        told = _(part, key=key)
         lines.insert(1, Content.styled(told, "$text-warning"))
     return Content("\n").join(lines)
+
+
+def counted(text: str) -> Content:
+    """A sentence that begins with what matters in it, a number."""
+    number, space, rest = text.partition(" ")
+    return Content.assemble((number, "bold"), space, rest)
+
+
+def _of_level(level: str, n: int) -> str:
+    """So many findings of one level."""
+    if level == "error":
+        return n_("{n} error", "{n} errors", n)
+    return n_("{n} warning", "{n} warnings", n) if level == "warning" else n_("{n} note", "{n} notes", n)
 
 
 def cut_line(data: DataSummary) -> Content:
     """How many documents ctx_len cuts, in one sentence."""
     if not data.cut_documents:
-        return Content.styled(f"✓ No document is cut at ctx_len {data.ctx_len}.", "$text-success")
-    documents, tokens = data.cut_documents / data.documents, data.cut_tokens / data.tokens
-    return Content.styled(
-        f"✂ ctx_len {data.ctx_len} cuts {data.cut_documents:,} documents ({documents:.0%}); "
-        f"{data.cut_tokens:,} tokens ({tokens:.1%}) are lost.",
-        "$text-warning",
-    )
+        return Content.styled(_("✓ No document is cut at ctx_len {n}.", n=data.ctx_len), "$text-success")
+    told = _(
+        "✂ ctx_len {n} cuts {documents:,} documents ({share:.0%}); {tokens:,} tokens ({lost:.1%}) are lost.",
+        n=data.ctx_len, documents=data.cut_documents, share=data.cut_documents / data.documents,
+        tokens=data.cut_tokens, lost=data.cut_tokens / data.tokens,
+    )  # fmt: skip
+    return Content.styled(told, "$text-warning")
 
 
 def histogram(data: DataSummary, width: int) -> Content:
@@ -124,7 +133,7 @@ def findings(data: DataSummary) -> Content:
     """What was found, with the first places and the remedy; cuts are told elsewhere."""
     shown = [finding for finding in data.findings if finding.code != "cut"]
     if not shown:
-        return Content.styled("✓ Nothing to mend was found.", "$text-success")
+        return Content.styled(_("✓ Nothing to mend was found."), "$text-success")
     return Content("\n").join(map(finding_text, shown))
 
 
@@ -133,22 +142,24 @@ def finding_text(finding: Finding) -> Content:
     lines = [Content.styled(f"{LEVEL_SIGNS[finding.level]} {finding.what}", LEVELS[finding.level])]
     lines += [Content(f"    {one_line(p.where)}: {one_line(p.reason)}") for p in finding.places[:PLACES]]
     if finding.count > PLACES and len(finding.places) > PLACES:
-        lines.append(Content(f"    … and {finding.count - PLACES:,} more"))
+        more = _("… and {n:,} more", n=finding.count - PLACES)
+        lines.append(Content(f"    {more}"))
     lines.append(Content.styled(f"  {finding.remedy}", "$foreground 70%"))
     return Content("\n").join(lines)
 
 
 def legend() -> Content:
     """How the parts of a sample are marked."""
-    words = {"trained": "learned", "masked": "only read", "cut": "cut off"}
+    words = {"trained": N_("learned"), "masked": N_("only read"), "cut": N_("cut off")}
     return Content("  ").join(
-        Content.styled(words[kind].join(signs), STYLES[kind]) for kind, signs in SIGNS.items()
+        Content.styled(_(words[kind]).join(signs), STYLES[kind]) for kind, signs in SIGNS.items()
     )
 
 
 def sample(document: DocumentSample) -> Content:
     """One document with its trained part between signs; long ones are shortened in the middle of a part."""
-    parts = [Content.styled(f"Document {document.number:,}, {document.tokens:,} tokens\n", "$foreground 70%")]
+    head = _("Document {n:,}, {tokens:,} tokens", n=document.number, tokens=document.tokens)
+    parts = [Content.styled(f"{head}\n", "$foreground 70%")]
     left = SAMPLE_CHARACTERS
     for segment in document.segments:
         text = plain(segment.text)

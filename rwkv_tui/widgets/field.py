@@ -11,6 +11,7 @@ from textual.content import Content
 from textual.message import Message
 from textual.widgets import Input, Label, Static
 
+from engine.contract.i18n import _
 from engine.contract.params import Param
 from rwkv_tui.widgets.choice import Choice
 from rwkv_tui.widgets.path_input import PathInput
@@ -73,7 +74,7 @@ class Field(Vertical):
         if p.kind == "choice":
             return Choice(p.choices, "")
         if p.kind == "bool":
-            return Choice(("0", "1"), "", labels={"0": "off", "1": "on"})
+            return Choice(("0", "1"), "", labels={"0": _("off"), "1": _("on")})
         if p.kind == "path":
             return PathInput(cwd=self._cwd, suffixes=SUFFIXES.get(p.name, ()))
         kind = NumberInput if p.kind in ("int", "float") else PlainInput
@@ -81,7 +82,7 @@ class Field(Vertical):
 
     @property
     def editor(self) -> Input | Choice:
-        for widget in self.query("Input, Choice").results():
+        for widget in self.query("Input, Choice").results():  # unsaid
             assert isinstance(widget, (Input, Choice))
             return widget
         raise LookupError(self.param.name)

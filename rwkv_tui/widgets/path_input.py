@@ -8,6 +8,7 @@ from typing import Any
 from textual.binding import Binding
 from textual.message import Message
 
+from engine.contract.i18n import N_
 from rwkv_tui.services.files import complete, real_path
 from rwkv_tui.widgets.plain_input import PlainInput
 
@@ -15,7 +16,7 @@ from rwkv_tui.widgets.plain_input import PlainInput
 class PathInput(PlainInput):
     """Tab completes; when nothing is left to complete it goes to the next field, as tab does elsewhere."""
 
-    BINDINGS = [Binding("tab", "complete", "Complete", show=True, id="path.complete")]
+    BINDINGS = [Binding("tab", "complete", N_("Complete"), show=True, id="path.complete")]
 
     class Candidates(Message):
         """The names with which the path could go on; none any more when empty."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 from textual.binding import Binding
 from textual.widgets import OptionList
 
+from engine.contract.i18n import N_
+
 
 class Picker(OptionList):
     """One line an entry; Enter picks."""
 
-    BINDINGS = [Binding("enter", "select", "Pick", id="list.select")]
+    BINDINGS = [Binding("enter", "select", N_("Pick"), id="list.select")]
 
     def __init__(self, id: str) -> None:
         super().__init__(id=id, compact=True, markup=False)

@@ -6,11 +6,12 @@ import shlex
 from pathlib import Path
 
 from engine.contract.flags import changed, flag_words, spell
+from engine.contract.i18n import N_, _, n_
 from engine.contract.settings import TrainSettings
 from rwkv_tui.draft import Draft
 from rwkv_tui.services.files import short
 
-TOPICS = ("Train", "On", "For", "Rate", "With", "Into")
+TOPICS = (N_("Train"), N_("On"), N_("For"), N_("Rate"), N_("With"), N_("Into"))
 
 
 def sentences(s: TrainSettings, draft: Draft, cwd: Path) -> tuple[str, ...]:
@@ -22,55 +23,75 @@ def sentences(s: TrainSettings, draft: Draft, cwd: Path) -> tuple[str, ...]:
 
 
 def _path(path: Path | None, cwd: Path) -> str:
-    return short(cwd / path, cwd) if path else "(not chosen yet)"
+    return short(cwd / path, cwd) if path else _("(not chosen yet)")
 
 
 def _train(s: TrainSettings, draft: Draft, cwd: Path) -> str:
-    what = {"state": "the initial state", "full": "all weights"}.get(s.method, f"a {s.method} adapter")
-    model = draft.model
-    about = f" (RWKV-{s.my_testing[2]} {model.size_name})" if model and s.my_testing != "auto" else ""
-    kept = ", which itself stays as it is" if s.method != "full" else ""
-    base = "a new model of random weights" if s.from_random else _path(s.load_model, cwd)
-    return f"{what} of {base}{about}{kept}."
+    base = _("a new model of random weights") if s.from_random else _path(s.load_model, cwd)
+    if draft.model and s.my_testing != "auto":
+        base += f" (RWKV-{s.my_testing[2]} {draft.model.size_name})"
+    if s.method == "full":
+        return _("all weights of {base}.", base=base)
+    if s.method == "state":
+        return _("the initial state of {base}, which itself stays as it is.", base=base)
+    return _("a {method} adapter of {base}, which itself stays as it is.", method=s.method, base=base)
 
 
 def _data(s: TrainSettings, draft: Draft, cwd: Path) -> str:
-    parts = {"qa": "only answers are learned", "se": "only what mask_id encloses is learned"}
-    learned = parts.get(s.loss_mask, "all of a document is learned")
+    parts = {"qa": _("only answers are learned"), "se": _("only what mask_id encloses is learned")}
+    learned = parts.get(s.loss_mask) or _("all of a document is learned")
     cut = draft.data.cut_documents if draft.data and draft.data.ctx_len == s.ctx_len else 0
-    limit = f"{s.ctx_len:,} tokens"
-    how = f"; {cut:,} documents are cut to {limit}" if cut else f", at most {limit} each"
-    return f"{_path(s.data_file, cwd)}{how}; {learned}."
+    file = _path(s.data_file, cwd)
+    if not cut:
+        return _("{file}, at most {n:,} tokens each; {learned}.", file=file, n=s.ctx_len, learned=learned)
+    return n_("{file}; {n:,} document is cut to {tokens:,} tokens; {learned}.",
+              "{file}; {n:,} documents are cut to {tokens:,} tokens; {learned}.",
+              cut, file=file, tokens=s.ctx_len, learned=learned)  # fmt: skip
 
 
 def _amount(s: TrainSettings, draft: Draft) -> str:
+    documents = n_("{n:,} document", "{n:,} documents", s.micro_bsz)
+    run = n_("{n:,} epoch of {steps:,} steps with {documents} each",
+             "{n:,} epochs of {steps:,} steps with {documents} each", s.epoch_count, steps=s.epoch_steps,
+             documents=documents)  # fmt: skip
     passes = draft.passes()
-    over = f", {passes:,.3g} passes over the data" if passes is not None else ""
-    bsz = f"{s.micro_bsz} document{'s' if s.micro_bsz > 1 else ''}"
-    epochs = f"{s.epoch_count:,} epoch{'s' if s.epoch_count > 1 else ''}"
-    return f"{epochs} of {s.epoch_steps:,} steps with {bsz} each{over}."
+    if passes is None:
+        return _("{run}.", run=run)
+    return _("{run}, {passes:,.3g} passes over the data.", run=run, passes=passes)
 
 
 def _rate(s: TrainSettings) -> str:
-    warmup = f" after {s.warmup_steps:,} steps of warmup" if s.warmup_steps else ""
     if s.lr_schedule == "constant" or s.lr_init == s.lr_final:
-        return f"{s.lr_init:g} throughout{warmup}."
-    return f"from {s.lr_init:g} to {s.lr_final:g} ({s.lr_schedule}){warmup}."
+        rate = _("{rate:g} throughout", rate=s.lr_init)
+    else:
+        first, last = s.lr_init, s.lr_final
+        rate = _("from {first:g} to {last:g} ({schedule})", first=first, last=last, schedule=s.lr_schedule)
+    if not s.warmup_steps:
+        return _("{rate}.", rate=rate)
+    return _("{rate} after {n:,} steps of warmup.", rate=rate, n=s.warmup_steps)
 
 
 def _hardware(s: TrainSettings) -> str:
-    where = {"auto": "a GPU if there is one, else the CPU", "gpu": "the GPU", "cpu": "the CPU"}[s.accelerator]
-    saving = "; memory is saved by recomputing (grad_cp)" if s.grad_cp else ""
-    return f"{where} in {s.precision}{saving}."
+    places = {"auto": N_("a GPU if there is one, else the CPU"), "gpu": N_("the GPU"), "cpu": N_("the CPU")}
+    where, precision = _(places[s.accelerator]), s.precision
+    if not s.grad_cp:
+        return _("{where} in {precision}.", where=where, precision=precision)
+    told = N_("{where} in {precision}; memory is saved by recomputing (grad_cp).")
+    return _(told, where=where, precision=precision)
 
 
 def _files(s: TrainSettings, cwd: Path) -> str:
-    kind = "state" if s.method == "state" else "model"
-    when = {0: "at the end", 1: "every epoch"}.get(s.epoch_save, f"every {s.epoch_save} epochs")
-    return f"{_path(s.proj_dir, cwd)}: a {kind} file rwkv-N.pth {when}, train_log.txt and the settings."
+    usual = {0: _("at the end"), 1: _("every epoch")}
+    when = usual.get(s.epoch_save) or _("every {n} epochs", n=s.epoch_save)
+    folder = _path(s.proj_dir, cwd)
+    if s.method == "state":
+        told = N_("{folder}: a state file rwkv-N.pth {when}, train_log.txt and the settings.")
+    else:
+        told = N_("{folder}: a model file rwkv-N.pth {when}, train_log.txt and the settings.")
+    return _(told, folder=folder, when=when)
 
 
 def command_lines(s: TrainSettings) -> str:
     """The `rwkv-tune train` command that does the same, a flag a line, as a shell takes it."""
     flags = [shlex.join(flag_words(name, spell(value))) for name, value in changed(s).items()]
-    return " \\\n  ".join(["rwkv-tune train", *flags])
+    return " \\\n  ".join(["rwkv-tune train", *flags])  # unsaid

@@ -7,7 +7,9 @@ from typing import Literal
 from textual.content import Content
 from textual.widgets import Static
 
-STEPS = ("Data", "Model", "Parameters", "Review", "Monitor", "Done")
+from engine.contract.i18n import N_, _
+
+STEPS = (N_("Data"), N_("Model"), N_("Parameters"), N_("Review"), N_("Monitor"), N_("Done"))
 Mark = Literal["todo", "ok", "problem"]
 _STYLES = {"ok": "$success", "problem": "$warning", "todo": "$foreground 60%"}
 
@@ -35,6 +37,6 @@ class Trail(Static):
         for number, step in enumerate(STEPS, 1):
             mark = self._marks[step]
             sign = {"ok": "✓", "problem": "!", "todo": str(number)}[mark]
-            style = _STYLES[mark] + (" bold reverse" if step == self._current else "")
-            parts.append(Content.styled(f" {sign} {step} ", style))
+            style = _STYLES[mark] + (" bold reverse" if step == self._current else "")  # unsaid
+            parts.append(Content.styled(f" {sign} {_(step)} ", style))
         return Content.styled("›", "dim").join(parts)

@@ -4,28 +4,33 @@ from __future__ import annotations
 
 from textual.content import Content
 
+from engine.contract.i18n import N_, _
 from engine.contract.sizes import QUANTS, SIZES, fit
-from rwkv_tui.plain import plain, size
+from rwkv_tui.plain import column, plain, size
 from rwkv_tui.services.gpu import GpuInfo, GpuReading
 
 VERSIONS = (("x060", "RWKV-6"), ("x070", "RWKV-7"))
 NAME_WIDTH, CELL_WIDTH = 6, 12
-STYLES = {"fits": "$text-success", "tight": "$text-warning", "too big": "$text-error"}
+VERDICTS = {"fits": N_("fits"), "tight": N_("tight"), "too big": N_("too big")}  # unsaid
+STYLES = {"fits": "$text-success", "tight": "$text-warning", "too big": "$text-error"}  # unsaid
 
 
-def heading(reading: GpuReading | None, index: int) -> Content:
-    """Which memory the cells are held against, or a plain sentence why they are not."""
+def heading(reading: GpuReading | None, index: int, key: str) -> Content:
+    """Which memory the cells are held against, or a plain sentence why they are not; `key` shows the next."""
     if reading is None:
-        return Content.styled("Asking the NVIDIA driver …", "$foreground 70%")
+        return Content.styled(_("Asking the NVIDIA driver …"), "$foreground 70%")
     if not reading.gpus:
-        return Content.assemble(
-            ("No GPU found. ", "bold"), plain(reading.reason), " Small models train on the CPU too."
-        )
+        words = (_("No GPU found."), "bold"), plain(reading.reason), _("Small models train on the CPU too.")
+        return Content(" ").join(Content.assemble(word) for word in words)
     gpu = reading.gpus[index]
-    total = f"{size(gpu.total_bytes)} in all" if gpu.total_bytes else "memory N/A"
-    used = f", {size(gpu.used_bytes)} in use now" if gpu.used_bytes is not None else ""
-    more = f"  ({index + 1} of {len(reading.gpus)}; g: next)" if len(reading.gpus) > 1 else ""
-    return Content.assemble((f"GPU {index} {plain(gpu.name)}", "bold"), f": {total}{used}", (more, "dim"))
+    memory = _("{total} in all", total=size(gpu.total_bytes)) if gpu.total_bytes else _("memory N/A")
+    if gpu.used_bytes is not None:
+        memory = _("{memory}, {used} in use now", memory=memory, used=size(gpu.used_bytes))
+    parts = [Content.styled(f"GPU {index} {plain(gpu.name)}", "bold"), Content(f": {memory}")]
+    if len(reading.gpus) > 1:
+        told = _("({n} of {all}; {key}: next)", n=index + 1, all=len(reading.gpus), key=key)
+        parts.append(Content.styled(f"  {told}", "dim"))
+    return Content("").join(parts)
 
 
 def table(gpu: GpuInfo | None, picked: str) -> Content:
@@ -35,7 +40,7 @@ def table(gpu: GpuInfo | None, picked: str) -> Content:
         chosen = row.name == picked
         name = ("›" if chosen else " ") + row.name
         cells = [Content.styled(name.ljust(NAME_WIDTH), "bold" if chosen else "")]
-        for version, _ in VERSIONS:
+        for version, _name in VERSIONS:
             needs = row.vram.get(version, {})
             cells += [_cell(needs.get(quant), gpu) for quant in QUANTS]
         lines.append(Content("").join(cells))
@@ -54,7 +59,7 @@ def _cell(needed: float | None, gpu: GpuInfo | None) -> Content:
     if gpu is None or gpu.total_bytes is None:
         return Content(f"{needed:>4}".ljust(CELL_WIDTH))
     verdict = fit(needed, gpu.total_bytes)
-    return Content.styled(f"{needed:>4} {verdict}".ljust(CELL_WIDTH), STYLES[verdict])
+    return Content.styled(column(f"{needed:>4} {_(VERDICTS[verdict])}", CELL_WIDTH), STYLES[verdict])
 
 
-FOOTNOTE = "As published for state tuning at ctx_len 1024, micro_bsz 1 (RWKV-7: bf16 for fp16)."
+FOOTNOTE = N_("As published for state tuning at ctx_len 1024, micro_bsz 1 (RWKV-7: bf16 for fp16).")

@@ -141,7 +141,7 @@ async def test_the_form_marks_tells_and_undoes(make_app: MakeApp, place: Path) -
         )
         await pilot.press("end", "0")
         assert says(pilot, "about 6:56:40") and says(pilot, "•micro_bsz")
-        assert says(pilot, "• the default has 1; ctrl+r")
+        assert says(pilot, "• the default has 1; Ctrl+R")
         await pilot.press("ctrl+r")
         assert field(pilot, "micro_bsz").editor.value == "1" and not says(pilot, "•micro_bsz")
         await pilot.press("ctrl+z", "ctrl+z")

@@ -15,8 +15,10 @@ from textual.worker import Worker
 
 from engine.contract.events import Converted as ConvertedEvent
 from engine.contract.events import Failed, Progress
+from engine.contract.i18n import N_, _
 from engine.contract.reports import Converted, DataSummary
 from rwkv_tui.draft import Draft
+from rwkv_tui.keys import key_of
 from rwkv_tui.plain import duration, plain, size
 from rwkv_tui.services.files import free_prefix, real_path, short
 from rwkv_tui.services.jobs import events
@@ -24,7 +26,7 @@ from rwkv_tui.widgets.choice import Choice
 from rwkv_tui.widgets.data_report import bar
 from rwkv_tui.widgets.path_input import PathInput
 
-PHASES = {"reading": "1 of 2: reading and tokenising", "writing": "2 of 2: shuffling and writing"}
+PHASES = {"reading": N_("1 of 2: reading and tokenising"), "writing": N_("2 of 2: shuffling and writing")}
 
 
 class RowsForm(Vertical):
@@ -40,11 +42,12 @@ class RowsForm(Vertical):
 
     def compose(self) -> ComposeResult:
         with Horizontal(classes="line"):
-            yield Label("Fields", classes="name")
+            yield Label(_("Fields"), classes="name")
             yield Input(placeholder="prompt=q,answer=a", id="fields", compact=True, select_on_focus=False)
         with Horizontal(classes="line"):
-            yield Label("Template", classes="name")
-            yield PathInput(cwd=self._cwd, placeholder="RWKV's own (F6)", id="template-file")
+            yield Label(_("Template"), classes="name")
+            own = _("RWKV's own ({key})", key=key_of(self, "data.template"))
+            yield PathInput(cwd=self._cwd, placeholder=own, id="template-file")
 
     def flags(self) -> tuple[str, ...]:
         """The same as flags of a job."""
@@ -103,21 +106,25 @@ class ConvertForm(Vertical):
         self._first: Progress | None = None
 
     def compose(self) -> ComposeResult:
-        yield Label("Convert to binidx", classes="title")
+        yield Label(_("Convert to binidx"), classes="title")
         with Horizontal(classes="line"):
-            yield Label("Repeat", classes="name")
+            yield Label(_("Repeat"), classes="name")
             yield Input("10", id="repeat", type="integer", compact=True, select_on_focus=False)
         with Horizontal(classes="line"):
-            yield Label("Seed", classes="name")
+            yield Label(_("Seed"), classes="name")
             yield Input("0", id="seed", type="integer", compact=True, select_on_focus=False)
         with Horizontal(classes="line"):
-            yield Label("Output", classes="name")
+            yield Label(_("Output"), classes="name")
             yield PathInput(cwd=self.cwd, suffixes=("/",), id="out")
         with Horizontal(classes="line", id="skip-line"):
-            yield Label("Bad lines", classes="name")
-            yield Choice(("0", "1"), "0", labels={"0": "refuse the file", "1": "skip them"}, id="skip")
-        yield Button("Convert (F4)", id="go", variant="primary", compact=True)
+            yield Label(_("Bad lines"), classes="name")
+            labels = {"0": _("refuse the file"), "1": _("skip them")}
+            yield Choice(("0", "1"), "0", labels=labels, id="skip")
+        yield Button(self._go_label(), id="go", variant="primary", compact=True)
         yield Static(id="progress")
+
+    def _go_label(self) -> str:
+        return _("Convert ({key})", key=key_of(self, "data.convert"))
 
     def offer(self, data: DataSummary | None) -> None:
         """Shows the form for rows with a free name for their pair; hides it for anything else."""
@@ -146,7 +153,7 @@ class ConvertForm(Vertical):
     def _start(self, source: Path) -> None:
         skip = self.query_one("#skip", Choice).value == "1"
         if self._bad_count and not skip:
-            self._say("! Mend the bad lines, or choose to skip them.", "$text-error")
+            self._say(_("! Mend the bad lines, or choose to skip them."), "$text-error")
             self.query_one("#skip").focus()
             return
         repeat, seed = (self.query_one(f"#{name}", Input).value.strip() or "-" for name in ("repeat", "seed"))
@@ -160,8 +167,8 @@ class ConvertForm(Vertical):
         if skip:
             args.append("--skip_bad")
         self._first = None
-        self._say("Starting …")
-        self.query_one("#go", Button).label = "Cancel (Esc)"
+        self._say(_("Starting …"))
+        self.query_one("#go", Button).label = _("Cancel ({key})", key=key_of(self, "wizard.leave"))
         self._job = self._convert(str(source), args)
 
     def cancel(self) -> bool:
@@ -170,12 +177,12 @@ class ConvertForm(Vertical):
             return False
         self._job.cancel()
         self._ended()
-        self._say("Cancelled; nothing was written.", "$text-warning")
+        self._say(_("Cancelled; nothing was written."), "$text-warning")
         return True
 
     def _ended(self) -> None:
         self._job = None
-        self.query_one("#go", Button).label = "Convert (F4)"
+        self.query_one("#go", Button).label = self._go_label()
 
     @work(exclusive=True, group="convert")
     async def _convert(self, source: str, args: list[str]) -> None:
@@ -189,7 +196,8 @@ class ConvertForm(Vertical):
                 elif isinstance(event, ConvertedEvent):
                     self._ended()
                     self._suggested = self.query_one("#out", PathInput).value
-                    self._say(f"✓ Done in {duration(event.report.seconds)}.", "$text-success")
+                    took = duration(event.report.seconds)
+                    self._say(_("✓ Done in {time}.", time=took), "$text-success")
                     self.post_message(self.Done(event.report))
 
     def _refuse(self, reason: str) -> None:
@@ -205,19 +213,22 @@ class ConvertForm(Vertical):
     def _say_progress(self, first: Progress, now: Progress) -> None:
         """Bar, speed and time left, over the time since the phase began."""
         share = now.done / now.total if now.total else 0.0
-        lines = [PHASES.get(now.phase, now.phase), f"{bar(share, max(10, self.size.width - 6))} {share:4.0%}"]
+        phase = _(PHASES.get(now.phase, now.phase))
+        lines = [phase, f"{bar(share, max(10, self.size.width - 6))} {share:4.0%}"]
         seconds = now.t - first.t
         if seconds > 0 and now.done > first.done:
             rate = (now.done - first.done) / seconds
-            speed = f"{size(rate)}/s" if now.phase == "reading" else f"{rate:,.0f} tokens/s"
-            lines.append(f"{speed}, {duration((now.total - now.done) / rate)} left")
+            reading = now.phase == "reading"
+            speed = f"{size(rate)}/s" if reading else _("{rate:,.0f} tokens/s", rate=rate)
+            left = duration((now.total - now.done) / rate)
+            lines.append(_("{speed}, {time} left", speed=speed, time=left))
         self._say("\n".join(lines))
 
 
 def _problem(repeat: str, seed: str, out: str) -> str:
     """What is wrong with the form, or nothing."""
     if not repeat.isdecimal() or int(repeat) < 1:
-        return "Repeat must be a whole number from 1."
+        return _("Repeat must be a whole number from 1.")
     if not seed.isdecimal():
-        return "Seed must be a whole number from 0."
-    return "" if out else "Output needs a name."
+        return _("Seed must be a whole number from 0.")
+    return "" if out else _("Output needs a name.")

@@ -18,8 +18,10 @@ from engine.contract.data_files import PACKED, SUFFIXES
 from engine.contract.errors import UserError
 from engine.contract.events import Failed, Progress, Summarised
 from engine.contract.flags import spell
+from engine.contract.i18n import N_, _
 from engine.contract.reports import DataSummary
 from rwkv_tui.draft import Draft
+from rwkv_tui.keys import key_of
 from rwkv_tui.plain import plain, size
 from rwkv_tui.screens.wizard.convert import ConvertForm, RowsForm
 from rwkv_tui.screens.wizard.pane import Pane
@@ -38,17 +40,17 @@ OURS = (".idx.json", "run.json", "events.ndjson", "loss_data.jsonl")
 class DataPane(Pane):
     """A path and what was found on the left, what the file holds on the right."""
 
-    HELP_TEXT = (
+    HELP_TEXT = N_(
         "Data: jsonl, JSON, CSV, Parquet or text, a folder or a pattern like data/*.csv is converted once; "
         "a .bin/.idx pair is ready to train. Type a path or pick a file below. Fields say what is what where "
         "it is not recognised: prompt=q,answer=a or text=body or messages=turns."
     )
     BINDINGS = [
-        Binding("f4,c", "convert", "Convert", id="data.convert"),
-        Binding("f6,t", "template", "Template", id="data.template"),
-        Binding("f7,v", "tokens", "Tokens", id="data.tokens"),
-        Binding("f8,l", "whole", "Check all", id="data.whole"),
-        Binding("slash", "path", "Type a path", show=False, id="data.path"),
+        Binding("f4,c", "convert", N_("Convert"), id="data.convert"),
+        Binding("f6,t", "template", N_("Template"), id="data.template"),
+        Binding("f7,v", "tokens", N_("Tokens"), id="data.tokens"),
+        Binding("f8,l", "whole", N_("Check all"), id="data.whole"),
+        Binding("slash", "path", N_("Type a path"), show=False, id="data.path"),
     ]
 
     def __init__(self, draft: Draft, cwd: Path, id: str, source: Path | None = None) -> None:
@@ -62,15 +64,15 @@ class DataPane(Pane):
 
     def compose(self) -> ComposeResult:
         with Horizontal(classes="line"):
-            yield Label("Data file", classes="name")
+            yield Label(_("Data file"), classes="name")
             yield PathInput(
                 self._given, cwd=self.cwd, suffixes=(*LISTED, ".bin", ".txt", ".md"),
-                placeholder="a file, folder or pattern, or the name of a .bin/.idx pair", id="path",
+                placeholder=_("a file, folder or pattern, or the name of a .bin/.idx pair"), id="path",
             )  # fmt: skip
         yield Static(id="hint")
         with Horizontal(id="body"):
             with Vertical(id="left"):
-                yield Label("Files here", classes="title", id="files-title")
+                yield Label(_("Files here"), classes="title", id="files-title")
                 yield Picker("files")
                 yield (rows := RowsForm(self.cwd))
                 yield ConvertForm(self.draft, self.cwd, rows)
@@ -87,7 +89,8 @@ class DataPane(Pane):
         if self._path.value.strip():
             self.read()
         else:
-            self._say("Press ↓ to pick a file, or type its path (Tab completes).")
+            tab = key_of(self._path, "path.complete")
+            self._say(_("Press ↓ to pick a file, or type its path ({key} completes).", key=tab))
 
     @property
     def _path(self) -> PathInput:
@@ -146,7 +149,7 @@ class DataPane(Pane):
             and (f.path.suffix != ".idx" or is_file(f.path.with_suffix(".bin")))
         ]  # fmt: skip
         self._files = [f.path for f in found]
-        title = f"Files here ({len(found)})" if found else "No data file below this folder"
+        title = _("Files here ({n})", n=len(found)) if found else _("No data file below this folder")
         self.query_one("#files-title", Label).update(title)
         options = self.query_one("#files", OptionList)
         options.clear_options()
@@ -212,7 +215,7 @@ class DataPane(Pane):
             self._checking.cancel()
             self._checking = None
         self._read_as = self._reading()
-        self._say(f"Reading {plain(self._path.value.strip())} …", "$text-primary")
+        self._say(_("Reading {file} …", file=plain(self._path.value.strip())), "$text-primary")
         self._summarise(self._path.path, *self._read_as)
 
     @work(exclusive=True, group="summary")
@@ -236,11 +239,13 @@ class DataPane(Pane):
 
     @work(exclusive=True, group="summary")
     async def _check(self, path: Path, *flags: str) -> None:
-        async with aclosing(events("summary", "--whole", *flags, "--", str(path))) as told:
-            async for event in told:
+        async with aclosing(events("summary", "--whole", *flags, "--", str(path))) as job:
+            async for event in job:
                 if isinstance(event, Progress):
                     share = event.done / event.total if event.total else 0.0
-                    self._say(f"Checking all of it: {share:.0%}; Esc ends this.", "$text-primary")
+                    key = key_of(self, "wizard.leave")
+                    told = _("Checking all of it: {share:.0%}; {key} ends this.", share=share, key=key)
+                    self._say(told, "$text-primary")
                 elif isinstance(event, Failed):
                     self._checking = None
                     self._say(f"! {plain(f'{event.reason} {event.remedy}'.strip())}", "$text-error")
@@ -283,19 +288,22 @@ class DataPane(Pane):
         if data is None:
             return
         if data.kind == "binidx":
-            self._say("✓ This is the training data. Ctrl+N goes on to the model.", "$text-success")
+            key = key_of(self, "wizard.next")
+            self._say(_("✓ This is the training data. {key} goes on to the model.", key=key), "$text-success")
         else:
-            self._say("Training reads binidx: convert this once (F4).", "$text-warning")
+            key = key_of(self, "data.convert")
+            self._say(_("Training reads binidx: convert this once ({key}).", key=key), "$text-warning")
 
     def _draw(self, data: DataSummary) -> None:
-        self.query_one("#facts", Static).update(data_report.facts(data))
+        self.query_one("#facts", Static).update(data_report.facts(data, key_of(self, "data.whole")))
         self.query_one("#refused").display = False
         self.query_one("#cut", Static).update(data_report.cut_line(data))
         self.query_one("#lengths", data_report.Lengths).show(data)
         self.query_one("#findings", Static).update(data_report.findings(data))
         parts = [data_report.legend(), *(data_report.sample(s) for s in data.samples)]
         if data.rendered:
-            parts.append(Content.assemble(("Template (F6 changes it)\n", "bold"), plain(data.template)))
+            title = _("Template ({key} changes it)", key=key_of(self, "data.template"))
+            parts.append(Content.assemble((f"{title}\n", "bold"), plain(data.template)))
         self.query_one("#samples", Static).update(Content("\n\n").join(parts))
 
     # Conversion

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.cells import cell_len
 from textual import getters, on, work
 from textual.app import ComposeResult
 from textual.binding import Binding
@@ -15,10 +16,12 @@ from textual.widgets.option_list import Option
 from textual.worker import get_current_worker
 
 from engine.contract.errors import UserError
+from engine.contract.i18n import N_, _
 from engine.contract.reports import ModelInfo
 from rwkv_tui.app import TuneApp
 from rwkv_tui.draft import Draft
-from rwkv_tui.plain import plain, size
+from rwkv_tui.keys import key_of
+from rwkv_tui.plain import column, plain, size
 from rwkv_tui.screens.wizard.pane import Pane
 from rwkv_tui.services.files import find_files, is_file, short
 from rwkv_tui.services.gpu import GpuReading
@@ -52,13 +55,13 @@ class ModelPane(Pane):
     """The models found, the chosen one in words, and what sizes the GPU can hold."""
 
     app = getters.app(TuneApp)
-    HELP_TEXT = (
+    HELP_TEXT = N_(
         "Model: pick the base model. Version, layers and width come from the file. "
         "The table shows which sizes fit into your GPU's memory."
     )
     BINDINGS = [
-        Binding("g", "next_gpu", "Next GPU", show=False, id="model.next_gpu"),
-        Binding("slash", "path", "Type a path", show=False, id="model.path"),
+        Binding("g", "next_gpu", N_("Next GPU"), show=False, id="model.next_gpu"),
+        Binding("slash", "path", N_("Type a path"), show=False, id="model.path"),
     ]
 
     def __init__(self, draft: Draft, cwd: Path, id: str) -> None:
@@ -69,18 +72,18 @@ class ModelPane(Pane):
 
     def compose(self) -> ComposeResult:
         with Horizontal(classes="line"):
-            yield Label("Model file", classes="name")
+            yield Label(_("Model file"), classes="name")
             yield PathInput(
                 self.draft.text("load_model"), cwd=self.cwd, suffixes=(".pth",),
-                placeholder="an RWKV .pth file", id="path",
+                placeholder=_("an RWKV .pth file"), id="path",
             )  # fmt: skip
         yield Static(id="hint")
-        yield Label("Looking for .pth files …", classes="title", id="models-title")
+        yield Label(_("Looking for .pth files …"), classes="title", id="models-title")
         yield Picker("models")
         with VerticalScroll(id="memory", can_focus=False):
-            yield Static(vram_table.heading(None, 0), id="gpu")
+            yield Static(vram_table.heading(None, 0, ""), id="gpu")
             yield Static(id="vram")
-            yield Static(vram_table.FOOTNOTE, classes="dim")
+            yield Static(_(vram_table.FOOTNOTE), classes="dim")
 
     def on_mount(self) -> None:
         self._draw_memory()
@@ -125,9 +128,9 @@ class ModelPane(Pane):
     def _list(self, found: list[Candidate]) -> None:
         self._found = found
         models = sum(c.info is not None for c in found)
-        title = self._columns("Model files", "version", "size", "layers x width", "bytes")
+        title = self._columns(_("Model files"), _("version"), _("size"), _("layers x width"), _("bytes"))
         if not models:
-            title = "No model below this folder. Download one (BlinkDL on Hugging Face) or type its path."
+            title = _("No model below this folder. Download one (BlinkDL on Hugging Face) or type its path.")
         self.query_one("#models-title", Label).update(title)
         options = self.query_one("#models", OptionList)
         place = options.highlighted
@@ -142,20 +145,21 @@ class ModelPane(Pane):
 
     def _name_width(self) -> int:
         """Room for the longest name, as far as the other columns leave it."""
-        longest = max((len(short(c.path, self.cwd)) for c in self._found or ()), default=0)
+        longest = max((cell_len(plain(short(c.path, self.cwd))) for c in self._found or ()), default=0)
         return max(20, min(longest + 2, self.size.width - 46))
 
-    def _columns(self, name: str, *rest: str) -> str:
-        version, size_name, shape, file_size = rest
-        return f"{name:<{self._name_width()}} {version:<8}{size_name:>6}  {shape:>14}  {file_size:>9}"
+    def _columns(self, name: str, *others: str) -> str:
+        version, size_name, shape, file_size = others
+        cells = ((version, 8, False), (size_name, 6, True), (shape, 16, True), (file_size, 11, True))
+        rest = [column(text, width, right=right) for text, width, right in cells]
+        return "".join([column(name, self._name_width(), ending=True), " ", *rest])
 
     def _row(self, candidate: Candidate) -> Content:
-        width = self._name_width()
         name = plain(short(candidate.path, self.cwd))
-        name = name if len(name) <= width else "…" + name[1 - width :]
         info = candidate.info
         if info is None:
-            return Content.assemble(f"{name:<{width}} ", (plain(candidate.reason), "dim"))
+            called = column(name, self._name_width(), ending=True)
+            return Content.assemble(called, " ", (plain(candidate.reason), "dim"))
         shape = f"{info.n_layer} x {info.n_embd}"
         version = VERSION_NAMES[info.version]
         return Content(self._columns(name, version, info.size_name, shape, size(info.file_bytes)))
@@ -221,11 +225,9 @@ class ModelPane(Pane):
         if reason:
             self._say(Content.styled(f"! {plain(reason)}", "$text-error"))
         elif not text:
-            self._say(
-                Content.styled(
-                    "Press ↓ to pick a model, or type its path (Tab completes).", "$foreground 70%"
-                )
-            )
+            key = key_of(self._path, "path.complete")
+            told = _("Press ↓ to pick a model, or type its path ({key} completes).", key=key)
+            self._say(Content.styled(told, "$foreground 70%"))
         elif info is not None and Path(info.path) == self._path.path:
             self._say(self._described(info))
         elif "load_model" in self.draft.errors:
@@ -234,8 +236,9 @@ class ModelPane(Pane):
     def _described(self, info: ModelInfo) -> Content:
         said = Content.assemble(
             ("✓ ", "$text-success"), (f"{VERSION_NAMES[info.version]} {info.size_name}", "bold"),
-            f": {info.n_layer} layers x {info.n_embd}, heads of {info.head_size}, "
-            f"vocabulary {info.vocab_size:,}, {info.parameters:,} parameters, {info.dtype}",
+            _(": {layers} layers x {width}, heads of {head}, vocabulary {words:,}, {weights:,} parameters, "
+              "{dtype}", layers=info.n_layer, width=info.n_embd, head=info.head_size, words=info.vocab_size,
+              weights=info.parameters, dtype=info.dtype),
         )  # fmt: skip
         if "my_testing" in self.draft.errors:
             wrong = f"! {self.draft.errors['my_testing']}"
@@ -261,5 +264,7 @@ class ModelPane(Pane):
     def _draw_memory(self) -> None:
         gpu = self._reading.gpus[self._gpu] if self._reading and self._reading.gpus else None
         picked = self.draft.model.size_name if self.draft.model else ""
-        self.query_one("#gpu", Static).update(vram_table.heading(self._reading, self._gpu))
+        self.query_one("#gpu", Static).update(
+            vram_table.heading(self._reading, self._gpu, key_of(self, "model.next_gpu"))
+        )
         self.query_one("#vram", Static).update(vram_table.table(gpu, picked))

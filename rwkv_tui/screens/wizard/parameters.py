@@ -14,22 +14,25 @@ from textual.events import DescendantFocus
 from textual.widgets import Label, Static
 
 from engine.contract.flags import spell
+from engine.contract.i18n import N_, _, n_
 from engine.contract.params import GROUPS, Group, Param
 from engine.contract.schedule import learning_rate, steps_shown
 from engine.contract.settings import train_params
 from rwkv_tui.app import TuneApp
 from rwkv_tui.consequences import consequences
 from rwkv_tui.draft import Draft
+from rwkv_tui.keys import key_of
 from rwkv_tui.plain import plain
 from rwkv_tui.screens.wizard.pane import Pane
 from rwkv_tui.series import Series
 from rwkv_tui.services.speed import Kind, Speed, last_speed
 from rwkv_tui.widgets.axes import XAxis
 from rwkv_tui.widgets.chart import LineChart
+from rwkv_tui.widgets.data_report import counted
 from rwkv_tui.widgets.field import Field
 from rwkv_tui.widgets.plot import Curve
 
-FIRST: tuple[Group, ...] = ("files", "important", "learning rate")
+FIRST: tuple[Group, ...] = ("files", "important", "learning rate")  # unsaid
 CURVE_POINTS = 300
 MARKS = {"memory": "▦", "time": "◷", "risk": "!"}
 STYLES = {"memory": "$foreground", "time": "$foreground", "risk": "$text-warning"}
@@ -41,29 +44,30 @@ class Form(VerticalScroll, can_focus=False, inherit_bindings=False):
     BINDINGS = [
         # Priority: keys that arrive in a burst, as over a slow link, must find the focus already moved.
         Binding(
-            "up", "app.focus_previous", "Previous field", show=False, priority=True, id="form.focus_previous"
+            "up", "app.focus_previous", N_("Previous field"), show=False, priority=True,
+            id="form.focus_previous",
         ),
-        Binding("down", "app.focus_next", "Next field", show=False, priority=True, id="form.focus_next"),
-        Binding("enter", "app.focus_next", "Next field", show=False, id="form.focus_next_enter"),
-        Binding("pageup", "page_up", "Scroll up", show=False, id="form.page_up"),
-        Binding("pagedown", "page_down", "Scroll down", show=False, id="form.page_down"),
-    ]
+        Binding("down", "app.focus_next", N_("Next field"), show=False, priority=True, id="form.focus_next"),
+        Binding("enter", "app.focus_next", N_("Next field"), show=False, id="form.focus_next_enter"),
+        Binding("pageup", "page_up", N_("Scroll up"), show=False, id="form.page_up"),
+        Binding("pagedown", "page_down", N_("Scroll down"), show=False, id="form.page_down"),
+    ]  # fmt: skip
 
 
 class ParametersPane(Pane):
     """All parameters of a run; the important ones first, the others behind one key."""
 
     app = getters.app(TuneApp)
-    HELP_TEXT = (
+    HELP_TEXT = N_(
         "Parameters: type, or change a ‹ value › with left and right. "
         "An empty field means the default. What is wrong is said below the field. "
-        "• marks what differs from the preset; ctrl+r gives a field its value back, ctrl+z undoes."
+        "• marks what differs from the preset; a field can have its value back, and every change be undone."
     )
     BINDINGS = [
-        Binding("f3,a", "all", "All parameters", id="parameters.all"),
-        Binding("f4,slash", "search", "Search", id="parameters.search"),
-        Binding("ctrl+z,u", "undo", "Undo", id="parameters.undo"),
-        Binding("ctrl+r", "revert", "The preset's value again", show=False, id="parameters.revert"),
+        Binding("f3,a", "all", N_("All parameters"), id="parameters.all"),
+        Binding("f4,slash", "search", N_("Search"), id="parameters.search"),
+        Binding("ctrl+z,u", "undo", N_("Undo"), id="parameters.undo"),
+        Binding("ctrl+r", "revert", N_("The preset's value again"), show=False, id="parameters.revert"),
     ]
 
     def __init__(self, draft: Draft, cwd: Path, id: str) -> None:
@@ -80,13 +84,13 @@ class ParametersPane(Pane):
                 with VerticalScroll(id="advice-box", can_focus=False):
                     yield Static(id="advice")
                     yield Static(id="consequences")
-                yield LineChart("learning rate", id="rate")
+                yield LineChart(_("learning rate"), id="rate")
                 yield Static(id="totals")
 
     def _groups(self, names: Iterable[Group]) -> Iterable[Vertical]:
         for group in names:
             fields = [Field(p, self.cwd) for p in train_params().values() if p.group == group]
-            title = Label(group.capitalize(), classes="title")
+            title = Label(_(group).capitalize(), classes="title")
             yield Vertical(title, *fields, classes="group")
 
     async def entered(self, field: str = "") -> None:
@@ -139,7 +143,7 @@ class ParametersPane(Pane):
             if isinstance(node, Field):
                 self._focused = node.param.name
                 self.query_one("#advice", Static).update(_advice(node.param))
-                self.set_class(node.param.group == "learning rate", "-rate")
+                self.set_class(node.param.group == "learning rate", "-rate")  # unsaid
                 self.query_one("#advice-box").scroll_home(animate=False)
                 self._tell_consequences()
 
@@ -153,9 +157,13 @@ class ParametersPane(Pane):
             for c in consequences(self._focused, self.draft, self._speed())
         ]
         if self.draft.is_changed(self._focused):
-            whose = f"the preset {self.draft.preset}" if self.draft.preset else "the default"
-            usual = self.draft.usual(self._focused) or "nothing"
-            lines.append(Content.styled(plain(f"• {whose} has {usual}; ctrl+r"), "$text-accent"))
+            usual, preset = self.draft.usual(self._focused) or _("nothing"), self.draft.preset
+            key = key_of(self, "parameters.revert")
+            told = (
+                _("• the preset {name} has {value}; {key}", name=preset, value=usual, key=key) if preset
+                else _("• the default has {value}; {key}", value=usual, key=key)
+            )  # fmt: skip
+            lines.append(Content.styled(plain(told), "$text-accent"))
         shown.update(Content("\n").join(lines))
         shown.display = bool(lines)
 
@@ -192,7 +200,7 @@ class ParametersPane(Pane):
         """Takes the last change back and goes to its field; a preset's loading is one change."""
         names = self.draft.undo()
         if not names:
-            self.notify("There is nothing to undo.")
+            self.notify(_("There is nothing to undo."))
             return
         await self._restored(names[0] if len(names) == 1 else "")
 
@@ -223,40 +231,39 @@ def _is_first(name: str) -> bool:
 
 def _advice(param: Param) -> Content:
     """What a parameter is, how to choose it, and what it may be."""
-    default = spell(param.default) or "not set"
+    default = spell(param.default) or _("not set")
     if param.kind == "bool":
-        default = "on" if param.default else "off"
+        default = _("on") if param.default else _("off")
     lines = [Content.styled(param.name, "bold $primary"), Content(param.help)]
     if param.advice:
         lines.append(Content.styled(param.advice, "$text-success"))
-    limits = f", {param.limits}" if param.limits else ""
-    if param.choices:
-        lines.append(Content.styled("one of " + ", ".join(param.choices), "$foreground 70%"))
-    lines.append(Content.styled(f"default {default}{limits}", "$foreground 70%"))
+    facts = [_("one of {values}", values=", ".join(param.choices))] if param.choices else []
+    usual = _("default {value}", value=default)
+    facts.append(f"{usual}, {param.limits}" if param.limits else usual)
     if param.methods:
-        lines.append(Content.styled(f"only for {', '.join(param.methods)}", "$foreground 70%"))
-    return Content("\n").join(lines)
+        facts.append(_("only for {methods}", methods=", ".join(param.methods)))
+    return Content("\n").join([*lines, *(Content.styled(fact, "$foreground 70%") for fact in facts)])
 
 
 def totals(draft: Draft) -> Content:
     """Steps, documents, tokens and passes of the run the draft describes."""
     s = draft.approximate()
     documents = s.total_steps * s.step_documents
-    tokens = f"at most {documents * s.ctx_len:,} tokens"
+    tokens = _("at most {n:,} tokens", n=documents * s.ctx_len)
     if draft.data is not None and draft.data.documents and draft.data.ctx_len == s.ctx_len:
         mean = (draft.data.tokens - draft.data.cut_tokens) / draft.data.documents
-        tokens = f"about {documents * mean:,.0f} tokens"
+        tokens = _("about {n:,.0f} tokens", n=documents * mean)
+    steps = f"{s.total_steps:,}"
     lines = [
-        Content.assemble(
-            (f"{s.total_steps:,}", "bold"),
-            f" steps in {s.epoch_count:,} {'epoch' if s.epoch_count == 1 else 'epochs'}",
+        counted(
+            n_("{steps} steps in {n:,} epoch", "{steps} steps in {n:,} epochs", s.epoch_count, steps=steps)
         ),
-        Content.assemble((f"{documents:,}", "bold"), " documents"),
+        counted(n_("{n:,} document", "{n:,} documents", documents)),
         Content(tokens),
     ]
     passes = draft.passes()
     if passes is None:
-        lines.append(Content.styled("passes: known once the data is read", "$foreground 70%"))
+        lines.append(Content.styled(_("passes: known once the data is read"), "$foreground 70%"))
     else:
-        lines.append(Content.assemble((f"{passes:,.3g}", "bold"), " passes over the data"))
+        lines.append(counted(_("{n:,.3g} passes over the data", n=passes)))
     return Content("\n").join(lines)

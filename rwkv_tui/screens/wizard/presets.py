@@ -11,6 +11,7 @@ from textual.widgets import Footer, Label, OptionList, Static
 from textual.widgets.option_list import Option
 
 from engine.contract.errors import SettingsError, UserError
+from engine.contract.i18n import N_, _, n_
 from engine.contract.presets import Preset, PresetStore
 from rwkv_tui.draft import Draft
 from rwkv_tui.plain import plain
@@ -22,15 +23,15 @@ from rwkv_tui.widgets.picker import Picker
 class PresetScreen(TuneDialog["Preset | None"]):
     """A list and, for each, what it would change in `draft`; answers with the preset to load, or None."""
 
-    HELP_TEXT = (
-        "Presets: Enter loads one into the form; d deletes one of your own. "
-        "i makes presets of a training script for RWKV-PEFT, and says what it means here."
+    HELP_TEXT = N_(
+        "Presets: load one into the form, or delete one of your own. What loading would change is said "
+        "beside it. A training script for RWKV-PEFT becomes presets here, and what it means is said first."
     )
     BINDINGS = [
-        Binding("enter", "load", "Load", show=True, id="presets.load"),
-        Binding("d,delete", "delete", "Delete", id="presets.delete"),
-        Binding("i", "import", "Import a script", id="presets.import"),
-        Binding("escape,q", "dismiss(None)", "Close", id="presets.close"),
+        Binding("enter", "load", N_("Load"), show=True, id="presets.load"),
+        Binding("d,delete", "delete", N_("Delete"), id="presets.delete"),
+        Binding("i", "import", N_("Import a script"), id="presets.import"),
+        Binding("escape,q", "dismiss(None)", N_("Close"), id="presets.close"),
     ]
 
     def __init__(self, store: PresetStore, draft: Draft) -> None:
@@ -41,7 +42,7 @@ class PresetScreen(TuneDialog["Preset | None"]):
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog full"):
-            yield Label("Presets", classes="title")
+            yield Label(_("Presets"), classes="title")
             with Horizontal():
                 yield Picker("presets")
                 with VerticalScroll(id="preview"):
@@ -61,7 +62,7 @@ class PresetScreen(TuneDialog["Preset | None"]):
             self.query_one("#text", Static).update(Content.styled(f"! {plain(str(error))}", "$text-error"))
             return
         for preset in self._presets:
-            owner = "shipped" if preset.shipped else "yours"
+            owner = _("shipped") if preset.shipped else _("yours")
             options.add_option(Option(Content.assemble(plain(preset.name), (f"  {owner}", "dim"))))
         options.highlighted = 0 if self._presets else None
 
@@ -82,7 +83,7 @@ class PresetScreen(TuneDialog["Preset | None"]):
         if preset is None:
             return
         if problems(preset):
-            self.notify("This preset is broken and was not loaded; see the preview.", severity="error")
+            self.notify(_("This preset is broken and was not loaded; see the preview."), severity="error")
         else:
             self.dismiss(preset)
 
@@ -103,9 +104,10 @@ class PresetScreen(TuneDialog["Preset | None"]):
         if preset is None:
             return
         if preset.shipped:
-            self.notify("Shipped presets stay; only your own can be deleted.", severity="warning")
+            self.notify(_("Shipped presets stay; only your own can be deleted."), severity="warning")
             return
-        self.app.push_screen(AskScreen(f"Delete your preset {preset.name}?", "Delete"), self._delete)
+        question = _("Delete your preset {name}?", name=preset.name)
+        self.app.push_screen(AskScreen(question, _("Delete")), self._delete)
 
     def _delete(self, yes: bool | None) -> None:
         preset = self._chosen()
@@ -114,7 +116,7 @@ class PresetScreen(TuneDialog["Preset | None"]):
         try:
             self._store.delete(preset.name)
         except UserError as error:
-            self.notify(plain(str(error)), severity="error")
+            self.notify(plain(str(error)), severity="error", markup=False)
         self._list()
 
 
@@ -130,7 +132,7 @@ def problems(preset: Preset) -> list[str]:
 def preview(preset: Preset, draft: Draft) -> Content:
     """What loading it would change, or what is wrong with it, and the file itself."""
     if wrong := problems(preset):
-        head = [Content.styled("This preset is broken:", "bold $text-error")]
+        head = [Content.styled(_("This preset is broken:"), "bold $text-error")]
         head += [Content.styled(f"! {plain(p)}", "$text-error") for p in wrong]
     else:
         head = _difference(draft.differences(preset.values))
@@ -144,8 +146,8 @@ def preview(preset: Preset, draft: Draft) -> Content:
 
 def _difference(rows: list[tuple[str, str, str]]) -> list[Content]:
     if not rows:
-        return [Content.styled("Changes nothing: the form has these values.", "bold $primary")]
-    head = "Changes one value:" if len(rows) == 1 else f"Changes {len(rows)} values:"
+        return [Content.styled(_("Changes nothing: the form has these values."), "bold $primary")]
+    head = n_("Changes one value:", "Changes {n} values:", len(rows))
     width = max(len(name) for name, _, _ in rows)
     return [Content.styled(head, "bold $primary")] + [
         Content.assemble(
@@ -156,4 +158,4 @@ def _difference(rows: list[tuple[str, str, str]]) -> list[Content]:
 
 
 def _shown(text: str) -> str:
-    return plain(text) or "nothing"
+    return plain(text) or _("nothing")

@@ -12,10 +12,12 @@ from textual.widgets.option_list import Option
 
 from engine.contract.errors import Problem, UserError
 from engine.contract.flags import changed
+from engine.contract.i18n import N_, _
 from engine.contract.presets import PresetStore, render_yaml
 from engine.contract.risks import risks
 from engine.contract.settings import TrainSettings
 from rwkv_tui.app import TuneApp
+from rwkv_tui.keys import key_of
 from rwkv_tui.plain import plain
 from rwkv_tui.screens.ask import NameScreen
 from rwkv_tui.screens.wizard.pane import Pane
@@ -31,31 +33,34 @@ class ReviewPane(Pane):
     """Either the plan with a launch button, or what still keeps it from starting."""
 
     app = getters.app(TuneApp)
-    HELP_TEXT = (
+    HELP_TEXT = N_(
         "Review: read what will happen, then launch. While something is missing, "
         "Enter on a line of the list goes to its field."
     )
     BINDINGS = [
-        Binding("f5,l", "launch", "Launch", id="review.launch"),
-        Binding("f6,s", "save", "Save", id="review.save"),
-        Binding("y", "copy", "Copy", id="review.copy"),
+        Binding("f5,l", "launch", N_("Launch"), id="review.launch"),
+        Binding("f6,s", "save", N_("Save"), id="review.save"),
+        Binding("y", "copy", N_("Copy"), id="review.copy"),
     ]
 
     def compose(self) -> ComposeResult:
         with Vertical(id="blockers"):
-            yield Label("Not ready yet. Enter goes to the field:", classes="title")
+            yield Label(_("Not ready yet. Enter goes to the field:"), classes="title")
             yield Picker("problems")
         with VerticalScroll(id="plan"):
             for name in TOPICS:
                 with Horizontal(classes="sentence"):
-                    yield Label(name)
+                    yield Label(_(name))
                     yield Static(id=f"say-{name}")
             yield Static(id="risks")
-            yield Label("The same as a command (y copies it)", classes="title")
+            title = _("The same as a command ({key} copies it)", key=key_of(self, "review.copy"))
+            yield Label(title, classes="title")
             yield Static(id="command")
         with Horizontal(classes="buttons"):
-            yield Button("Launch (F5)", id="launch", variant="success", compact=True)
-            yield Button("Save as preset (F6)", id="save", compact=True)
+            launch = _("Launch ({key})", key=key_of(self, "review.launch"))
+            save = _("Save as preset ({key})", key=key_of(self, "review.save"))
+            yield Button(launch, id="launch", variant="success", compact=True)
+            yield Button(save, id="save", compact=True)
 
     async def entered(self, field: str = "") -> None:
         self._problems = self.draft.problems
@@ -92,14 +97,15 @@ class ReviewPane(Pane):
     def action_copy(self) -> None:
         """Through the terminal's own clipboard, which not every terminal grants."""
         self.app.copy_to_clipboard(command_lines(self.draft.approximate()))
-        self.notify("Copied, if your terminal allows it; else select it with Shift and the mouse.")
+        self.notify(_("Copied, if your terminal allows it; else select it with Shift and the mouse."))
 
     @on(Button.Pressed, "#save")
     def action_save(self) -> None:
         if self.draft.checked.settings is None:
-            self.notify("Mend the values listed above first; a preset must be valid.", severity="warning")
+            told = _("Mend the values listed above first; a preset must be valid.")
+            self.notify(told, severity="warning")
             return
-        self.app.push_screen(NameScreen("Name of the preset"), self._save)
+        self.app.push_screen(NameScreen(_("Name of the preset")), self._save)
 
     def _save(self, name: str | None) -> None:
         settings = self.draft.checked.settings
@@ -107,14 +113,14 @@ class ReviewPane(Pane):
             return
         settings = with_absolute_paths(settings)
         keys = [key for key in changed(settings) if key != "proj_dir"]
-        model = settings.load_model.stem if settings.load_model else "any model"
-        text = render_yaml(settings, f"{settings.method.capitalize()} tuning of {model}.", keys)
+        text = render_yaml(settings, title(settings), keys)
         try:
             path = PresetStore(self.app.paths.presets).save(name, text)
         except UserError as error:
-            self.notify(plain(str(error)), severity="error", title="Not saved")
+            self.notify(plain(str(error)), severity="error", title=_("Not saved"), markup=False)
             return
-        self.notify(f"Saved as {name} in {short(path, self.cwd)}.")
+        told = _("Saved as {name} in {file}.", name=name, file=short(path, self.cwd))
+        self.notify(plain(told), markup=False)
 
     @on(Button.Pressed, "#launch")
     def action_launch(self) -> None:
@@ -123,14 +129,22 @@ class ReviewPane(Pane):
         settings = self.draft.settings
         if settings is None:
             self.call_later(self.entered)
-            self.notify("Some values still need your attention.", severity="warning")
+            self.notify(_("Some values still need your attention."), severity="warning")
             return
         try:
             name, run = launch(settings, self.app.paths)
         except UserError as error:
-            self.notify(plain(str(error)), severity="error", title="Not started")
+            self.notify(plain(str(error)), severity="error", title=_("Not started"), markup=False)
             return
         self.app.open_run(name, run)
+
+
+def title(s: TrainSettings) -> str:
+    """What a preset of these settings is for."""
+    method = s.method.capitalize()
+    if s.load_model is None:
+        return _("{method} tuning of any model.", method=method)
+    return _("{method} tuning of {model}.", method=method, model=s.load_model.stem)
 
 
 def _problem_line(problem: Problem) -> Content:

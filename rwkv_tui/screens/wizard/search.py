@@ -10,10 +10,11 @@ from textual.content import Content
 from textual.widgets import Input, OptionList
 from textual.widgets.option_list import Option
 
+from engine.contract.i18n import N_, _
 from engine.contract.params import Param
 from engine.contract.settings import train_params
 from rwkv_tui.draft import Draft
-from rwkv_tui.plain import one_line
+from rwkv_tui.plain import column, one_line
 from rwkv_tui.screens.base import TuneDialog
 from rwkv_tui.widgets.picker import Picker
 
@@ -25,9 +26,8 @@ def find_params(words: str) -> list[Param]:
     wanted = words.lower().split()
 
     def rank(param: Param) -> int:
-        said = (
-            f"{param.help} {param.advice} {param.group} {' '.join((*param.choices, *param.methods))}".lower()
-        )
+        others = (param.group, _(param.group), *param.choices, *param.methods)
+        said = " ".join((param.help, param.advice, *others)).lower()
         name = param.name.lower()
         if not all(word in name or word in said for word in wanted):
             return -1
@@ -42,11 +42,11 @@ def find_params(words: str) -> list[Param]:
 class SearchScreen(TuneDialog[str]):
     """Answers with the name of the parameter to go to; escape answers with an empty one."""
 
-    HELP_TEXT = "Search: words of a parameter's name or of what it does. Enter goes to its field."
+    HELP_TEXT = N_("Search: words of a parameter's name or of what it does. Enter goes to its field.")
     BINDINGS = [
-        Binding("up", "move(-1)", "Up", show=False, id="search.move_back"),
-        Binding("down", "move(1)", "Down", show=False, id="search.move"),
-        Binding("escape", "dismiss('')", "Close", id="search.close"),
+        Binding("up", "move(-1)", N_("Up"), show=False, id="search.move_back"),
+        Binding("down", "move(1)", N_("Down"), show=False, id="search.move"),
+        Binding("escape", "dismiss('')", N_("Close"), id="search.close"),
     ]
 
     def __init__(self, draft: Draft) -> None:
@@ -56,7 +56,7 @@ class SearchScreen(TuneDialog[str]):
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog full"):
-            yield Input(placeholder="memory, rate, epoch_save …", compact=True)
+            yield Input(placeholder=_("memory, rate, epoch_save …"), compact=True)
             yield Picker("found")
 
     def on_mount(self) -> None:
@@ -76,12 +76,10 @@ class SearchScreen(TuneDialog[str]):
 
     def _row(self, param: Param) -> Content:
         sign = "•" if self._draft.is_changed(param.name) else " "
-        value = one_line(self._draft.text(param.name))
-        value = value if len(value) < VALUE_WIDTH else value[: VALUE_WIDTH - 2] + "…"
+        value = column(one_line(self._draft.text(param.name)), VALUE_WIDTH - 1)
         room = max(8, self.app.size.width - NAME_WIDTH - VALUE_WIDTH - 15)
-        said = param.help if len(param.help) <= room else param.help[: room - 1] + "…"
         return Content.assemble(
-            (f"{sign}{param.name:<{NAME_WIDTH}}", "bold"), f"{value:<{VALUE_WIDTH}}", (said, "dim")
+            (f"{sign}{param.name:<{NAME_WIDTH}}", "bold"), f"{value} ", (column(param.help, room), "dim")
         )
 
     def action_move(self, by: int) -> None:

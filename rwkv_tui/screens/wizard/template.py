@@ -11,10 +11,12 @@ from textual.content import Content
 from textual.widgets import Footer, Label, Static, TextArea
 
 from engine.contract.files import write_atomic
+from engine.contract.i18n import N_, _
+from rwkv_tui.keys import key_of
 from rwkv_tui.plain import plain
 from rwkv_tui.screens.base import TuneDialog
 
-ABOUT = (
+ABOUT = N_(
     "A blank line separates the turns. A turn takes the first block whose places it fills: "
     "{system} {user} {think} {assistant} {instruction} {input} {response}."
 )
@@ -23,10 +25,10 @@ ABOUT = (
 class TemplateScreen(TuneDialog["Path | None"]):
     """Answers with the file that holds the template now, or None when it stays as it was."""
 
-    HELP_TEXT = "Template: how conversations become the text that is learned. Ctrl+S keeps it in a file."
+    HELP_TEXT = N_("Template: how conversations become the text that is learned. It can be kept in a file.")
     BINDINGS = [
-        Binding("ctrl+s", "save", "Keep and use", priority=True, id="template.save"),
-        Binding("escape", "dismiss(None)", "Leave it", id="template.close"),
+        Binding("ctrl+s", "save", N_("Keep and use"), priority=True, id="template.save"),
+        Binding("escape", "dismiss(None)", N_("Leave it"), id="template.close"),
     ]
 
     def __init__(self, text: str, file: Path, name: str, mine: bool) -> None:
@@ -36,10 +38,11 @@ class TemplateScreen(TuneDialog["Path | None"]):
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog full"):
-            yield Label("Template", classes="title")
-            yield Static(ABOUT, markup=False, classes="dim")
+            yield Label(_("Template"), classes="title")
+            yield Static(_(ABOUT), markup=False, classes="dim")
             yield TextArea(self._text, id="template", compact=True, soft_wrap=True)
-            yield Static(f"Ctrl+S keeps it in {plain(self._called)}.", id="said", markup=False)
+            key, name = key_of(self, "template.save"), plain(self._called)
+            yield Static(_("{key} keeps it in {name}.", key=key, name=name), id="said", markup=False)
             yield Footer(compact=True)
 
     def on_mount(self) -> None:
@@ -49,10 +52,13 @@ class TemplateScreen(TuneDialog["Path | None"]):
         """A file that somebody else made since is not written over."""
         try:
             if self._file.exists() and not self._mine:
-                raise FileExistsError(f"{self._file} is there already")
+                self._refuse(_("! Not kept: {file} is there already.", file=plain(self._called)))
+                return
             write_atomic(self._file, self.query_one(TextArea).text)
         except OSError as error:
-            said = Content.styled(f"! Not kept: {plain(str(error))}.", "$text-error")
-            self.query_one("#said", Static).update(said)
+            self._refuse(_("! Not kept: {reason}.", reason=plain(str(error))))
             return
         self.dismiss(self._file)
+
+    def _refuse(self, told: str) -> None:
+        self.query_one("#said", Static).update(Content.styled(told, "$text-error"))

@@ -12,6 +12,7 @@ from textual.content import Content
 from textual.widgets import Footer, Static
 
 from engine.contract.errors import UserError
+from engine.contract.i18n import N_, _
 from engine.contract.reports import DocumentTokens
 from rwkv_tui.marks import TOKEN_SIGNS, TOKEN_WORDS, rest, stretches, title
 from rwkv_tui.plain import plain
@@ -31,12 +32,12 @@ STYLES = {
 class TokenScreen(TuneScreen[None]):
     """Reads one document at a time in a process of its own."""
 
-    HELP_TEXT = "Tokens: each document as training sees it. Shades alternate from token to token."
+    HELP_TEXT = N_("Tokens: each document as training sees it. Shades alternate from token to token.")
     BINDINGS = [
-        Binding("right,n", "move(1)", "Next", id="tokens.move"),
-        Binding("left,p", "move(-1)", "Previous", id="tokens.move_back"),
-        Binding("g", "ask", "Go to", id="tokens.ask"),
-        Binding("escape,q", "dismiss(None)", "Back", id="tokens.close"),
+        Binding("right,n", "move(1)", N_("Next"), id="tokens.move"),
+        Binding("left,p", "move(-1)", N_("Previous"), id="tokens.move_back"),
+        Binding("g", "ask", N_("Go to"), id="tokens.ask"),
+        Binding("escape,q", "dismiss(None)", N_("Back"), id="tokens.close"),
     ]
 
     def __init__(self, path: str, flags: Sequence[str], number: int = 1) -> None:
@@ -60,17 +61,17 @@ class TokenScreen(TuneScreen[None]):
         self._read(max(1, self._number + by))
 
     def action_ask(self) -> None:
-        self.app.push_screen(NameScreen("Number of the document"), self._asked)
+        self.app.push_screen(NameScreen(_("Number of the document")), self._asked)
 
     def _asked(self, text: str | None) -> None:
         if text and text.isdecimal():
             self._read(max(1, int(text)))
         elif text:
-            self.notify(f"{plain(text)} is no number.", severity="error")
+            self.notify(_("{text} is no number.", text=plain(text)), severity="error", markup=False)
 
     def _read(self, number: int) -> None:
         self._number = number
-        self._say(f"Reading document {number:,} …", "$text-primary")
+        self._say(_("Reading document {n:,} …", n=number), "$text-primary")
         self._show(number)
 
     @work(exclusive=True)
@@ -101,5 +102,5 @@ def text(found: DocumentTokens) -> Content:
 
 def legend() -> Content:
     """What signs and colours mean."""
-    words = ((f"{sign} {TOKEN_WORDS[kind]}", STYLES[kind][0]) for kind, sign in TOKEN_SIGNS.items())
+    words = ((f"{sign} {_(TOKEN_WORDS[kind])}", STYLES[kind][0]) for kind, sign in TOKEN_SIGNS.items())
     return Content("  ").join(Content.styled(*word) for word in words)

@@ -10,9 +10,11 @@ from textual.binding import Binding
 from textual.containers import Container
 from textual.widgets import Footer, Input
 
+from engine.contract.i18n import N_, _
 from engine.contract.presets import Preset, PresetStore
 from rwkv_tui.app import TuneApp
 from rwkv_tui.draft import Draft
+from rwkv_tui.plain import plain
 from rwkv_tui.screens.base import TuneScreen
 from rwkv_tui.screens.wizard.pane import Pane
 from rwkv_tui.widgets.trail import Mark, Trail
@@ -48,14 +50,14 @@ class WizardScreen(TuneScreen[None]):
     HORIZONTAL_BREAKPOINTS = [(0, "-tiny"), (60, "-narrow"), (150, "-broad")]
     VERTICAL_BREAKPOINTS = [(0, "-low"), (34, "-tall")]
     BINDINGS = [
-        Binding("ctrl+p,left_square_bracket,alt+left", "back", "Back", id="wizard.back"),
-        Binding("ctrl+n,right_square_bracket,alt+right", "next", "Next", id="wizard.next"),
-        Binding("1", "go('Data')", "Data", show=False, id="wizard.go_data"),
-        Binding("2", "go('Model')", "Model", show=False, id="wizard.go_model"),
-        Binding("3", "go('Parameters')", "Parameters", show=False, id="wizard.go_parameters"),
-        Binding("4", "go('Review')", "Review", show=False, id="wizard.go_review"),
-        Binding("f2,p", "presets", "Presets", id="wizard.presets"),
-        Binding("escape", "leave", "Leave", show=False, id="wizard.leave"),
+        Binding("ctrl+p,left_square_bracket,alt+left", "back", N_("Back"), id="wizard.back"),
+        Binding("ctrl+n,right_square_bracket,alt+right", "next", N_("Next"), id="wizard.next"),
+        Binding("1", "go('Data')", N_("Data"), show=False, id="wizard.go_data"),
+        Binding("2", "go('Model')", N_("Model"), show=False, id="wizard.go_model"),
+        Binding("3", "go('Parameters')", N_("Parameters"), show=False, id="wizard.go_parameters"),
+        Binding("4", "go('Review')", N_("Review"), show=False, id="wizard.go_review"),
+        Binding("f2,p", "presets", N_("Presets"), id="wizard.presets"),
+        Binding("escape", "leave", N_("Leave"), show=False, id="wizard.leave"),
     ]
 
     def __init__(self, draft: Draft, cwd: Path, source: Path | None = None) -> None:
@@ -158,4 +160,5 @@ class WizardScreen(TuneScreen[None]):
         if preset is not None:
             self.draft.load(preset.values, preset.name)
             self.go("Parameters")
-            self.notify(f"Loaded the preset {preset.name}; files and model stay as they were.")
+            told = _("Loaded the preset {name}; files and model stay as they were.", name=preset.name)
+            self.notify(plain(told), markup=False)
