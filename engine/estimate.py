@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from engine.contract.i18n import _
 from engine.contract.memory import savings
 from engine.contract.settings import TrainSettings
 from engine.contract.sizes import SIZES, Quant, fit
@@ -104,8 +105,12 @@ def what_fits(s: TrainSettings, room: float) -> tuple[str, dict[str, str]] | Non
         said.append(str(saving))
         need = needed(TrainSettings.model_validate(s.model_dump() | changes))
         if need is not None and fit(low * need.total / 1e9, int(room)) == "fits":
-            about = f"{low * need.total / 1e9:.3g} GB of the {room / 1e9:.3g} GB"
-            return f"Set {' and '.join(said)}: that takes about {about} which it can have here.", changes
+            return _(
+                "Set {changes}: that takes about {takes:.3g} GB of the {room:.3g} GB which it can have here.",
+                changes=_(" and ").join(said),
+                takes=low * need.total / 1e9,
+                room=room / 1e9,
+            ), changes
     return None
 
 

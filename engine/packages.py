@@ -6,10 +6,11 @@ import importlib
 from typing import Any
 
 from engine.contract.errors import UserError, first_line
+from engine.contract.i18n import N_, _
 
 WITHOUT = {
-    "bitsandbytes": "set quant none", "peft": "set peft state, which needs no package",
-    "wandb": "leave wandb empty",
+    "bitsandbytes": N_("set quant none"), "peft": N_("set peft state, which needs no package"),
+    "wandb": N_("leave wandb empty"),
 }  # fmt: skip
 """How a run does without a package."""
 
@@ -26,6 +27,15 @@ def broken(module: str, error: Exception, without: str = "") -> UserError:
     """The error that names a package which failed; `without`: how to do without it, if not as a run does."""
     package = module.partition(".")[0]
     return UserError(
-        f"The package {package} does not work here ({type(error).__name__}: {first_line(error)}).",
-        f"Install it anew with `pip install --force-reinstall {package}`, or {without or WITHOUT[package]}.",
+        _(
+            "The package {package} does not work here ({name}: {error}).",
+            package=package,
+            name=type(error).__name__,
+            error=first_line(error),
+        ),
+        _(
+            "Install it anew with `pip install --force-reinstall {package}`, or {without}.",
+            package=package,
+            without=without or _(WITHOUT[package]),
+        ),
     )

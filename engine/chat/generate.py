@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from engine.contract.errors import UserError
+from engine.contract.i18n import _
 from engine.models.base import RWKV
 
 
@@ -28,11 +29,11 @@ def generate(
     The same seed draws the same tokens. Raises UserError for a prompt of no tokens.
     """
     if not prompt_ids:
-        raise UserError("The prompt is empty.", "Give at least one character.")
+        raise UserError(_("The prompt is empty."), _("Give at least one character."))
     rng = torch.Generator().manual_seed(seed)
     device = model.emb.weight.device
     tokens, carry = list(prompt_ids), None
-    for _ in range(length):
+    for _step in range(length):
         hidden, carry = model.hidden(torch.tensor([tokens], device=device), carry)
         logits = model.logits(hidden[:, -1:], carry)[0, 0].float().cpu()
         token = _choose(logits, temperature, top_p, rng)

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from engine.checkpoints.header import read_header
 from engine.checkpoints.save import load_tensors
 from engine.contract.errors import UserError, first_line
+from engine.contract.i18n import _
 from engine.packages import require
 
 if TYPE_CHECKING:
@@ -63,14 +64,15 @@ def read_adapter(path: Path, alpha: float | None = None, init: Path | None = Non
     makes it a PiSSA: then the result is the LoRA of twice the rank that does the same to an unchanged
     base. Raises UserError for anything that is no adapter.
     """
-    require("peft", "read the adapter on another computer")
+    require("peft", _("read the adapter on another computer"))
     if (path / CONFIG).is_file():
         return _read_folder(path)
     if path.name == WEIGHTS:
         return _read_folder(path.parent)
     if path.is_dir() or path.suffix != ".pth":
         raise UserError(
-            f"{path} is no adapter: it has no {CONFIG}.", "Name an adapter's folder or .pth file."
+            _("{path} is no adapter: it has no {config}.", path=path, config=CONFIG),
+            _("Name an adapter's folder or .pth file."),
         )
     if (path.with_suffix("") / CONFIG).is_file():
         return _read_folder(path.with_suffix(""))
@@ -85,11 +87,14 @@ def _read_folder(folder: Path) -> Adapter:
     from safetensors.torch import load_file
 
     if not (folder / WEIGHTS).is_file():
-        raise UserError(f"{folder} has no {WEIGHTS}.", "Save or copy the adapter again.")
+        raise UserError(
+            _("{folder} has no {weights}.", folder=folder, weights=WEIGHTS),
+            _("Save or copy the adapter again."),
+        )
     try:
         with (folder / CONFIG).open("rb") as file:
             if len(file.read(LARGEST_CONFIG + 1)) > LARGEST_CONFIG:
-                raise ValueError(f"its {CONFIG} is larger than any")
+                raise ValueError(_("its {config} is larger than any", config=CONFIG))
         tensors = {name.removeprefix(OUTER): t for name, t in load_file(folder / WEIGHTS).items()}
         parts = load_file(folder / PARTS) if (folder / PARTS).is_file() else {}
         config = PeftConfig.from_pretrained(str(folder))
@@ -98,7 +103,8 @@ def _read_folder(folder: Path) -> Adapter:
         OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, SafetensorError
     ) as error:  # fmt: skip
         raise UserError(
-            f"{folder} is a damaged adapter ({first_line(error)}).", "Save or copy it again."
+            _("{folder} is a damaged adapter ({error}).", folder=folder, error=first_line(error)),
+            _("Save or copy it again."),
         ) from error
     return Adapter(config, tensors, parts)
 
@@ -107,17 +113,17 @@ def _check_config(config: Any, tensors: Mapping[str, Tensor]) -> None:
     """Raises ValueError for a config that asks for more than its tensors hold or for what is never done
     at another's word: importing a module that it names, or trying a pattern that never ends."""
     if str(config.peft_type.value) not in ("LORA", "MISS"):
-        raise ValueError(f"peft_type {config.peft_type.value} is none of LORA and MISS")
+        raise ValueError(_("peft_type {kind} is none of LORA and MISS", kind=config.peft_type.value))
     if getattr(config, "megatron_config", None):
-        raise ValueError("megatron_config imports a module of its own")
+        raise ValueError(_("megatron_config imports a module of its own"))
     ranks, scales = (getattr(config, name, None) or {} for name in ("rank_pattern", "alpha_pattern"))
     for pattern in (*ranks, *scales):
         if not isinstance(pattern, str) or sum(map(pattern.count, "*+?{(")) > MOST_SIGNS:
-            raise ValueError(f"the pattern {str(pattern)[:60]!r} is too involved")
+            raise ValueError(_("the pattern {pattern!r} is too involved", pattern=str(pattern)[:60]))
     largest = max((max(t.shape, default=0) for t in tensors.values()), default=0)
     for rank in (config.r, *ranks.values()):
         if type(rank) is not int or not 0 < rank <= largest:
-            raise ValueError(f"its tensors have no rank {str(rank)[:20]}")
+            raise ValueError(_("its tensors have no rank {rank}", rank=str(rank)[:20]))
     for name in ("layers_to_transform", "layers_pattern", "exclude_modules"):
         setattr(config, name, None)  # its tensors say which linears it belongs to
 
@@ -129,8 +135,12 @@ def read_pth(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     inner = {n: t for n, t in tensors.items() if re.search(r"\.(lora_[AB]|bone|disha)$", n)}
     if not inner:
         raise UserError(
-            f"{path} is no adapter: it has no lora_A, bone or disha (it has {next(iter(tensors))}).",
-            "Name an adapter's folder or .pth file.",
+            _(
+                "{path} is no adapter: it has no lora_A, bone or disha (it has {first}).",
+                path=path,
+                first=next(iter(tensors)),
+            ),
+            _("Name an adapter's folder or .pth file."),
         )
     return inner, {n: t for n, t in tensors.items() if n not in inner}
 
@@ -145,10 +155,15 @@ def _read_pth(path: Path, alpha: float | None, init: Path | None) -> Adapter:
         read_header(init)
         before = {n.replace(".init_lora_", ".lora_") + ".weight": t for n, t in load_tensors(init).items()}
         if before.keys() != tensors.keys():
-            raise UserError(f"{init} does not belong to {path}.", "Name the init file of the same run.")
+            raise UserError(
+                _("{init} does not belong to {path}.", init=init, path=path),
+                _("Name the init file of the same run."),
+            )
         return Adapter(lora_config(2 * rank, 2 * rank, targets), unbased(tensors, before), parts)
     if alpha is None:
-        raise UserError(f"{path} does not say its lora_alpha.", "Give the one it was trained with.")
+        raise UserError(
+            _("{path} does not say its lora_alpha.", path=path), _("Give the one it was trained with.")
+        )
     return Adapter(lora_config(rank, alpha, targets), tensors, parts)
 
 
@@ -157,8 +172,12 @@ def _miss_from_pth(path: Path, inner: dict[str, Tensor], parts: dict[str, Tensor
 
     if any(t.ndim != 2 for t in inner.values()):
         raise UserError(
-            f"{path} is of the mode bat, with blocks along the inputs; those of peft lie along the outputs.",
-            "Merge it with the program that made it.",
+            _(
+                "{path} is of the mode bat, with blocks along the inputs; those of peft lie along "
+                "the outputs.",
+                path=path,
+            ),
+            _("Merge it with the program that made it."),
         )
     rank = next(iter(inner.values())).shape[0]
     tensors = {re.sub(r"\.(bone|disha)$", ".miss_block", name): t for name, t in inner.items()}
@@ -210,7 +229,8 @@ def write_adapter(adapter: Adapter, folder: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise UserError(
-            f"Cannot write {folder} ({error.strerror}).", "Free some space or choose another folder."
+            _("Cannot write {folder} ({strerror}).", folder=folder, strerror=error.strerror),
+            _("Free some space or choose another folder."),
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -241,8 +261,15 @@ def inject(model: nn.Module, adapter: Adapter) -> None:
     linears = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     foreign = sorted(targets - linears)
     if foreign or not targets:
-        what = f"has {foreign[0]}, which the model has not" if foreign else "holds no tensors"
-        raise UserError(f"The adapter matches nothing: it {what}.", "Use the base model it was trained on.")
+        what = (
+            _("has {foreign}, which the model has not", foreign=foreign[0])
+            if foreign
+            else _("holds no tensors")
+        )
+        raise UserError(
+            _("The adapter matches nothing: it {what}.", what=what),
+            _("Use the base model it was trained on."),
+        )
     config: Any = copy.deepcopy(adapter.config)
     config.target_modules = exactly(targets)
     config.inference_mode = False
@@ -252,16 +279,21 @@ def inject(model: nn.Module, adapter: Adapter) -> None:
         inject_new(config, model)
         result: Any = set_peft_model_state_dict(model, dict(adapter.tensors), NAME)
     except (RuntimeError, ValueError, KeyError) as error:
-        reason = next(
-            (line.strip() for line in str(error).splitlines() if "size mismatch" in line), str(error)
-        )
+        lines = map(str.strip, str(error).splitlines())
+        reason = next((line for line in lines if "size mismatch" in line), str(error))  # unsaid
         raise UserError(
-            f"The adapter does not fit the model ({reason}).", "Use its own base model."
+            _("The adapter does not fit the model ({reason}).", reason=reason), _("Use its own base model.")
         ) from error
     missing = [name for name in result.missing_keys if name.endswith(f".{NAME}") or f".{NAME}." in name]
-    wrong = [*(f"has {name}" for name in result.unexpected_keys), *(f"lacks {name}" for name in missing)]
-    if wrong:
-        raise UserError(f"The adapter {wrong[0]} and so does not fit its {CONFIG}.", "Copy its folder again.")
+    if result.unexpected_keys or missing:
+        if result.unexpected_keys:
+            what = _("it has {name}", name=result.unexpected_keys[0])
+        else:
+            what = _("it lacks {name}", name=missing[0])
+        raise UserError(
+            _("The adapter does not fit its {config}: {what}.", config=CONFIG, what=what),
+            _("Copy its folder again."),
+        )
 
 
 def inject_new(config: PeftConfig, model: nn.Module) -> None:
@@ -282,7 +314,8 @@ def set_parts(model: nn.Module, parts: Mapping[str, Tensor], dtype: torch.dtype)
     for name, tensor in parts.items():
         if name not in known or known[name].shape != tensor.shape:
             raise UserError(
-                f"The adapter's {name} does not fit the model.", "Use the base model it was trained on."
+                _("The adapter's {name} does not fit the model.", name=name),
+                _("Use the base model it was trained on."),
             )
         kept = torch.promote_types(known[name].dtype, dtype)
         known[name].data = tensor.detach().to(known[name].device, kept, copy=True)

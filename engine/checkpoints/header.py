@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.contract.errors import UserError
+from engine.contract.i18n import N_, _
 
 MAX_PICKLE_BYTES = 4 << 20  # the largest released model's has 0.3 MB
 MAX_DIMENSIONS = 8
@@ -36,12 +37,12 @@ ITEM_BYTES = {
 FOREIGN_STARTS = (
     (
         b"version https://git-lfs",
-        "is a Git LFS pointer and not the file itself",
-        "Fetch it with `git lfs pull`.",
+        N_("is a Git LFS pointer and not the file itself"),
+        N_("Fetch it with `git lfs pull`."),
     ),
-    (b"GGUF", "is a GGUF file", "Use the .pth file of the model."),
-    (b"<", "is a web page", "Download the file itself."),
-    (b"\x1f\x8b", "is a gzip archive", "Unpack it first."),
+    (b"GGUF", N_("is a GGUF file"), N_("Use the .pth file of the model.")),
+    (b"<", N_("is a web page"), N_("Download the file itself.")),
+    (b"\x1f\x8b", N_("is a gzip archive"), N_("Unpack it first.")),
 )
 
 
@@ -69,7 +70,9 @@ def read_header(path: str | Path) -> dict[str, TensorInfo]:
     path = Path(path)
     try:
         if path.exists() and not path.is_file():
-            raise _error(path, "is a folder" if path.is_dir() else "is not a file", "Name a .pth file.")
+            raise _error(
+                path, _("is a folder") if path.is_dir() else _("is not a file"), _("Name a .pth file.")
+            )
         with path.open("rb") as file:
             start = file.read(64)
             if not start.startswith(b"PK\x03\x04"):
@@ -77,43 +80,50 @@ def read_header(path: str | Path) -> dict[str, TensorInfo]:
             with zipfile.ZipFile(file) as archive:
                 return _read_archive(path, archive)
     except FileNotFoundError:
-        raise UserError(f"There is no file {path}.", "Check the path.") from None
+        raise UserError(_("There is no file {path}.", path=path), _("Check the path.")) from None
     except OSError as error:
-        raise UserError(f"Cannot read {path} ({error.strerror}).", "Check the file's permissions.") from None
+        raise UserError(
+            _("Cannot read {path} ({strerror}).", path=path, strerror=error.strerror),
+            _("Check the file's permissions."),
+        ) from None
     except (zipfile.BadZipFile, ValueError, NotImplementedError, OverflowError, struct.error):
-        raise _error(path, "is incomplete: its end is missing", "Download or copy it again.") from None
+        raise _error(path, _("is incomplete: its end is missing"), _("Download or copy it again.")) from None
 
 
 def _error(path: Path, what: str, remedy: str) -> UserError:
-    return UserError(f"{path} {what}.", remedy)
+    return UserError(_("{path} {looks}.", path=path, looks=what), remedy)
 
 
 def _not_a_zip(path: Path, start: bytes) -> UserError:
     if not start:
-        return _error(path, "is empty", "Download or copy it again.")
+        return _error(path, _("is empty"), _("Download or copy it again."))
     for prefix, what, remedy in FOREIGN_STARTS:
         if start.lstrip().startswith(prefix):
             return _error(path, what, remedy)
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 100 << 20:
-        return _error(path, "is a safetensors file", "Use the .pth file of the model.")
+        return _error(path, _("is a safetensors file"), _("Use the .pth file of the model."))
     if start[2:].startswith(LEGACY_MAGIC):
         return _error(
             path,
-            "is in torch's format from before 1.6",
-            "Load it with torch.load and save it anew with torch.save.",
+            _("is in torch's format from before 1.6"),
+            _("Load it with torch.load and save it anew with torch.save."),
         )
     if start[0] == 0x80 and len(start) > 1 and start[1] <= pickle.HIGHEST_PROTOCOL:
-        return _error(path, "is a bare pickle, which may run code", "Use a .pth file saved by torch.save.")
-    return _error(path, "is not a .pth file", "Use a .pth file saved by torch.save.")
+        return _error(
+            path, _("is a bare pickle, which may run code"), _("Use a .pth file saved by torch.save.")
+        )
+    return _error(path, _("is not a .pth file"), _("Use a .pth file saved by torch.save."))
 
 
 def _read_archive(path: Path, archive: zipfile.ZipFile) -> dict[str, TensorInfo]:
     sizes = {member.filename: member.file_size for member in archive.infolist()}
     described = [name for name in sizes if name.endswith("/data.pkl") and name.count("/") == 1]
     if len(described) != 1:
-        raise _error(path, "is a zip archive, but not torch's", "Use a .pth file saved by torch.save.")
+        raise _error(path, _("is a zip archive, but not torch's"), _("Use a .pth file saved by torch.save."))
     if sizes[described[0]] > MAX_PICKLE_BYTES:
-        raise _error(path, "describes far more tensors than a model has", "Use the .pth file of a model.")
+        raise _error(
+            path, _("describes far more tensors than a model has"), _("Use the .pth file of a model.")
+        )
     root = described[0].removesuffix("data.pkl")
     storages = {
         n.removeprefix(f"{root}data/"): size for n, size in sizes.items() if n.startswith(f"{root}data/")
@@ -122,17 +132,23 @@ def _read_archive(path: Path, archive: zipfile.ZipFile) -> dict[str, TensorInfo]
         content = _HeaderUnpickler(io.BytesIO(archive.read(described[0])), storages).load()
     except _RefusedError as refused:
         raise _error(
-            path, f"was not read: its pickle {refused}", "Use a file you trust, of tensors only."
+            path,
+            _("was not read: its pickle {refused}", refused=refused),
+            _("Use a file you trust, of tensors only."),
         ) from None
     except Exception as error:  # a damaged pickle can raise anything
         reason = str(error)[:LONGEST_REASON] or type(error).__name__
-        raise _error(path, f"is damaged ({reason})", "Download or copy it again.") from None
+        raise _error(
+            path, _("is damaged ({reason})", reason=reason), _("Download or copy it again.")
+        ) from None
     if not isinstance(content, dict) or not content:
-        raise _error(path, "holds no dictionary of tensors", "Use the .pth file of a model.")
+        raise _error(path, _("holds no dictionary of tensors"), _("Use the .pth file of a model."))
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, TensorInfo):
             raise _error(
-                path, f"holds more than tensors ({str(name)[:60]!r})", "Use a file of the weights alone."
+                path,
+                _("holds more than tensors ({name!r})", name=str(name)[:60]),
+                _("Use a file of the weights alone."),
             )
     return dict(content)
 
@@ -153,7 +169,7 @@ class _Tensors(dict[Any, Any]):
 
     def __setitem__(self, name: Any, value: Any) -> None:
         if not isinstance(name, str):
-            raise _RefusedError("names something by other than a text")
+            raise _RefusedError(_("names something by other than a text"))
         super().__setitem__(name, value)
 
 
@@ -161,7 +177,7 @@ class _Instructions(dict[int, Callable[[Any], None]]):
     """What an unpickler does at each instruction."""
 
     def __missing__(self, code: int) -> Callable[[Any], None]:
-        raise _RefusedError(f"has the instruction {code}, which no description of tensors needs")
+        raise _RefusedError(_("has the instruction {code}, which no description of tensors needs", code=code))
 
 
 def _no_tensors() -> _Tensors:
@@ -178,9 +194,10 @@ def _forget_attributes(unpickler: Any) -> None:
 
 
 _USED = (
-    "PROTO FRAME STOP MARK MEMOIZE PUT BINPUT LONG_BINPUT GET BINGET LONG_BINGET GLOBAL STACK_GLOBAL REDUCE "
-    "BINPERSID NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 BINFLOAT UNICODE BINUNICODE "
-    "SHORT_BINUNICODE EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST APPEND APPENDS SETITEM SETITEMS"
+    "PROTO FRAME STOP MARK MEMOIZE PUT BINPUT LONG_BINPUT GET BINGET LONG_BINGET GLOBAL "  # unsaid
+    "STACK_GLOBAL REDUCE BINPERSID NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG "  # unsaid
+    "LONG1 BINFLOAT UNICODE BINUNICODE SHORT_BINUNICODE EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 "  # unsaid
+    "TUPLE3 EMPTY_LIST APPEND APPENDS SETITEM SETITEMS"  # unsaid
 )
 _CODES = [getattr(pickle, name)[0] for name in _USED.split()]
 
@@ -208,29 +225,29 @@ class _HeaderUnpickler(pickle._Unpickler):
             return known[module, name]
         if module in ("torch", "torch.storage") and name in ITEM_BYTES:
             return name
-        raise _RefusedError(f"asks for {f'{module}.{name}'[:LONGEST_REASON]}")
+        raise _RefusedError(_("asks for {what}", what=f"{module}.{name}"[:LONGEST_REASON]))
 
     def persistent_load(self, pid: Any) -> _Storage:
         """A storage: ("storage", its type, its member, its device, its number of elements)."""
-        kind, storage_type, key, _, elements = pid
+        kind, storage_type, key, _device, elements = pid
         if any(type(text) is not str for text in (kind, storage_type, key)):
-            raise ValueError("a tensor is described wrongly")
+            raise ValueError(_("a tensor is described wrongly"))
         if kind != "storage" or storage_type not in ITEM_BYTES:
-            raise _RefusedError(f"asks for {kind[:LONGEST_REASON]!r}")
+            raise _RefusedError(_("asks for {what}", what=repr(kind[:LONGEST_REASON])))
         dtype, item_bytes = ITEM_BYTES[storage_type]
         if type(elements) is not int or self._storages.get(key, 0) < elements * item_bytes:
-            raise ValueError("the data of a tensor are missing")
+            raise ValueError(_("the data of a tensor are missing"))
         return _Storage(dtype, elements)
 
 
 def _rebuild_tensor(
-    storage: _Storage, offset: int, shape: tuple[int, ...], stride: tuple[int, ...], *_: Any
+    storage: _Storage, offset: int, shape: tuple[int, ...], stride: tuple[int, ...], *_more: Any
 ) -> Any:
     if not isinstance(storage, _Storage) or len(shape) > MAX_DIMENSIONS or any(
         type(n) is not int or not 0 <= n < 1 << 63 for n in (offset, *shape, *stride)
     ):  # fmt: skip
-        raise ValueError("a tensor is described wrongly")
+        raise ValueError(_("a tensor is described wrongly"))
     last = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
     if math.prod(shape) and last >= storage.elements:
-        raise ValueError("a tensor is larger than its data")
+        raise ValueError(_("a tensor is larger than its data"))
     return TensorInfo(tuple(shape), storage.dtype)

@@ -11,6 +11,7 @@ from typing import Literal
 
 from engine.checkpoints.header import TensorInfo, read_header
 from engine.contract.errors import UserError
+from engine.contract.i18n import N_, _
 from engine.contract.reports import ModelInfo
 from engine.contract.sizes import size_name
 
@@ -47,7 +48,7 @@ LAYER_SHAPES: dict[Version, dict[str, str]] = {
 }  # fmt: skip
 UNUSED_IN_FIRST = {"x070": ("att.v0", "att.v1", "att.v2")}  # the first time mixing may lack them
 STATE_SHAPE = "H N N"
-WANTED = "Use an RWKV-5.2, RWKV-6 or RWKV-7 model."
+WANTED = N_("Use an RWKV-5.2, RWKV-6 or RWKV-7 model.")
 
 
 @dataclass(frozen=True)
@@ -98,14 +99,18 @@ def inspect_state(path: str | Path) -> StateInfo:
     path = Path(path)
     header = read_header(path)
     if not _is_state(header):
-        what = "holds more than a state" if any(_is_time_state(n) for n in header) else "is not a state file"
-        raise UserError(f"{path} {what}.", "Use a file that state tuning wrote.")
+        what = (
+            _("holds more than a state")
+            if any(_is_time_state(n) for n in header)
+            else _("is not a state file")
+        )
+        raise UserError(_("{path} {looks}.", path=path, looks=what), _("Use a file that state tuning wrote."))
     dims: dict[str, int] = {}
     pre_ffn = _n_layer(header) > 1 and "blocks.0.att.time_state" not in header
     for layer in range(int(pre_ffn), _n_layer(header)):
         name = f"blocks.{layer}.att.time_state"
         if name not in header:
-            raise UserError(f"{path} lacks {name}.", "Download or copy it again.")
+            raise UserError(_("{path} lacks {name}.", path=path, name=name), _("Download or copy it again."))
         if not _match(STATE_SHAPE, header[name].shape, dims):
             raise _wrong_shape(path, name, header[name], STATE_SHAPE, dims)
     return StateInfo(str(path), _n_layer(header), dims["H"], dims["N"], _main_dtype(header), pre_ffn)
@@ -115,11 +120,13 @@ def _version(path: Path, header: dict[str, TensorInfo]) -> Version:
     names = {re.sub(r"^blocks\.\d+\.", "", name) for name in header}
     if _is_state(header):
         raise UserError(
-            f"{path} is a state file, not a model.", "Give it as the state, and a .pth model as the model."
+            _("{path} is a state file, not a model.", path=path),
+            _("Give it as the state, and a .pth model as the model."),
         )
     if any(re.search(r"\.(lora_[AB]|bone|disha|miss)\b", name) for name in names):
         raise UserError(
-            f"{path} is an adapter (LoRA or alike), not a model.", "Use the base model it belongs to."
+            _("{path} is an adapter (LoRA or alike), not a model.", path=path),
+            _("Use the base model it belongs to."),
         )
     if "att.k_k" in names:
         return "x070"
@@ -129,14 +136,16 @@ def _version(path: Path, header: dict[str, TensorInfo]) -> Version:
         decays = [t.shape for name, t in header.items() if name.endswith("att.time_decay")]
         if all(len(shape) == 2 and shape[1] > 1 for shape in decays):
             return "x052"
-        old = "an RWKV-5.0 or 5.1" if "att.ln_x.weight" in names else "an RWKV-4"
-        raise UserError(f"{path} is {old} model, which is not supported.", WANTED)
+        old = _("an RWKV-5.0 or 5.1") if "att.ln_x.weight" in names else _("an RWKV-4")
+        raise UserError(_("{path} is {old} model, which is not supported.", path=path, old=old), _(WANTED))
     if any(name.startswith(("model.", "transformer.", "rwkv.", "lm_head.")) for name in names):
         raise UserError(
-            f"{path} is a Hugging Face checkpoint (it has {next(iter(header))}).",
-            "Use the .pth file of an RWKV model.",
+            _("{path} is a Hugging Face checkpoint (it has {first}).", path=path, first=next(iter(header))),
+            _("Use the .pth file of an RWKV model."),
         )
-    raise UserError(f"{path} is not an RWKV model (it has {next(iter(header))}).", WANTED)
+    raise UserError(
+        _("{path} is not an RWKV model (it has {first}).", path=path, first=next(iter(header))), _(WANTED)
+    )
 
 
 def _check_shapes(path: Path, header: dict[str, TensorInfo], version: Version) -> dict[str, int]:
@@ -152,7 +161,13 @@ def _check_shapes(path: Path, header: dict[str, TensorInfo], version: Version) -
                 if name in optional:
                     continue
                 raise UserError(
-                    f"{path} lacks {key}, which every {version} model has.", "Download or copy it again."
+                    _(
+                        "{path} lacks {key}, which every {version} model has.",
+                        path=path,
+                        key=key,
+                        version=version,
+                    ),
+                    _("Download or copy it again."),
                 )
             if not _match(spec, header[key].shape, local):
                 raise _wrong_shape(path, key, header[key], spec, local)
@@ -160,12 +175,19 @@ def _check_shapes(path: Path, header: dict[str, TensorInfo], version: Version) -
     extra = next((name for name in header if name not in known), None)
     if extra is not None:
         raise UserError(
-            f"{path} has {extra}, which no {version} model has.", f"Use an unchanged {version} model."
+            _("{path} has {extra}, which no {version} model has.", path=path, extra=extra, version=version),
+            _("Use an unchanged {version} model.", version=version),
         )
     if dims["H"] * dims["N"] != dims["D"]:
         raise UserError(
-            f"{path}: {dims['H']} heads of {dims['N']} do not make a width of {dims['D']}.",
-            "Download or copy it again.",
+            _(
+                "{path}: {heads} heads of {size} do not make a width of {width}.",
+                path=path,
+                heads=dims["H"],
+                size=dims["N"],
+                width=dims["D"],
+            ),
+            _("Download or copy it again."),
         )
     return dims
 
@@ -210,7 +232,14 @@ def _match(spec: str, shape: tuple[int, ...], dims: dict[str, int]) -> bool:
 def _wrong_shape(path: Path, key: str, tensor: TensorInfo, spec: str, dims: dict[str, int]) -> UserError:
     wanted = ", ".join(str(dims.get(word, word)) for word in spec.split())
     return UserError(
-        f"{path}: {key} is {list(tensor.shape)} instead of [{wanted}].", "Download or copy it again."
+        _(
+            "{path}: {key} is {shape} instead of [{wanted}].",
+            path=path,
+            key=key,
+            shape=list(tensor.shape),
+            wanted=wanted,
+        ),
+        _("Download or copy it again."),
     )
 
 

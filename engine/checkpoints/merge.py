@@ -14,13 +14,17 @@ from engine.checkpoints.inspect import inspect_model, inspect_state
 from engine.checkpoints.save import load_tensors
 from engine.checkpoints.stream import read_stream, write_stream
 from engine.contract.errors import UserError
+from engine.contract.i18n import N_, _
 from engine.contract.reports import Merged, ModelInfo
 
 HONOURED = {
-    "x052": "The package rwkv and Ai00 begin with a merged state.",
-    "x060": "The package rwkv and Ai00 begin with a merged state.",
-    "x070": "Ai00 begins with a merged state. The package rwkv (and RWKV Runner with it) does not read it in "
-    "an x070 model, which there answers as the base does: give it the state file instead.",
+    "x052": N_("The package rwkv and Ai00 begin with a merged state."),
+    "x060": N_("The package rwkv and Ai00 begin with a merged state."),
+    "x070": N_(
+        "Ai00 begins with a merged state. The package rwkv (and RWKV Runner with it) does "
+        "not read it in an x070 model, which there answers as the base does: give it the "
+        "state file instead."
+    ),
 }
 
 
@@ -41,17 +45,17 @@ def merge(
     given to merge, and when it does not fit the base.
     """
     if (state is None) == (adapter is None):
-        raise UserError("A merge takes a state or an adapter.", "Give one of --state and --adapter.")
+        raise UserError(_("A merge takes a state or an adapter."), _("Give one of --state and --adapter."))
     if out.exists():
-        raise UserError(f"{out} exists already and was not touched.", "Choose another name.")
+        raise UserError(_("{out} exists already and was not touched.", out=out), _("Choose another name."))
     info = inspect_model(base)
     if state is not None:
         changed = _with_state(base, info, state)
-        notice = HONOURED[info.version]
+        notice = _(HONOURED[info.version])
     else:
         assert adapter is not None
         changed = _with_adapter(base, read_adapter(adapter, alpha, init))
-        notice = "Every program that runs the base runs the merged model."
+        notice = _("Every program that runs the base runs the merged model.")
     write_stream(_counted(changed, len(load_tensors(base)), progress), out)
     merged = inspect_model(out)
     return Merged(path=str(out), version=merged.version, file_bytes=merged.file_bytes, notice=notice)
@@ -72,10 +76,18 @@ def _with_state(base: Path, info: ModelInfo, state: Path) -> Iterator[tuple[str,
         info.n_layer, info.n_embd // info.head_size, info.head_size, info.pre_ffn
     ):  # fmt: skip
         raise UserError(
-            f"{state} has {found.n_layer - found.pre_ffn} layers of {found.n_head} heads of "
-            f"{found.head_size}, the model {info.n_layer - info.pre_ffn} of "
-            f"{info.n_embd // info.head_size} of {info.head_size}.",
-            "Use a state that was made for this model.",
+            _(
+                "{state} has {n_layer} layers of {n_head} heads of {head_size}, the model {n_layer2} "
+                "of {n_embd} of {head_size2}.",
+                state=state,
+                n_layer=found.n_layer - found.pre_ffn,
+                n_head=found.n_head,
+                head_size=found.head_size,
+                n_layer2=info.n_layer - info.pre_ffn,
+                n_embd=info.n_embd // info.head_size,
+                head_size2=info.head_size,
+            ),
+            _("Use a state that was made for this model."),
         )
     states = load_tensors(state)
 
@@ -93,11 +105,20 @@ def _with_adapter(base: Path, adapter: Adapter) -> Iterator[tuple[str, Tensor]]:
     targets = {f"{name}.weight": name for name in adapter.targets()}
     missing = sorted((targets.keys() | adapter.parts.keys()) - shapes.keys())
     if missing or not targets:
-        what = f"it changes {missing[0]}, which the model has not" if missing else "it holds no tensors"
-        raise UserError(f"The adapter matches nothing: {what}.", "Use the base model it was trained on.")
+        what = (
+            _("it changes {missing}, which the model has not", missing=missing[0])
+            if missing
+            else _("it holds no tensors")
+        )
+        raise UserError(
+            _("The adapter matches nothing: {what}.", what=what), _("Use the base model it was trained on.")
+        )
     foreign = next((n for n, t in adapter.parts.items() if t.shape != shapes[n]), None)
     if foreign is not None:
-        raise UserError(f"The adapter's {foreign} does not fit the model.", "Use its own base model.")
+        raise UserError(
+            _("The adapter's {foreign} does not fit the model.", foreign=foreign),
+            _("Use its own base model."),
+        )
 
     def changed() -> Iterator[tuple[str, Tensor]]:
         for name, tensor in read_stream(base):
@@ -113,7 +134,7 @@ def _with_adapter(base: Path, adapter: Adapter) -> Iterator[tuple[str, Tensor]]:
 def merged_weight(name: str, weight: Tensor, adapter: Adapter) -> Tensor:
     """What peft makes of the weight [out, in] of the linear `name`, computed in fp32."""
     holder = nn.Module()
-    place, _, leaf = name.rpartition(".")
+    place, _dot, leaf = name.rpartition(".")
     parent = holder
     for step in place.split(".") if place else ():
         parent.add_module(step, nn.Module())
@@ -128,7 +149,7 @@ def merged_weight(name: str, weight: Tensor, adapter: Adapter) -> Tensor:
         layer.merge(safe_merge=True)
     except ValueError as error:
         raise UserError(
-            f"The adapter holds values that are no numbers at {name}.", "Use an earlier one."
+            _("The adapter holds values that are no numbers at {name}.", name=name), _("Use an earlier one.")
         ) from error
     merged: Tensor = layer.get_base_layer().weight
     return merged.to(weight.dtype)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from engine.checkpoints.inspect import inspect_state
 from engine.contract.errors import UserError, first_line
+from engine.contract.i18n import _
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -48,7 +49,8 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
         cause = error.__context__ if isinstance(error.__context__, OSError) else error
         reason = getattr(cause, "strerror", None) or first_line(cause)
         raise UserError(
-            f"Cannot write {path} ({reason}).", "Free some space or choose another folder."
+            _("Cannot write {path} ({reason}).", path=path, reason=reason),
+            _("Free some space or choose another folder."),
         ) from error
     finally:
         with contextlib.suppress(OSError):
@@ -69,7 +71,10 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     try:
         tensors: dict[str, Tensor] = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except Exception as error:  # torch raises whatever its reading of a damaged file came upon
-        raise UserError(f"{path} is damaged ({first_line(error)}).", "Download or copy it again.") from error
+        raise UserError(
+            _("{path} is damaged ({error}).", path=path, error=first_line(error)),
+            _("Download or copy it again."),
+        ) from error
     return tensors
 
 

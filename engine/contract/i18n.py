@@ -85,6 +85,11 @@ def p_(context: str, message: str, /, **values: object) -> str:
     return said.format(**values) if values else said
 
 
+def in_english(message: str, /, **values: object) -> str:
+    """The same as `_` in the words of the sources, for what is written into files."""
+    return message.format(**values) if values else message
+
+
 def N_(message: str, /) -> str:
     """Marks a sentence that is translated where it is shown."""
     return message

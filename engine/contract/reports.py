@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from engine.contract.i18n import N_, _
+
 
 class Report(BaseModel):
     """A document that newer versions may extend."""
@@ -61,9 +63,13 @@ class BadLine(Report):
         return place(self.file, self.unit, self.line)
 
 
+_UNITS = {"line": N_("line {n:,}"), "row": N_("row {n:,}"), "document": N_("document {n:,}")}
+
+
 def place(file: str, unit: str, number: int) -> str:
     """How a place in the data is called: line 3, or data/a.csv, row 7."""
-    return f"{file}, {unit} {number:,}" if file else f"{unit} {number:,}"
+    within = _(_UNITS[unit], n=number)
+    return _("{file}, {within}", file=file, within=within) if file else within
 
 
 class Token(Report):
@@ -189,7 +195,7 @@ class DataOrigin(Report):
     """
 
     made_by: str
-    part: Literal["train", "held out"]
+    part: Literal["train", "held out"]  # unsaid
     sources: tuple[DataSource, ...]
     fields: str = ""
     template: str = ""

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from engine.contract.check import data_half
 from engine.contract.errors import UserError
 from engine.contract.files import Staged
+from engine.contract.i18n import N_, _
 
 MAGIC = b"MMIDIDX\x00\x00"
 DTYPES = {
@@ -33,7 +34,7 @@ _HEADER = struct.Struct("<9sQBQQ")
 _BLOCK = 1 << 20
 _BUFFER = 1 << 16
 _AHEAD = 8 << 20
-_REMEDY = "Convert the source again with `rwkv-tune data convert`."
+_REMEDY = N_("Convert the source again with `rwkv-tune data convert`.")
 
 
 class BinIdx:
@@ -47,7 +48,10 @@ class BinIdx:
         bin_path, idx_path = data_half(prefix, ".bin"), data_half(prefix, ".idx")
         for path in (idx_path, bin_path):
             if not path.is_file():
-                raise UserError(f"There is no file {path}, one half of the data {prefix}.", _REMEDY)
+                raise UserError(
+                    _("There is no file {path}, one half of the data {prefix}.", path=path, prefix=prefix),
+                    _(_REMEDY),
+                )
         items = self._read_header(idx_path)
         offset = _HEADER.size
         self.sizes: NDArray[np.int32] = np.memmap(idx_path, "<i4", "r", offset, (items,))
@@ -56,12 +60,18 @@ class BinIdx:
         found, expected = bin_path.stat().st_size, self.tokens * self.dtype.itemsize
         if found != expected:
             raise UserError(
-                f"{bin_path} has {found} bytes where {idx_path.name} announces {expected}: "
-                "one of the two is truncated or belongs to other data.",
-                _REMEDY,
+                _(
+                    "{bin_path} has {found} bytes where {name} announces {expected}: one of the two is "
+                    "truncated or belongs to other data.",
+                    bin_path=bin_path,
+                    found=found,
+                    name=idx_path.name,
+                    expected=expected,
+                ),
+                _(_REMEDY),
             )
         if not self.tokens:
-            raise UserError(f"The data {prefix} holds no tokens.", _REMEDY)
+            raise UserError(_("The data {prefix} holds no tokens.", prefix=prefix), _(_REMEDY))
         self.stream: NDArray[Any] = np.asarray(np.memmap(bin_path, self.dtype, "r"))  # a plain view is quick
         """All tokens, end to end."""
 
@@ -70,23 +80,46 @@ class BinIdx:
             header = file.read(_HEADER.size)
         length = path.stat().st_size
         if header[: len(MAGIC)] != MAGIC:
-            raise UserError(f"{path} is no binidx index: it does not begin with MMIDIDX.", _REMEDY)
+            raise UserError(
+                _("{path} is no binidx index: it does not begin with MMIDIDX.", path=path), _(_REMEDY)
+            )
         if len(header) < _HEADER.size:
-            raise UserError(f"{path} is truncated: {length} bytes do not even hold its header.", _REMEDY)
-        _, version, code, items, documents = _HEADER.unpack(header)
+            raise UserError(
+                _(
+                    "{path} is truncated: {length} bytes do not even hold its header.",
+                    path=path,
+                    length=length,
+                ),
+                _(_REMEDY),
+            )
+        _magic, version, code, items, documents = _HEADER.unpack(header)
         if version != 1:
-            raise UserError(f"{path} has version {version}; only version 1 exists.", _REMEDY)
+            raise UserError(
+                _("{path} has version {version}; only version 1 exists.", path=path, version=version),
+                _(_REMEDY),
+            )
         if code not in DTYPES:
-            raise UserError(f"{path} has dtype code {code}, which is no integer type for tokens.", _REMEDY)
+            raise UserError(
+                _("{path} has dtype code {code}, which is no integer type for tokens.", path=path, code=code),
+                _(_REMEDY),
+            )
         self.dtype = DTYPES[code]
         expected = _HEADER.size + 12 * items + 8 * documents
         if length != expected:
             raise UserError(
-                f"{path} has {length} bytes where its {items} items and {documents} marks take {expected}.",
-                _REMEDY,
+                _(
+                    "{path} has {length} bytes where its {items} items and {documents} marks take "
+                    "{expected}.",
+                    path=path,
+                    length=length,
+                    items=items,
+                    documents=documents,
+                    expected=expected,
+                ),
+                _(_REMEDY),
             )
         if not items:
-            raise UserError(f"The data {self.prefix} holds no documents.", _REMEDY)
+            raise UserError(_("The data {prefix} holds no documents.", prefix=self.prefix), _(_REMEDY))
         return int(items)
 
     def _check_items(self, path: Path) -> int:
@@ -100,9 +133,15 @@ class BinIdx:
             if wrong.any():
                 item = start + int(wrong.argmax())
                 raise UserError(
-                    f"{path} is damaged: item {item} ({self.sizes[item]} tokens) points to byte "
-                    f"{self._pointers[item]}, which is not where the item before it ends.",
-                    _REMEDY,
+                    _(
+                        "{path} is damaged: item {item} ({sizes} tokens) points to byte {pointers}, which is "
+                        "not where the item before it ends.",
+                        path=path,
+                        item=item,
+                        sizes=self.sizes[item],
+                        pointers=self._pointers[item],
+                    ),
+                    _(_REMEDY),
                 )
             position = int(ends[-1])
         return position

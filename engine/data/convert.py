@@ -14,6 +14,7 @@ from typing import Any
 from engine.contract.check import data_half
 from engine.contract.errors import UserError
 from engine.contract.files import Staged
+from engine.contract.i18n import N_, _, in_english, n_
 from engine.contract.reports import BadLine, Converted, DataOrigin, DataSource
 from engine.data.binidx import PairWriter, magic_prime
 from engine.data.encode import Encoded
@@ -31,7 +32,7 @@ HELD_OUT = "-val"
 
 _EVERY = 0.1
 _LISTED = 10
-_SKIP = "Mend them, or leave them out with --skip-bad."
+_SKIP = N_("Mend them, or leave them out with --skip-bad.")
 
 
 def convert(
@@ -85,7 +86,7 @@ def convert(
             rows = itertools.chain.from_iterable(map(mix.repeat, range(repeat)))
             total = mix.tokens(repeat)
             writer = _write(scratch, rows, staged.parts[-2:], tell, total)
-            tell("writing", writer.tokens, writer.tokens)
+            tell(N_("writing"), writer.tokens, writer.tokens)
             if held_out:
                 held = _write(scratch, mix.held_out(), staged.parts[1:3], tell, total)
             origin = DataOrigin(
@@ -100,7 +101,8 @@ def convert(
             if held_out:
                 counts = {"items": held.items, "tokens": held.tokens}
                 _describe(
-                    staged.parts[0], origin.model_copy(update={"part": "held out", "repeat": 1, **counts})
+                    staged.parts[0],
+                    origin.model_copy(update={"part": "held out", "repeat": 1, **counts}),  # unsaid
                 )
     return Converted(
         prefix=str(prefix),
@@ -154,13 +156,17 @@ def _read(
         bad = tokenise(workers.encode(corpus), total, scratch, skip_bad, tell, done)
         done += corpus.total
         if bad.count and not skip_bad:
-            raise refusal(f"{corpus.name} cannot be converted as it is", bad, _SKIP)
+            raise refusal(_("{name} cannot be converted as it is", name=corpus.name), bad, _(_SKIP))
         if scratch.documents == first:
-            raise UserError(
-                f"{corpus.name} holds no documents"
-                + (f" ({bad.count} bad lines were skipped)." if bad.count else "."),
-                NO_DOCUMENTS,
-            )
+            said = _("{name} holds no documents.", name=corpus.name)
+            if bad.count:
+                said = n_(
+                    "{name} holds no documents ({n} bad line was skipped).",
+                    "{name} holds no documents ({n} bad lines were skipped).",
+                    bad.count,
+                    name=corpus.name,
+                )
+            raise UserError(said, _(NO_DOCUMENTS))
         parts.append(Part(first, scratch.documents, scratch.tokens - tokens))
         skipped.append(bad.count)
     return parts, skipped
@@ -179,7 +185,7 @@ def tokenise(
             bad.add(line)
         if skip_bad or not bad.count:
             scratch.add(part.ids, part.sizes, part.lane)
-        tell("reading", done + part.read, total)
+        tell(N_("reading"), done + part.read, total)
     return bad
 
 
@@ -191,7 +197,7 @@ def _write(
         for begins, sizes in rows:
             for piece in scratch.read(begins, sizes):
                 writer.write(piece)
-                tell("writing", writer.tokens, total)
+                tell(N_("writing"), writer.tokens, total)
             writer.end(sizes)
     return writer
 
@@ -206,14 +212,18 @@ def _described(
     each = weights or itertools.repeat(None, len(corpora))
     return tuple(
         DataSource(
-            path=corpus.path, files=len(corpus.sources), bytes=corpus.total, sha256=digest,
-            kind=corpus.describe(), documents=part.last - part.first, tokens=part.tokens, skipped=bad,
+            path=corpus.path,
+            files=len(corpus.sources),
+            bytes=corpus.total,
+            sha256=digest,
+            kind=corpus.describe(in_english),
+            documents=part.last - part.first,
+            tokens=part.tokens,
+            skipped=bad,
             weight=weight,
         )
-        for corpus, digest, part, bad, weight in zip(
-            corpora, digests, parts, skipped, each, strict=False
-        )
-    )  # fmt: skip
+        for corpus, digest, part, bad, weight in zip(corpora, digests, parts, skipped, each, strict=False)
+    )
 
 
 def _describe(path: Path, origin: DataOrigin) -> None:
@@ -224,32 +234,52 @@ def _check(prefix: Path, sources: Sequence[Path], weights: Sequence[float], **nu
     """Raises UserError for what no file needs to be read for."""
     for name, least in (("repeat", 1), ("ctx_len", 1), ("seed", 0), ("held_out", 0)):
         if not numbers[name] >= least:
-            raise UserError(f"{name} {numbers[name]} must be at least {least}.", "Nothing was written.")
+            raise UserError(
+                _(
+                    "{name} {value} must be at least {least}.",
+                    name=name,
+                    value=numbers[name],
+                    least=least,
+                ),
+                _("Nothing was written."),
+            )
     if weights and (len(weights) != len(sources) or not all(0 < w < math.inf for w in weights)):
         raise UserError(
-            f"--weights has {len(weights)} numbers for {len(sources)} sources.",
-            "Give one above 0 for each source, like 3,1.",
+            _(
+                "--weights has {numbers} numbers for {sources} sources.",
+                numbers=len(weights),
+                sources=len(sources),
+            ),
+            _("Give one above 0 for each source, like 3,1."),
         )
     if not prefix.name:
-        raise UserError(f"{prefix} names a folder.", "Give a name for the pair, like data/mine.")
+        raise UserError(
+            _("{prefix} names a folder.", prefix=prefix), _("Give a name for the pair, like data/mine.")
+        )
 
 
 def _check_free(targets: Sequence[Path], force: bool) -> None:
     for target in targets:
         if target.exists() and not force:
             raise UserError(
-                f"{target} already exists; nothing was changed.",
-                "Choose another name, or replace it with --force.",
+                _("{target} already exists; nothing was changed.", target=target),
+                _("Choose another name, or replace it with --force."),
             )
 
 
 def refusal(what: str, bad: BadLines, remedy: str) -> UserError:
     """Says what cannot be done because of bad lines, and names the first of them."""
     listed = "".join(f"  {b.where}: {b.reason}\n" for b in bad.first)
-    more = f"  and {bad.count - len(bad.first)} more\n" if bad.count > len(bad.first) else ""
-    lines = "1 bad line" if bad.count == 1 else f"{bad.count} bad lines"
+    more = bad.count - len(bad.first)
+    listed += _("  and {more} more", more=more) + "\n" if more else ""
     return UserError(
-        f"{what}:\n{listed}{more}{lines}; nothing was written.",
+        n_(
+            "{what}:\n{listed}{n} bad line; nothing was written.",
+            "{what}:\n{listed}{n} bad lines; nothing was written.",
+            bad.count,
+            what=what,
+            listed=listed,
+        ),
         remedy,
     )
 
@@ -262,6 +292,10 @@ def _writing(prefix: Path) -> Iterator[Any]:
         raise
     except OSError as error:
         raise UserError(
-            f"Cannot write {data_half(prefix, '.bin')}: {error.strerror or error}; nothing was left behind.",
-            "Free some space or choose another place.",
+            _(
+                "Cannot write {path}: {reason}; nothing was left behind.",
+                path=data_half(prefix, ".bin"),
+                reason=error.strerror or error,
+            ),
+            _("Free some space or choose another place."),
         ) from error

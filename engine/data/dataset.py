@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from engine.contract.errors import UserError
+from engine.contract.i18n import _
 from engine.contract.settings import TrainSettings
 from engine.data.binidx import cut_numbers
 from engine.data.documents import Documents, Stored
@@ -208,7 +209,14 @@ def check_vocabulary(data: Stored, vocab_size: int) -> None:
             continue
         place = int(np.argmax((chunk < 0) | (chunk >= vocab_size)))
         raise UserError(
-            f"data_file: item {data.item_at(start + place)} of {data.source} has the token id "
-            f"{chunk[place]}, but the model's vocabulary has {vocab_size} entries (0 to {vocab_size - 1}).",
-            "Convert the data with the tokenizer of this model.",
+            _(
+                "data_file: item {item} of {source} has the token id {token}, but the model's "
+                "vocabulary has {vocab_size} entries (0 to {last}).",
+                item=data.item_at(start + place),
+                source=data.source,
+                token=chunk[place],
+                vocab_size=vocab_size,
+                last=vocab_size - 1,
+            ),
+            _("Convert the data with the tokenizer of this model."),
         )

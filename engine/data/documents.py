@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.contract.errors import UserError
+from engine.contract.i18n import _
 from engine.data.scratch import content_hasher
 
 _TELL = 1 << 14
@@ -131,8 +132,14 @@ def held_out_count(held_out: float, distinct: int, name: str) -> int:
     wanted = max(1, round(held_out * distinct)) if held_out < 1 else int(held_out)
     if wanted >= distinct:
         raise UserError(
-            f"{name}: {held_out:g} holds out {wanted} of {distinct} distinct documents and leaves "
-            "none to train on.",
-            "Lower it, or give more data; 0 holds out nothing.",
+            _(
+                "{name}: {held_out:g} holds out {wanted} of {distinct} distinct documents and leaves "
+                "none to train on.",
+                name=name,
+                held_out=held_out,
+                wanted=wanted,
+                distinct=distinct,
+            ),
+            _("Lower it, or give more data; 0 holds out nothing."),
         )
     return wanted

@@ -7,12 +7,13 @@ import hashlib
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.contract.i18n import N_, _, n_
 from engine.contract.reports import BadLine, Finding, Place, place
 from engine.data.masks import CLOSING, OPENING, has_answer
 from engine.data.rows import Document
@@ -24,53 +25,134 @@ LISTED = 10
 FEW = 10
 """Times that an epoch may go over all documents before there are too few of them."""
 
-_SKIP = "Mend them, or leave them out with --skip-bad."
+_SKIP = N_("Mend them, or leave them out with --skip-bad.")
 
 
 class Kind(NamedTuple):
-    """A kind of finding: how bad it is, what was found ("{}" is how many), and what to do about it."""
+    """A kind of finding: how bad it is, what was found so many times, and what to do about it."""
 
     level: Literal["error", "warning", "note"]
-    what: str
+    what: Callable[[int], str]
     remedy: str
 
 
 KINDS = {
-    "row": Kind("error", "{} rows cannot be read", _SKIP),
-    "fields": Kind("error", "{} rows have no fields to learn from", "Say which they are with --fields, or "
-                   "leave these rows out with --skip-bad."),
-    "role": Kind("error", "{} conversations are out of order", "The system comes first, then user and "
-                 "assistant take turns. " + _SKIP),
-    "answer": Kind("error", "{} rows have no answer", "Write it, or leave them out with --skip-bad."),
-    "empty": Kind("error", "{} rows are empty", _SKIP),
-    "template": Kind("error", "{} rows say something the template has no block for",
-                     "Add a block for it to the template."),
-    "duplicate": Kind("warning", "{} documents are copies of others",
-                      "Remove them: what is there twice is learned twice; that is what --repeat is for."),
-    "cut": Kind("warning", "{} documents are longer than ctx_len",
-                "Raise ctx_len, or shorten or split them."),
-    "nothing": Kind("warning", "{} documents have no answer that loss_mask qa would learn",
-                    "Begin answers with `Assistant:` on a line of its own turn, or set loss_mask pad."),
-    "marker": Kind("warning", "{} documents have a turn with a line like the beginning of another turn",
-                   "Training tells them apart, but many programs stop answering at such a line: reword it."),
-    "backslash": Kind("warning", "{} documents have \\n written out where a new line seems meant",
-                      "Whoever made the file escaped it twice: replace \\\\n by \\n there."),
-    "control": Kind("warning", "{} documents have control characters", "Remove them."),
-    "mojibake": Kind("warning", "{} documents have garbled characters",
-                     "They were decoded with the wrong encoding once: make them again from the original."),
-    "crlf": Kind("warning", "{} documents have Windows line ends",
-                 "Replace \\r\\n by \\n: the model would learn to write them."),
-    "end": Kind("warning", "{} documents spell out a token of another model",
-                "RWKV ends documents by token 0, which conversion adds: remove these words."),
-    "no end": Kind("warning", "{} documents have no token 0 at their end",
-                   "The model learns to stop by it: convert them again with `rwkv-tune data convert`."),
-    "mixed": Kind("note", "{} documents mix scripts", "Right for translations; else look at them."),
-    "few": Kind("warning", "{} documents are few for the plan",
-                "Lower epoch_steps, or gather more documents."),
-    "qa template": Kind("warning", "this template makes turns that loss_mask qa does not recognise",
-                        "Begin answers with `Assistant:` or `Response:` and the rest with `User:`, "
-                        "`System:`, `Instruction:` or `Input:`, or set loss_mask pad."),
-}  # fmt: skip
+    "row": Kind("error", lambda n: n_("{n:,} row cannot be read", "{n:,} rows cannot be read", n), _SKIP),
+    "fields": Kind(
+        "error",
+        lambda n: n_("{n:,} row has no fields to learn from", "{n:,} rows have no fields to learn from", n),
+        N_("Say which they are with --fields, or leave these rows out with --skip-bad."),
+    ),
+    "role": Kind(
+        "error",
+        lambda n: n_("{n:,} conversation is out of order", "{n:,} conversations are out of order", n),
+        N_(
+            "The system comes first, then user and assistant take turns. Mend them, or leave them out with "
+            "--skip-bad."
+        ),
+    ),
+    "answer": Kind(
+        "error",
+        lambda n: n_("{n:,} row has no answer", "{n:,} rows have no answer", n),
+        N_("Write it, or leave them out with --skip-bad."),
+    ),
+    "empty": Kind("error", lambda n: n_("{n:,} row is empty", "{n:,} rows are empty", n), _SKIP),
+    "template": Kind(
+        "error",
+        lambda n: n_(
+            "{n:,} row says something the template has no block for",
+            "{n:,} rows say something the template has no block for",
+            n,
+        ),
+        N_("Add a block for it to the template."),
+    ),
+    "duplicate": Kind(
+        "warning",
+        lambda n: n_("{n:,} document is a copy of another", "{n:,} documents are copies of others", n),
+        N_("Remove them: what is there twice is learned twice; that is what --repeat is for."),
+    ),
+    "cut": Kind(
+        "warning",
+        lambda n: n_("{n:,} document is longer than ctx_len", "{n:,} documents are longer than ctx_len", n),
+        N_("Raise ctx_len, or shorten or split them."),
+    ),
+    "nothing": Kind(
+        "warning",
+        lambda n: n_(
+            "{n:,} document has no answer that loss_mask qa would learn",
+            "{n:,} documents have no answer that loss_mask qa would learn",
+            n,
+        ),
+        N_("Begin answers with `Assistant:` on a line of its own turn, or set loss_mask pad."),
+    ),
+    "marker": Kind(
+        "warning",
+        lambda n: n_(
+            "{n:,} document has a turn with a line like the beginning of another turn",
+            "{n:,} documents have a turn with a line like the beginning of another turn",
+            n,
+        ),
+        N_("Training tells them apart, but many programs stop answering at such a line: reword it."),
+    ),
+    "backslash": Kind(
+        "warning",
+        lambda n: n_(
+            "{n:,} document has \\n written out where a new line seems meant",
+            "{n:,} documents have \\n written out where a new line seems meant",
+            n,
+        ),
+        N_("Whoever made the file escaped it twice: replace \\\\n by \\n there."),
+    ),
+    "control": Kind(
+        "warning",
+        lambda n: n_("{n:,} document has control characters", "{n:,} documents have control characters", n),
+        N_("Remove them."),
+    ),
+    "mojibake": Kind(
+        "warning",
+        lambda n: n_("{n:,} document has garbled characters", "{n:,} documents have garbled characters", n),
+        N_("They were decoded with the wrong encoding once: make them again from the original."),
+    ),
+    "crlf": Kind(
+        "warning",
+        lambda n: n_("{n:,} document has Windows line ends", "{n:,} documents have Windows line ends", n),
+        N_("Replace \\r\\n by \\n: the model would learn to write them."),
+    ),
+    "end": Kind(
+        "warning",
+        lambda n: n_(
+            "{n:,} document spells out a token of another model",
+            "{n:,} documents spell out a token of another model",
+            n,
+        ),
+        N_("RWKV ends documents by token 0, which conversion adds: remove these words."),
+    ),
+    "no end": Kind(  # unsaid
+        "warning",
+        lambda n: n_(
+            "{n:,} document has no token 0 at its end", "{n:,} documents have no token 0 at their end", n
+        ),
+        N_("The model learns to stop by it: convert them again with `rwkv-tune data convert`."),
+    ),
+    "mixed": Kind(
+        "note",
+        lambda n: n_("{n:,} document mixes scripts", "{n:,} documents mix scripts", n),
+        N_("Right for translations; else look at them."),
+    ),
+    "few": Kind(
+        "warning",
+        lambda n: n_("{n:,} document is few for the plan", "{n:,} documents are few for the plan", n),
+        N_("Lower epoch_steps, or gather more documents."),
+    ),
+    "qa template": Kind(  # unsaid
+        "warning",
+        lambda _n: _("this template makes turns that loss_mask qa does not recognise"),
+        N_(
+            "Begin answers with `Assistant:` or `Response:` and the rest with `User:`, `System:`, "
+            "`Instruction:` or `Input:`, or set loss_mask pad."
+        ),
+    ),
+}
 """By code; errors are what conversion refuses."""
 
 _WRITTEN_OUT = re.compile(r"\\n(?:\\n|\\r|[-*#•] |\d+[.)]|[^\W\da-z_])|\\r\\n")  # not TeX, not code
@@ -82,9 +164,9 @@ _LATIN_PAIR = re.compile(
 _FOREIGN_TOKEN = re.compile(r"<\|(?:endoftext|im_start|im_end|eot_id|end_of_text)\|>|</s>|\[/?INST\]")
 _MARKER = re.compile(r"(?<!\A)(?<!\n\n)^(?:" + "|".join((*OPENING, *CLOSING)) + ")", re.MULTILINE)
 _SCRIPTS = {
-    "Latin": "AZazÀɏ", "Han": "㐀䶿一鿿", "Kana": "ぁヿ", "Hangul": "가힣",
-    "Cyrillic": "ЀӿԀԯ", "Greek": "ͰϿ", "Arabic": "؀ۿ", "Hebrew": "א״", "Thai": "ก๛",
-    "Indic": "ऀ෿",
+    N_("Latin"): "AZazÀɏ", N_("Han"): "㐀䶿一鿿", N_("Kana"): "ぁヿ",
+    N_("Hangul"): "가힣", N_("Cyrillic"): "ЀӿԀԯ", N_("Greek"): "ͰϿ", N_("Arabic"): "؀ۿ",
+    N_("Hebrew"): "א״", N_("Thai"): "ก๛", N_("Indic"): "ऀ෿",
 }  # fmt: skip
 _MIXED = 0.2
 _CHUNK = 1 << 14
@@ -112,16 +194,18 @@ class Linter:
 
     def document(self, document: Document) -> None:
         """A document as the model reads it."""
-        row, text, rendered, _ = document
+        row, text, rendered, _size = document
         where = row.where
         self._copies.add(text, row)
         for code, reason in _signs(text):
             self.note(code, where, reason)
         if rendered:
             if marker := _MARKER.search(text):
-                self.note("marker", where, f"{_around(text, marker)} begins a line within a turn")
+                self.note(
+                    "marker", where, _("{around} begins a line within a turn", around=_around(text, marker))
+                )
         elif self._qa and not has_answer(text):
-            self.note("nothing", where, "no line of it begins with `Assistant:`")
+            self.note("nothing", where, _("no line of it begins with `Assistant:`"))
         self._scripts(text, where)
 
     def _scripts(self, text: str, where: str) -> None:
@@ -131,12 +215,16 @@ class Linter:
             self.scripts[main[0]] += 1
             if others and others[0][1] >= _MIXED * shares.total():
                 share = others[0][1] / shares.total()
-                self.note("mixed", where, f"{main[0]} with {share:.0%} {others[0][0]}")
+                self.note(
+                    "mixed",
+                    where,
+                    _("{main} with {share:.0%} {other}", main=_(main[0]), share=share, other=_(others[0][0])),
+                )
 
     def findings(self) -> tuple[Finding, ...]:
         """What was found, errors first. Looks for copies now: a sort of the hashes, a part at a time."""
         for copy, first in self._copies.find():
-            self.note("duplicate", copy, f"the same as {first}")
+            self.note("duplicate", copy, _("the same as {first}", first=first))
         self.count["duplicate"] = self._copies.count
         levels = ("error", "warning", "note")
         return tuple(
@@ -144,24 +232,13 @@ class Linter:
                 code=code,
                 level=kind.level,
                 count=self.count[code],
-                what=_counted(kind.what, self.count[code]),
-                remedy=kind.remedy,
+                what=kind.what(self.count[code]),
+                remedy=_(kind.remedy),
                 places=tuple(self.places.get(code, ())),
             )
             for code, kind in sorted(KINDS.items(), key=lambda item: levels.index(item[1].level))
             if self.count[code]
         )
-
-
-def _counted(what: str, count: int) -> str:
-    """The sentence with its number; of one thing in the singular."""
-    if count == 1:
-        words = (("rows", "row"), ("documents", "document"), ("conversations", "conversation"),
-                 (" are ", " is "), (" have ", " has "), (" copies", " a copy"), (" mix ", " mixes "),
-                 (" spell ", " spells "), (" say ", " says "), (" of others", " of another"))  # fmt: skip
-        for many, one in words:
-            what = what.replace(many, one, 1)
-    return what.format(f"{count:,}")
 
 
 def _signs(text: str) -> Iterator[tuple[str, str]]:
@@ -170,14 +247,17 @@ def _signs(text: str) -> Iterator[tuple[str, str]]:
         yield "backslash", _around(text, found)
     if found := _CONTROL.search(text):
         if "\r\n" in text:
-            yield "crlf", f"{text.count(chr(13) + chr(10)):,} line ends are \\r\\n"
+            yield "crlf", _("{count:,} line ends are \\r\\n", count=text.count(chr(13) + chr(10)))
             found = _CONTROL.search(text.replace("\r\n", "\n"))
         if found:
-            yield "control", f"U+{ord(found[0]):04X} at character {found.start() + 1:,}"
+            yield (
+                "control",
+                _("U+{code:04X} at character {start:,}", code=ord(found[0]), start=found.start() + 1),
+            )
     if not text.isascii() and (found := _garbled(text)):
         yield "mojibake", _around(text, found)
     if ("<" in text or "[" in text) and (found := _FOREIGN_TOKEN.search(text)):
-        yield "end", f"{found[0]} at character {found.start() + 1:,}"
+        yield "end", _("{found} at character {start:,}", found=found[0], start=found.start() + 1)
 
 
 def _garbled(text: str) -> re.Match[str] | None:

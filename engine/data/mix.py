@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.contract.errors import UserError
+from engine.contract.i18n import N_, _
 from engine.data.documents import held_out_count
 from engine.data.scratch import Keyed, Rows, Scratch, in_order, shuffled
 
@@ -33,10 +34,10 @@ class Mix:
 
         Raises UserError when a part would have nothing left.
         """
-        self.scratch.hash(self.seed.to_bytes(16, "little"), lambda *done: tell("holding out", *done))
+        self.scratch.hash(self.seed.to_bytes(16, "little"), lambda *done: tell(N_("holding out"), *done))
         distinct = sum(int(_firsts(keys).sum()) for keys, _, _ in self._by_hash())
         wanted = held_out_count(held_out, distinct, "--held-out")
-        for keys, _, _ in self._by_hash():
+        for keys, _begins, _sizes in self._by_hash():
             found = keys[_firsts(keys)]
             if wanted <= len(found):
                 self._limit = found[wanted - 1]
@@ -45,8 +46,12 @@ class Mix:
         left = [sum(int(sizes.sum()) for _, sizes in self._rows(part)) for part in self.parts]
         if not all(left):
             raise UserError(
-                f"--held-out: {held_out:g} leaves nothing of source {left.index(0) + 1} to train on.",
-                "Lower it, or give more data.",
+                _(
+                    "--held-out: {held_out:g} leaves nothing of source {index} to train on.",
+                    held_out=held_out,
+                    index=left.index(0) + 1,
+                ),
+                _("Lower it, or give more data."),
             )
         self.parts = tuple(Part(p.first, p.last, n) for p, n in zip(self.parts, left, strict=True))
 

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from engine.contract.check import data_half
 from engine.contract.errors import UserError
+from engine.contract.i18n import _
 from engine.contract.reports import DataOrigin, PairReport
 from engine.data.binidx import BinIdx, magic_prime
 from engine.data.tokenizer import END_OF_DOCUMENT
@@ -45,7 +46,12 @@ def inspect_pair(prefix: Path, ctx_len: int) -> PairReport:
         magic_prime=magic_prime(data.tokens, ctx_len),
         origin=origin,
         differs=tuple(
-            f"{name} {getattr(origin, name)} there, {value} in the pair"
+            _(
+                "{name} {told} there, {value} in the pair",
+                name=name,
+                told=getattr(origin, name),
+                value=value,
+            )
             for name, value in counts.items()
             if origin is not None and getattr(origin, name) != value
         ),
@@ -60,10 +66,14 @@ def read_origin(prefix: Path) -> DataOrigin | None:
     except FileNotFoundError:
         return None
     except (OSError, ValidationError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is none of rwkv-tune's"
+        reason = error.strerror if isinstance(error, OSError) else _("it is none of rwkv-tune's")
         raise UserError(
-            f"{path}, which should say how the pair was made, cannot be read: {reason}.",
-            "Move it away; the pair does not need it.",
+            _(
+                "{path}, which should say how the pair was made, cannot be read: {reason}.",
+                path=path,
+                reason=reason,
+            ),
+            _("Move it away; the pair does not need it."),
         ) from None
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.contract.errors import UserError
+from engine.contract.i18n import _
 from engine.contract.reports import BadLine, DocumentTokens, Token, place
 from engine.data.binidx import BinIdx
 from engine.data.plan import DataPlan
@@ -42,7 +43,7 @@ def _of_rows(
     name: str, number: int, plan: DataPlan, paths: Sequence[Path], fields: str, template: Path | None
 ) -> DocumentTokens:
     count = 0
-    for _, document in open_corpus(paths, fields, template).documents():
+    for _read, document in open_corpus(paths, fields, template).documents():
         if not isinstance(document, BadLine):
             count += 1
             if count == number:
@@ -52,7 +53,10 @@ def _of_rows(
 
 
 def _missing(name: str, number: int, count: int) -> UserError:
-    return UserError(f"{name} has no document {number:,}.", f"It has {count:,}, counted from 1.")
+    return UserError(
+        _("{name} has no document {number:,}.", name=name, number=number),
+        _("It has {count:,}, counted from 1.", count=count),
+    )
 
 
 def _view(

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.contract.errors import UserError, first_line
+from engine.contract.i18n import N_, _
 from engine.contract.settings import TrainSettings
 from engine.data.binidx import BinIdx
 from engine.data.convert import Progress, Ticker, refusal, tokenise
@@ -23,7 +24,7 @@ from engine.data.scratch import Scratch
 from engine.data.tokenizer import END_OF_DOCUMENT, Tokenizer
 
 _BLOCK = 1 << 20
-_CONVERT = "Mend them, or make a pair without them: `rwkv-tune data convert --skip-bad`."
+_CONVERT = N_("Mend them, or make a pair without them: `rwkv-tune data convert --skip-bad`.")
 _DUMMY_DOCUMENTS = 1024
 _DUMMY_TOKENS = 1 << 24
 
@@ -54,9 +55,9 @@ def read_jsonl(path: Path, folder: Path | None, progress: Progress) -> TokenArra
     with _scratch(folder) as scratch:
         bad = tokenise(encode(corpus.documents()), corpus.total, scratch, False, Ticker(progress))
         if bad.count:
-            raise refusal(f"{path} cannot be trained on as it is", bad, _CONVERT)
+            raise refusal(_("{path} cannot be trained on as it is", path=path), bad, _(_CONVERT))
         if not scratch.documents:
-            raise UserError(f"data_file: {path} holds no documents.", NO_DOCUMENTS)
+            raise UserError(_("data_file: {path} holds no documents.", path=path), _(NO_DOCUMENTS))
         return _array_of(scratch, path)
 
 
@@ -68,9 +69,11 @@ def read_text(path: Path, encoding: str, folder: Path | None, progress: Progress
         for ids in Tokenizer().encode_long(_characters(file, path, encoding)):
             scratch.store(ids)
             tokens += len(ids)
-            tell("reading", file.tell(), total)
+            tell(N_("reading"), file.tell(), total)
         if not tokens:
-            raise UserError(f"data_file: {path} holds no text.", "Give a file with some text in it.")
+            raise UserError(
+                _("data_file: {path} holds no text.", path=path), _("Give a file with some text in it.")
+            )
         scratch.add(np.array([END_OF_DOCUMENT], np.uint16), (tokens + 1,))
         return _array_of(scratch, path)
 
@@ -83,7 +86,9 @@ def read_tokens(path: Path, kind: str) -> TokenArray:
     open_source(path).close()
     stream = _array(path) if kind == "numpy" else _raw(path)
     if not len(stream):
-        raise UserError(f"data_file: {path} holds no tokens.", "Give a file with token ids in it.")
+        raise UserError(
+            _("data_file: {path} holds no tokens.", path=path), _("Give a file with token ids in it.")
+        )
     ends = np.concatenate([
         start + 1 + np.flatnonzero(stream[start : start + _BLOCK] == END_OF_DOCUMENT)
         for start in range(0, len(stream), _BLOCK)
@@ -116,13 +121,14 @@ def _array(path: Path) -> NDArray[Any]:
         array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # numpy raises whatever its reading of a damaged header came upon
         raise UserError(
-            f"data_file: {path} is no .npy file ({first_line(error)}).",
-            "Write it with numpy.save, or name its data_type.",
+            _("data_file: {path} is no .npy file ({error}).", path=path, error=first_line(error)),
+            _("Write it with numpy.save, or name its data_type."),
         ) from None
     if not isinstance(array, np.ndarray) or array.ndim != 1 or array.dtype.kind not in "iu":
-        found = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else "an archive"
+        found = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else _("an archive")
         raise UserError(
-            f"data_file: {path} holds {found}, not a row of integers.", "Save token ids as an array [tokens]."
+            _("data_file: {path} holds {found}, not a row of integers.", path=path, found=found),
+            _("Save token ids as an array [tokens]."),
         )
     return array
 
@@ -131,8 +137,12 @@ def _raw(path: Path) -> NDArray[Any]:
     size = path.stat().st_size
     if size % 2:
         raise UserError(
-            f"data_file: {path} has {size} bytes, which is no whole number of uint16 ids.",
-            "Check that it is complete, or name its data_type.",
+            _(
+                "data_file: {path} has {size} bytes, which is no whole number of uint16 ids.",
+                path=path,
+                size=size,
+            ),
+            _("Check that it is complete, or name its data_type."),
         )
     return np.memmap(path, "<u2", "r") if size else np.zeros(0, np.uint16)
 
@@ -149,8 +159,13 @@ def _characters(file: IO[bytes], path: Path, encoding: str) -> Iterator[str]:
         except UnicodeDecodeError as error:
             other = "utf-16le" if encoding == "utf-8" else "utf-8"
             raise UserError(
-                f"data_file: {path} is no {encoding} text: byte {at + error.start} or one shortly before it.",
-                f"Mend the file, or set data_type {other} if that is what it is.",
+                _(
+                    "data_file: {path} is no {encoding} text: byte {at} or one shortly before it.",
+                    path=path,
+                    encoding=encoding,
+                    at=at + error.start,
+                ),
+                _("Mend the file, or set data_type {other} if that is what it is.", other=other),
             ) from None
         if first and text:
             text, first = text.removeprefix("\ufeff"), False

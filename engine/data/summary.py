@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from engine.contract.check import data_half
 from engine.contract.errors import UserError
+from engine.contract.i18n import N_, _
 from engine.contract.reports import BadLine, DataSummary, DocumentSample, Segment, place
 from engine.data.binidx import MAGIC, BinIdx, cut_numbers
 from engine.data.lint import FEW, Linter
@@ -67,7 +68,9 @@ def pair_prefix(path: Path) -> Path | None:
     if prefix and (is_index or not is_json or data_half(prefix, ".idx").is_file()):
         return prefix
     if is_index:
-        raise UserError(f"{path} is the index of a binidx pair under another name.", "Let it end in .idx.")
+        raise UserError(
+            _("{path} is the index of a binidx pair under another name.", path=path), _("Let it end in .idx.")
+        )
     return None
 
 
@@ -76,7 +79,11 @@ def _of_pair(path: Path, prefix: Path, plan: DataPlan, samples: int) -> DataSumm
     lengths.add_all(data.sizes)
     last = data.stream[np.cumsum(data.sizes[:_LOOKED_AT], dtype=np.int64) - 1]
     for i in np.flatnonzero(last != END_OF_DOCUMENT).tolist():
-        linter.note("no end", place("", "document", i + 1), f"it ends with token {last[i]}")
+        linter.note(
+            "no end",  # unsaid
+            place("", "document", i + 1),
+            _("it ends with token {last}", last=last[i]),
+        )
     _note_plan(linter, plan, lengths)
     return DataSummary(
         path=str(path),
@@ -101,7 +108,7 @@ def _of_rows(
             complete = False
             break
         done = read
-        progress("reading", read, corpus.total)
+        progress(N_("reading"), read, corpus.total)
         if isinstance(document, BadLine):
             linter.bad(document)
             continue
@@ -109,14 +116,25 @@ def _of_rows(
         lengths.add(len(ids), document.row.where)
         linter.document(document)
         if lost := max(0, len(ids) - plan.ctx_len - 1):
-            linter.note("cut", document.row.where, f"{len(ids):,} tokens, of which {lost:,} are lost")
+            linter.note(
+                "cut",
+                document.row.where,
+                _("{n:,} tokens, of which {lost:,} are lost", n=len(ids), lost=lost),
+            )
         if len(shown) < samples:
             shown.append(sample(lengths.documents, np.array(ids), plan))
     _note_plan(linter, plan, lengths, corpus)
     findings = linter.findings()
     if not lengths.documents:
-        first = next((f": {p.where}: {p.reason}" for f in findings for p in f.places), "")
-        raise UserError(f"{corpus.name} has no documents{first}.", NO_DOCUMENTS)
+        said = _("{name} has no documents.", name=corpus.name)
+        if first := next((place for finding in findings for place in finding.places), None):
+            said = _(
+                "{name} has no documents: {where}: {reason}.",
+                name=corpus.name,
+                where=first.where,
+                reason=first.reason,
+            )
+        raise UserError(said, _(NO_DOCUMENTS))
     return DataSummary(
         path=str(paths[0]),
         kind="rows",
@@ -137,11 +155,23 @@ def _note_plan(linter: Linter, plan: DataPlan, lengths: Lengths, corpus: Corpus 
     """What is not about single rows."""
     if lengths.documents * FEW < plan.epoch_documents:
         times = plan.epoch_documents / max(1, lengths.documents)
-        linter.note("few", "an epoch", f"it takes {plan.epoch_documents:,} and sees each {times:,.0f} times")
+        linter.note(
+            "few",
+            _("an epoch"),
+            _(
+                "it takes {epoch_documents:,} and sees each {times:,.0f} times",
+                epoch_documents=plan.epoch_documents,
+                times=times,
+            ),
+        )
         linter.count["few"] = lengths.documents
     ignored = corpus and corpus.rendered and not corpus.template.learned_by_qa()
     if ignored and plan.loss_mask == "qa":
-        linter.note("qa template", "the template", "it has turns that begin otherwise")
+        linter.note(
+            "qa template",  # unsaid
+            _("the template"),
+            _("it has turns that begin otherwise"),
+        )
 
 
 class Lengths:

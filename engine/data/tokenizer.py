@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.contract.errors import UserError
+from engine.contract.i18n import _
 
 VOCABULARY = "rwkv_vocab_v20230424"
 VOCAB_SIZE = 65536
@@ -62,7 +63,7 @@ def _vocabulary() -> Path:
         with contextlib.suppress(ImportError):
             return Path(str(resources.files(package) / f"{VOCABULARY}.txt"))
     raise UserError(
-        "No tokenizer is installed.", "Install pyrwkv-tokenizer, or rwkv where that has no wheel."
+        _("No tokenizer is installed."), _("Install pyrwkv-tokenizer, or rwkv where that has no wheel.")
     )
 
 
@@ -74,20 +75,25 @@ def _table() -> tuple[bytes, ...]:
     file = _vocabulary()
     entries = 0
     for line in file.read_text(encoding="utf-8").splitlines():
-        number, _, rest = line.partition(" ")
-        literal, _, length = rest.rpartition(" ")
+        number, _space, rest = line.partition(" ")
+        literal, _space, length = rest.rpartition(" ")
         piece = _literal(literal)
         if len(piece) != int(length):
             raise UserError(
-                f"The vocabulary file {file} is damaged at id {number}.",
-                "Reinstall the package it belongs to.",
+                _("The vocabulary file {file} is damaged at id {number}.", file=file, number=number),
+                _("Reinstall the package it belongs to."),
             )
         table[int(number)] = piece
         entries += 1
     if entries != _ENTRIES:
         raise UserError(
-            f"The vocabulary file {file} has {entries} entries, not {_ENTRIES}.",
-            "Reinstall the package it belongs to.",
+            _(
+                "The vocabulary file {file} has {entries} entries, not {expected}.",
+                file=file,
+                entries=entries,
+                expected=_ENTRIES,
+            ),
+            _("Reinstall the package it belongs to."),
         )
     return tuple(table)
 
@@ -157,7 +163,7 @@ class Tokenizer:
         encoded = np.frombuffer(ids, np.uint32).astype(np.uint16)
         length = int(_lengths().take(encoded).sum(dtype=np.int64))
         if length != size or self.bytes_of(encoded[: sizes[0]]) != texts[0].encode():
-            raise ValueError("the tokenizer's ids do not stand for the text")
+            raise ValueError("the tokenizer's ids do not stand for the text")  # unsaid
         return encoded, sizes
 
     def encode_long(self, pieces: Iterable[str]) -> Iterator[NDArray[np.uint16]]:

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import NamedTuple
 
 from engine.contract.errors import UserError
+from engine.contract.i18n import _
 from engine.data.encode import Encoded, encode
 from engine.data.rows import Corpus
 from engine.data.scratch import Scratch
@@ -106,9 +107,12 @@ class Workers:
         except EOFError:
             child.join()
             raise UserError(
-                f"A process that read the data ended unexpectedly (exit status {child.exitcode}); "
-                "nothing was written.",
-                "If the system ended it, memory may have run out: close other programs and try again.",
+                _(
+                    "A process that read the data ended unexpectedly (exit status {exitcode}); nothing "
+                    "was written.",
+                    exitcode=child.exitcode,
+                ),
+                _("If the system ended it, memory may have run out: close other programs and try again."),
             ) from None
         if isinstance(sent, Exception):
             raise sent

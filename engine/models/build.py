@@ -13,6 +13,7 @@ from engine.checkpoints.inspect import inspect_model
 from engine.checkpoints.save import load_state_file, load_tensors
 from engine.checkpoints.stream import read_stream
 from engine.contract.errors import UserError
+from engine.contract.i18n import _
 from engine.models.base import RWKV
 from engine.models.v5 import RWKV5
 from engine.models.v6 import RWKV6
@@ -114,8 +115,8 @@ def set_state(model: RWKV, tensors: Mapping[str, Tensor]) -> None:
     given = {name: tuple(t.shape) for name, t in tensors.items()}
     if given != wanted:
         raise UserError(
-            f"The state has {_spell(given)}, the model needs {_spell(wanted)}.",
-            "Use a state that was made for this model.",
+            _("The state has {given}, the model needs {wanted}.", given=_spell(given), wanted=_spell(wanted)),
+            _("Use a state that was made for this model."),
         )
     device = model.emb.weight.device
     for mixer, name in zip(mixers, wanted, strict=True):
@@ -124,4 +125,4 @@ def set_state(model: RWKV, tensors: Mapping[str, Tensor]) -> None:
 
 def _spell(shapes: dict[str, tuple[int, ...]]) -> str:
     kinds = sorted({"x".join(map(str, shape)) for shape in shapes.values()})
-    return f"{len(shapes)} layers of {' and '.join(kinds)}"
+    return _("{n} layers of {kinds}", n=len(shapes), kinds=_(" and ").join(kinds))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from engine.checkpoints.inspect import inspect_model
 from engine.checkpoints.save import save_tensors
 from engine.contract.errors import UserError
+from engine.contract.i18n import _
 from engine.contract.reports import ModelInfo
 
 WORLD_VOCABULARY = 65536  # rows for the ids of RWKV's tokenizer, rounded up
@@ -38,7 +39,7 @@ def init_model(
     head of that width. Raises UserError for an unknown version and for widths that make no model.
     """
     if version not in ("x052", "x060", "x070"):
-        raise UserError(f"version: there is no {version}.", "Use x052, x060 or x070.")
+        raise UserError(_("version: there is no {version}.", version=version), _("Use x052, x060 or x070."))
     time_mix, channel_mix = (
         (_time_mix_v7, _channel_mix_v7)
         if version == "x070"
@@ -50,13 +51,22 @@ def init_model(
     }  # fmt: skip
     for (name, value), least in zip(sizes.items(), (1, 2, 1, 2, 0), strict=True):
         if value < least:
-            raise UserError(f"{name}: {value} is too small.", f"It must be at least {least}.")
+            raise UserError(
+                _("{name}: {value} is too small.", name=name, value=value),
+                _("It must be at least {least}.", least=least),
+            )
     if n_layer <= pre_ffn:
-        raise UserError("pre_ffn: a model of one layer would have no time mixing.", "Use 2 layers or more.")
+        raise UserError(
+            _("pre_ffn: a model of one layer would have no time mixing."), _("Use 2 layers or more.")
+        )
     if n_embd % head_size:
         raise UserError(
-            f"n_embd: {n_embd} is not a multiple of the head size {head_size}.",
-            f"Use {max(n_embd // head_size, 1) * head_size}, or set another head size.",
+            _(
+                "n_embd: {n_embd} is not a multiple of the head size {head_size}.",
+                n_embd=n_embd,
+                head_size=head_size,
+            ),
+            _("Use {width}, or set another head size.", width=max(n_embd // head_size, 1) * head_size),
         )
     rng = torch.Generator().manual_seed(seed)
     tensors = {"emb.weight": torch.empty(vocab_size, n_embd).uniform_(-1e-4, 1e-4, generator=rng)}
@@ -92,7 +102,7 @@ def make_checkpoint(
 ) -> ModelInfo:
     """Writes `init_model`'s tensors to `out`. Raises UserError when the file exists, unless `overwrite`."""
     if out.exists() and not overwrite:
-        raise UserError(f"{out} exists already and was not touched.", "Choose another name.")
+        raise UserError(_("{out} exists already and was not touched.", out=out), _("Choose another name."))
     tensors = init_model(
         version, n_layer, n_embd, vocab_size=vocab_size, seed=seed, head_size=head_size, pre_ffn=pre_ffn,
         head_qk=head_qk,

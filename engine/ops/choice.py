@@ -19,6 +19,7 @@ from torch import Tensor
 
 from engine.contract.errors import UserError
 from engine.contract.files import write_atomic
+from engine.contract.i18n import _
 from engine.ops.registry import USABLE, Need, Operator, Selected, function_of, named, why_not
 
 FILE = "operators.json"
@@ -41,7 +42,7 @@ def choose(op: str, need: Need, cache: Path | None = None) -> Selected:
         return named(op, need, cache)
     declined = {name: reason for name in USABLE if (reason := why_not(name, need))}
     candidates = [name for name in USABLE if name not in declined and name != DEFINITION]
-    declined[DEFINITION] = f"step by step: slower than {SAFE} on {need.device}"
+    declined[DEFINITION] = _("step by step: slower than {safe} on {device}", safe=SAFE, device=need.device)
     if candidates == [SAFE]:
         return Selected(SAFE, function_of(SAFE, need), declined)
     known = _remembered(cache, need)
@@ -63,15 +64,22 @@ def _fastest(candidates: list[str], need: Need, cache: Path | None) -> tuple[str
         try:
             check(name, need, cache)
             if not need.steps:
-                return name, reasons | {other: f"{name} is expected to be faster" for other in candidates if
-                                        other not in reasons and other != name}  # fmt: skip
+                return name, reasons | {
+                    other: _("{name} is expected to be faster", name=name)
+                    for other in candidates
+                    if other not in reasons and other != name
+                }
             times[name] = milliseconds(function_of(name, need, cache), inputs)
         except Exception as error:  # a compiler or a driver may raise anything; the others still work
-            reasons[name] = f"failed: {_first_line(error)}"
+            reasons[name] = _("failed: {reason}", reason=_first_line(error))
     if not times:
         raise UserError(
-            f"op: none of {', '.join(candidates)} works here: {reasons[SAFE]}.",
-            "`rwkv-tune doctor` tells more; --accelerator cpu works without a GPU.",
+            _(
+                "op: none of {candidates} works here: {reason}.",
+                candidates=", ".join(candidates),
+                reason=reasons[SAFE],
+            ),
+            _("`rwkv-tune doctor` tells more; --accelerator cpu works without a GPU."),
         )
     best = min(times, key=lambda name: times[name])
     for name, taken in times.items():
@@ -95,7 +103,7 @@ def compare(operator: Operator, need: Need) -> None:
     for i, (f, r) in enumerate(zip(found, right, strict=True)):
         error = float((f.float() - r).norm() / r.norm())
         if not error <= TOLERANCE[need.dtype]:
-            raise ValueError(f"result {i} is off by {error:.1e} of its size")
+            raise ValueError(_("result {i} is off by {error:.1e} of its size", i=i, error=error))
 
 
 def results(operator: Operator, inputs: list[Tensor]) -> list[Tensor]:

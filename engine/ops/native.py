@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from engine.contract.errors import UserError
+from engine.contract.i18n import _
 
 SOURCES = Path(__file__).parent / "csrc"
 USUAL_PLACE = "/usr/local/cuda/bin/nvcc"  # where CUDA's installer puts it, on PATH or not
@@ -41,12 +42,14 @@ class Launcher:
 
     def __call__(self, which: int, like: Tensor, *tensors: Tensor | None) -> None:
         """One pass; `like` [B, T, H, N] tells the sizes and the device. None: not wanted."""
-        batch, steps, heads, _ = like.shape
+        batch, steps, heads, _width = like.shape
         pointers = (ctypes.c_void_p * len(tensors))(*(None if x is None else x.data_ptr() for x in tensors))
         stream = torch.cuda.current_stream(like.device).cuda_stream if like.is_cuda else None
         code = self.library.launch(which, batch, steps, heads, pointers, stream)
         if code:
-            raise RuntimeError(f"CUDA kernel {which}: {self.library.explain(code).decode()}")
+            raise RuntimeError(
+                _("CUDA kernel {which}: {reason}", which=which, reason=self.library.explain(code).decode())
+            )
 
 
 def compiler() -> str | None:
@@ -66,7 +69,7 @@ def build(recurrence: str, dtype: torch.dtype, width: int, arch: str, folder: Pa
     """Compiles the kernels for `arch` unless the folder has them already. Raises UserError."""
     nvcc = compiler()
     if nvcc is None:
-        raise UserError("There is no nvcc to compile the CUDA operator.", "Use --op auto or triton.")
+        raise UserError(_("There is no nvcc to compile the CUDA operator."), _("Use --op auto or triton."))
     kind = str(dtype).removeprefix("torch.")
     path = folder / f"{recurrence}-{kind}-{width}-{arch}-{_digest(recurrence, nvcc)}.so"
     if path.exists():
@@ -82,8 +85,14 @@ def build(recurrence: str, dtype: torch.dtype, width: int, arch: str, folder: Pa
         if done.returncode:
             said = (done.stderr.strip() or done.stdout.strip()).splitlines()
             raise UserError(
-                f"{nvcc} cannot compile {recurrence}.cu for {arch}: {said[-1] if said else 'no message'}.",
-                "Use --op auto or triton, or a CUDA toolkit that knows this GPU.",
+                _(
+                    "{nvcc} cannot compile {recurrence}.cu for {arch}: {reason}.",
+                    nvcc=nvcc,
+                    recurrence=recurrence,
+                    arch=arch,
+                    reason=said[-1] if said else _("no message"),
+                ),
+                _("Use --op auto or triton, or a CUDA toolkit that knows this GPU."),
             )
         partial.replace(path)
     finally:

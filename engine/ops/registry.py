@@ -20,8 +20,9 @@ from pathlib import Path
 import torch
 
 from engine.contract.errors import UserError
+from engine.contract.i18n import _
 
-Operator = Callable[..., "tuple[torch.Tensor, torch.Tensor]"]
+Operator = Callable[..., "tuple[torch.Tensor, torch.Tensor]"]  # unsaid
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 WIDTHS = (16, 32, 64)
@@ -78,11 +79,19 @@ def named(name: str, need: Need, cache: Path | None = None) -> Selected:
     """The operator that was asked for. Raises UserError when there is none or it does not work here."""
     others = [other for other in USABLE if other != name]
     if name not in USABLE:
-        raise UserError(f"op: there is no operator {name!r}.", f"Use auto, {', '.join(USABLE)}.")
+        raise UserError(
+            _("op: there is no operator {name!r}.", name=name),
+            _("Use auto, {usable}.", usable=", ".join(USABLE)),
+        )
     if reason := why_not(name, need):
         works = ", ".join(["auto", *(other for other in others if not why_not(other, need))])
-        raise UserError(f"op: {name} does not work here: {reason}.", f"Use {works}.")
-    return Selected(name, function_of(name, need, cache), dict.fromkeys(others, f"{name} was asked for"))
+        raise UserError(
+            _("op: {name} does not work here: {reason}.", name=name, reason=reason),
+            _("Use {works}.", works=works),
+        )
+    return Selected(
+        name, function_of(name, need, cache), dict.fromkeys(others, _("{name} was asked for", name=name))
+    )
 
 
 def _anywhere(need: Need) -> str:
@@ -96,24 +105,30 @@ def _triton(need: Need) -> str:
 def _no_c_compiler() -> str:
     """Triton compiles what starts its kernels with the machine's own compiler, or with that of CC."""
     found = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
-    return "" if found else "there is no C compiler for it: install gcc or clang"
+    return "" if found else _("there is no C compiler for it: install gcc or clang")
 
 
 def _no_gpu(need: Need) -> str:
     if need.device != "cuda":
-        return "it needs an NVIDIA GPU"
+        return _("it needs an NVIDIA GPU")
     major, minor = torch.cuda.get_device_capability()
-    return "" if major >= 8 else f"it needs compute capability 8.0 or more, the GPU has {major}.{minor}"
+    if major >= 8:
+        return ""
+    return _("it needs compute capability 8.0 or more, the GPU has {has}", has=f"{major}.{minor}")
 
 
 def _no_kernel(need: Need) -> str:
     if need.width not in WIDTHS:
-        return f"heads have size {need.width}, not {', '.join(map(str, WIDTHS))}"
-    return "" if need.dtype in DTYPES else f"not for {str(need.dtype).removeprefix('torch.')}"
+        return _(
+            "heads have size {width}, not {widths}", width=need.width, widths=", ".join(map(str, WIDTHS))
+        )
+    dtype = str(need.dtype).removeprefix("torch.")
+    return "" if need.dtype in DTYPES else _("not for {dtype}", dtype=dtype)
 
 
 def _not_installed(module: str) -> str:
-    return "" if importlib.util.find_spec(module) else f"the Python package {module} is not installed"
+    found = importlib.util.find_spec(module)
+    return "" if found else _("the Python package {module} is not installed", module=module)
 
 
 def _cuda(need: Need) -> str:
@@ -121,22 +136,22 @@ def _cuda(need: Need) -> str:
 
     if reason := _no_gpu(need) or _no_kernel(need):
         return reason
-    return (
-        "" if compiler() else "there is no nvcc to compile it: install the CUDA toolkit, or put nvcc on PATH"
-    )
+    if compiler():
+        return ""
+    return _("there is no nvcc to compile it: install the CUDA toolkit, or put nvcc on PATH")
 
 
 def _fla(need: Need) -> str:
     if reason := _triton(need):  # which its operators are written in
         return reason
     if reason := _not_installed("fla"):
-        return f"{reason}: pip install rwkv-tune[fla]"
+        return _("{reason}: pip install rwkv-tune[fla]", reason=reason)
     try:
         found = importlib.metadata.version("fla-core")
     except importlib.metadata.PackageNotFoundError:  # rwkv-fla, say, has the same name
-        return "the package fla that is installed is not flash-linear-attention's"
+        return _("the package fla that is installed is not flash-linear-attention's")
     version = tuple(map(int, re.findall(r"\d+", found)[:2]))
-    return "" if version >= OLDEST_FLA else f"fla-core {found} is older than 0.6"
+    return "" if version >= OLDEST_FLA else _("fla-core {found} is older than 0.6", found=found)
 
 
 # The fastest is expected first; the reference is the definition, not a candidate.

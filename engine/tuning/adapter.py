@@ -21,6 +21,7 @@ from engine.checkpoints.adapter import (
 from engine.checkpoints.save import save_tensors
 from engine.contract.adapter import AdapterOptions
 from engine.contract.errors import UserError
+from engine.contract.i18n import _
 from engine.models.base import RWKV
 from engine.packages import require
 from engine.quant import LINEARS
@@ -49,8 +50,8 @@ class AdapterTuning(Tuning):
             inject(model, start)
         if type(model.head) is not nn.Linear or type(model.emb) is not nn.Embedding:
             raise UserError(
-                "peft_config: target_modules names emb or head, which adapters do not reach.",
-                "Use train_parts for them.",
+                _("peft_config: target_modules names emb or head, which adapters do not reach."),
+                _("Use train_parts for them."),
             )
         if start is not None:
             set_parts(model, start.parts, model.dtype)
@@ -98,7 +99,8 @@ class AdapterTuning(Tuning):
         except (TypeError, ValueError, ImportError) as error:
             reason = str(error).splitlines()[0].removeprefix(f"{kind.__name__}.__init__() ")
             raise UserError(
-                f"peft_config: peft refuses it ({reason}).", f"Its page on {kind.__name__} lists the keys."
+                _("peft_config: peft refuses it ({reason}).", reason=reason),
+                _("Its page on {name} lists the keys.", name=kind.__name__),
             ) from error
 
     def _loaded(self) -> Adapter | None:
@@ -109,14 +111,25 @@ class AdapterTuning(Tuning):
         config: Any = found.config
         if config.peft_type.value != ("MISS" if self.method == "miss" else "LORA"):
             raise UserError(
-                f"lora_load: {self.options.load} is a {config.peft_type.value}, not a {self.method}.",
-                "Set peft to its kind.",
+                _(
+                    "lora_load: {load} is a {kind}, not a {method}.",
+                    load=self.options.load,
+                    kind=config.peft_type.value,
+                    method=self.method,
+                ),
+                _("Set peft to its kind."),
             )
         for name, wanted in self.options.given.items():
             real = getattr(config, name, None)
             if real != wanted and name not in ("lora_dropout", "miss_dropout", "target_modules"):
                 raise UserError(
-                    f"lora_load: the adapter has {name} {real}, the settings say {wanted}.", "Leave that out."
+                    _(
+                        "lora_load: the adapter has {name} {real}, the settings say {wanted}.",
+                        name=name,
+                        real=real,
+                        wanted=wanted,
+                    ),
+                    _("Leave that out."),
                 )
         for name in ("lora_dropout", "miss_dropout"):
             if name in self.options.given:

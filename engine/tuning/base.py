@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from engine.checkpoints.save import save_tensors
 from engine.contract.errors import UserError
+from engine.contract.i18n import _
 from engine.models.base import RWKV
 
 
@@ -47,8 +48,11 @@ def check_numbers(tensors: Mapping[str, Tensor]) -> None:
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise UserError(
-                f"Training has made values that are no numbers (in {name}); they were not saved.",
-                "Lower lr_init, or lengthen warmup_steps; files saved before are intact.",
+                _(
+                    "Training has made values that are no numbers (in {name}); they were not saved.",
+                    name=name,
+                ),
+                _("Lower lr_init, or lengthen warmup_steps; files saved before are intact."),
             )
 
 

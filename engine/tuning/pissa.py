@@ -28,6 +28,7 @@ from engine.checkpoints.adapter import (
 from engine.checkpoints.save import load_tensors, save_tensors
 from engine.contract.adapter import SVD_NITER, AdapterOptions
 from engine.contract.errors import UserError
+from engine.contract.i18n import _
 from engine.models.base import RWKV
 from engine.tuning.adapter import AdapterTuning
 from engine.tuning.base import check_numbers
@@ -54,7 +55,13 @@ class PissaTuning(AdapterTuning):
             return self._loaded_start(self.options.load, linear, weight)
         if self.rank > min(weight.shape):
             raise UserError(
-                f"peft_config: r {self.rank} is above the {min(weight.shape)} that {linear} has.", "Lower r."
+                _(
+                    "peft_config: r {rank} is above the {shape} that {linear} has.",
+                    rank=self.rank,
+                    shape=min(weight.shape),
+                    linear=linear,
+                ),
+                _("Lower r."),
             )
         niter = int(self.options.options.get("svd_niter", SVD_NITER))
         left, sizes, right = torch.svd_lowrank(weight, self.rank, niter)
@@ -65,14 +72,20 @@ class PissaTuning(AdapterTuning):
         init = self.options.init or load.parent / PISSA_INIT
         if load.is_dir() or not init.is_file():
             raise UserError(
-                f"lora_load: {load} is no PiSSA to go on from: that is a .pth with {PISSA_INIT} beside it.",
-                "A folder holds the LoRA of twice the rank; go on with peft lora.",
+                _(
+                    "lora_load: {load} is no PiSSA to go on from: that is a .pth with {pissa_init} "
+                    "beside it.",
+                    load=load,
+                    pissa_init=PISSA_INIT,
+                ),
+                _("A folder holds the LoRA of twice the rank; go on with peft lora."),
             )
         tensors = load_tensors(init)
         down, up = (tensors.get(f"{linear}.init_lora_{end}") for end in "AB")
         if down is None or up is None or (up.shape[0], down.shape[1]) != weight.shape:
             raise UserError(
-                f"lora_load: {init} matches nothing at {linear}.", "Use the base it was made for."
+                _("lora_load: {init} matches nothing at {linear}.", init=init, linear=linear),
+                _("Use the base it was made for."),
             )
         return down.to(weight), up.to(weight) / self.scale
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from engine.contract.i18n import N_, _
 from engine.contract.reports import BadLine
 from engine.data.rows.files import describe, find_sources
 from engine.data.rows.formats import Row, Rows, read_blocks
-from engine.data.rows.shapes import SHAPES, RowError, Shape, groups_of, kind, read_fields, shape_of
+from engine.data.rows.shapes import SHAPES, RowError, Shape, blank, groups_of, kind, read_fields, shape_of
 from engine.data.rows.template import Template, read_template
 
-NO_DOCUMENTS = "Rows need a text, messages, an instruction and its output, or a prompt and its completion."
+NO_DOCUMENTS = N_(
+    "Rows need a text, messages, an instruction and its output, or a prompt and its completion."
+)
 """What to do where there are none."""
 
 
@@ -71,7 +74,7 @@ class Corpus:
         except RowError as error:
             return row.bad(str(error), error.code)
         except UnicodeEncodeError as error:
-            return row.bad(f"it has a lone surrogate (U+{ord(error.object[error.start]):04X})")
+            return row.bad(_("it has a lone surrogate (U+{code:04X})", code=ord(error.object[error.start])))
         self.shapes[shape.name] += 1
         rendered = "text" not in shape.fields
         self.rendered = self.rendered or rendered
@@ -83,15 +86,17 @@ class Corpus:
             return self.template.render(groups_of(row.values, shape))
         name = shape.fields["text"]
         if not isinstance(text := row.values.get(name), str):
-            lacks = "" if name in row.values else f'no "{name}" in it'
-            raise RowError("fields", lacks or f'"{name}" is {kind(text)} instead of a string')
+            lacks = "" if name in row.values else _('no "{name}" in it', name=name)
+            raise RowError(
+                "fields", lacks or _('"{name}" is {what} instead of a string', name=name, what=kind(text))
+            )
         if not text.strip():
-            raise RowError("empty", f'"{name}" is {"blank" if text else "empty"}')
+            raise RowError("empty", blank(f'"{name}"', text))
         return text
 
-    def describe(self) -> str:
-        """What was recognised so far, in a line."""
-        return describe(self.sources, [name for name, _ in self.shapes.most_common()])
+    def describe(self, say: Callable[..., str] = _) -> str:
+        """What was recognised so far, in a line that `say` translates."""
+        return describe(self.sources, [name for name, _n in self.shapes.most_common()], say)
 
 
 def open_corpus(paths: Sequence[Path], fields: str = "", template: Path | None = None) -> Corpus:

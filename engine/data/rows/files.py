@@ -20,18 +20,24 @@ import zstandard
 
 from engine.contract.data_files import SUFFIXES, Format, unpacked
 from engine.contract.errors import UserError
+from engine.contract.i18n import N_, _
 from engine.data.rows.shapes import SHAPES
 
-_GIVE = "Give .jsonl, .json, .csv, .parquet, .txt or .md files, packed with gz or zst or not, or a folder."
+_GIVE = N_(
+    "Give .jsonl, .json, .csv, .parquet, .txt or .md files, packed with gz or zst or not, or a folder."
+)
 _HEAD = 1 << 16
 _BLOCK = 1 << 17
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _BOM = b"\xef\xbb\xbf"
 _FOREIGN = {
-    b"PK\x03\x04": ("is a zip archive, as .pth models are", "Unpack it first."),
-    b"MMIDIDX": ("is the index of a binidx pair, which is converted already", "Train on it as it is."),
-    b"\xff\xfe": ("is UTF-16 text", "Save it as UTF-8."),
-    b"\xfe\xff": ("is UTF-16 text", "Save it as UTF-8."),
+    b"PK\x03\x04": (N_("is a zip archive, as .pth models are"), N_("Unpack it first.")),
+    b"MMIDIDX": (
+        N_("is the index of a binidx pair, which is converted already"),
+        N_("Train on it as it is."),
+    ),
+    b"\xff\xfe": (N_("is UTF-16 text"), N_("Save it as UTF-8.")),
+    b"\xfe\xff": (N_("is UTF-16 text"), N_("Save it as UTF-8.")),
 }
 
 
@@ -59,9 +65,10 @@ def open_source(path: Path) -> IO[bytes]:
     try:
         return path.open("rb")
     except OSError as error:
-        reason = {FileNotFoundError: "there is no such file", IsADirectoryError: "it is a folder"}
+        reason = {FileNotFoundError: _("there is no such file"), IsADirectoryError: _("it is a folder")}
         raise UserError(
-            f"Cannot read {path}: {reason.get(type(error), error.strerror)}.", "Check the path."
+            _("Cannot read {path}: {reason}.", path=path, reason=reason.get(type(error), error.strerror)),
+            _("Check the path."),
         ) from error
 
 
@@ -84,12 +91,12 @@ def _expand(path: Path) -> list[Path]:
             p for p in path.rglob("*") if _suffix(p) in SUFFIXES and p.is_file() and not _hidden(p, path)
         )
         if not found:
-            raise UserError(f"{path} is a folder without data in it.", _GIVE)
+            raise UserError(_("{path} is a folder without data in it.", path=path), _(_GIVE))
         return found
     if glob.has_magic(str(path)) and not path.exists():
         names = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207 - the pattern may be absolute
         if not names:
-            raise UserError(f"No file is called like {path}.", "Check the pattern.")
+            raise UserError(_("No file is called like {path}.", path=path), _("Check the pattern."))
         return [file for name in names for file in _expand(Path(name))]
     return [path]
 
@@ -113,12 +120,12 @@ def _recognise(path: Path, name: str) -> Source:
         head = it.file.read(_HEAD)
     for start, (looks, remedy) in _FOREIGN.items():
         if head.startswith(start):
-            raise UserError(f"{path} {looks}.", remedy)
+            raise UserError(_("{path} {looks}.", path=path, looks=_(looks)), _(remedy))
     form = _format(head, _suffix(path))
     if form == "Parquet" and packed:
-        raise UserError(f"{path} is a Parquet table packed once more.", "Unpack it first.")
+        raise UserError(_("{path} is a Parquet table packed once more.", path=path), _("Unpack it first."))
     if form != "Parquet" and b"\x00" in head:
-        raise UserError(f"{path} is not text.", _GIVE)
+        raise UserError(_("{path} is not text.", path=path), _(_GIVE))
     return Source(path, name, form, packed, size)
 
 
@@ -187,8 +194,13 @@ def opened(source: Source) -> Iterator[Opened]:
                 yield Opened(raw, raw.tell)
         except (gzip.BadGzipFile, zlib.error, EOFError, zstandard.ZstdError) as error:
             raise UserError(
-                f"{source.path} is damaged: unpacking it failed about byte {raw.tell():,} ({error}).",
-                "Fetch or pack it again.",
+                _(
+                    "{path} is damaged: unpacking it failed about byte {byte:,} ({error}).",
+                    path=source.path,
+                    byte=raw.tell(),
+                    error=error,
+                ),
+                _("Fetch or pack it again."),
             ) from error
 
 
@@ -215,7 +227,7 @@ class _Zstd(io.RawIOBase):
         packed = self._rest or self._raw.read(_BLOCK)
         if not packed:
             if self._frame is not None:
-                raise EOFError("it ends in the middle of a frame")
+                raise EOFError(_("it ends in the middle of a frame"))
             return False
         if self._frame is None:
             self._frame = zstandard.ZstdDecompressor().decompressobj()
@@ -226,10 +238,11 @@ class _Zstd(io.RawIOBase):
         return True
 
 
-def describe(sources: Sequence[Source], shapes: Sequence[str]) -> str:
-    """What was recognised, in a line: "3 files, jsonl and CSV (gzip): chat"."""
-    forms = " and ".join(dict.fromkeys(source.format for source in sources))
-    packed = " and ".join(dict.fromkeys(source.packed for source in sources if source.packed))
-    many = f"{len(sources):,} files, " if len(sources) > 1 else ""
-    kinds = ", ".join(shapes)
-    return f"{many}{forms}{f' ({packed})' if packed else ''}{f': {kinds}' if kinds else ''}"
+def describe(sources: Sequence[Source], shapes: Sequence[str], say: Callable[..., str] = _) -> str:
+    """What was recognised, in a line: "3 files, jsonl and CSV (gzip): chat"; `say` translates it."""
+    said = say(N_(" and ")).join(say(form) for form in dict.fromkeys(source.format for source in sources))
+    if packed := say(N_(" and ")).join(dict.fromkeys(source.packed for source in sources if source.packed)):
+        said = say(N_("{what} ({packed})"), what=said, packed=packed)
+    if len(sources) > 1:
+        said = say(N_("{n:,} files, {what}"), n=len(sources), what=said)
+    return say(N_("{what}: {kinds}"), what=said, kinds=", ".join(map(say, shapes))) if shapes else said

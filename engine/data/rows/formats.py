@@ -12,6 +12,7 @@ from typing import IO, Any, NamedTuple
 import orjson
 
 from engine.contract.errors import UserError
+from engine.contract.i18n import _
 from engine.contract.reports import BadLine, place
 from engine.data.rows.files import Opened, Source, delimiter, opened
 from engine.data.rows.shapes import kind
@@ -100,7 +101,7 @@ def _lines(block: bytes, first: int, read: int, long: bool, source: Source) -> R
             except ValueError as error:
                 yield place, BadLine(line=number, reason=str(error), file=source.name)
     if long:
-        reason = f"longer than {MAX_LINE >> 20} MiB"
+        reason = _("longer than {limit} MiB", limit=MAX_LINE >> 20)
         yield read, BadLine(line=first + len(lines), reason=reason, file=source.name)
 
 
@@ -124,15 +125,15 @@ def _object(raw: bytes) -> dict[str, Any]:
     try:
         line = raw.decode("utf-8").rstrip("\r\n")
     except UnicodeDecodeError as error:
-        raise ValueError(f"not UTF-8 (byte {error.start + 1} of the line)") from None
+        raise ValueError(_("not UTF-8 (byte {start} of the line)", start=error.start + 1)) from None
     try:
         value = json.loads(line)
     except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON ({error.msg} at character {error.pos + 1})") from None
+        raise ValueError(_("not JSON ({msg} at character {pos})", msg=error.msg, pos=error.pos + 1)) from None
     except (ValueError, RecursionError):  # a number of thousands of digits, brackets thousands deep
-        raise ValueError("not JSON that can be read") from None
+        raise ValueError(_("not JSON that can be read")) from None
     if not isinstance(value, dict):
-        raise ValueError(f"JSON, but {kind(value)} instead of an object")
+        raise ValueError(_("JSON, but {value} instead of an object", value=kind(value)))
     return value
 
 
@@ -152,13 +153,18 @@ def _json(opened: Opened, source: Source) -> Rows:
             if isinstance(value, dict):
                 yield opened.read(), Row(value, number, "row", source.name)
             else:
-                reason = f"{kind(value)} instead of an object"
+                reason = _("{value} instead of an object", value=kind(value))
                 yield opened.read(), BadLine(line=number, reason=reason, unit="row", file=source.name)
     except (ijson.JSONError, ValueError, RecursionError) as error:
         said = " ".join(str(error).split())[:120]
         raise UserError(
-            f"{source.path} stops being JSON after row {number} ({said}).",
-            "Mend it there; nothing behind that place can be read.",
+            _(
+                "{path} stops being JSON after row {number} ({said}).",
+                path=source.path,
+                number=number,
+                said=said,
+            ),
+            _("Mend it there; nothing behind that place can be read."),
         ) from None
 
 
@@ -180,15 +186,24 @@ def _table(opened: Opened, source: Source) -> Rows:
             row = Row(dict(zip(names, cells, strict=False)), line, "line", source.name)
             read = opened.read()
             if len(cells) != len(names):
-                yield read, row.bad(f"{len(cells)} fields, but the header has {len(names)}")
+                yield (
+                    read,
+                    row.bad(
+                        _(
+                            "{fields} fields, but the header has {columns}",
+                            fields=len(cells),
+                            columns=len(names),
+                        )
+                    ),
+                )
             elif _broken("\n".join(cells)) is not None:
-                yield read, row.bad("not UTF-8")
+                yield read, row.bad(_("not UTF-8"))
             else:
                 yield read, row
     except csv.Error as error:
         raise UserError(
-            f"{source.path} is no CSV from line {begin} on ({error}).",
-            "Look for a quotation mark that is not closed or not doubled.",
+            _("{path} is no CSV from line {begin} on ({error}).", path=source.path, begin=begin, error=error),
+            _("Look for a quotation mark that is not closed or not doubled."),
         ) from None
 
 
@@ -219,7 +234,7 @@ def _text(opened: Opened, source: Source) -> Rows:
 
 def _piece(text: str, first: int, source: Source) -> Row | BadLine:
     if (place := _broken(text)) is not None:
-        return BadLine(line=first + text.count("\n", 0, place), reason="not UTF-8", file=source.name)
+        return BadLine(line=first + text.count("\n", 0, place), reason=_("not UTF-8"), file=source.name)
     return Row({"text": text.rstrip()}, first, "line", source.name)
 
 
@@ -230,8 +245,8 @@ def _parquet(opened: Opened, source: Source, columns: Collection[str]) -> Rows:
         from pyarrow import parquet
     except ImportError:
         raise UserError(
-            f"Reading {source.path} needs pyarrow, which is not installed.",
-            'Install it: pip install "rwkv-tune[parquet]". Or export the table as jsonl.',
+            _("Reading {path} needs pyarrow, which is not installed.", path=source.path),
+            _('Install it: pip install "rwkv-tune[parquet]". Or export the table as jsonl.'),
         ) from None
     number = 0
     try:
@@ -245,5 +260,11 @@ def _parquet(opened: Opened, source: Source, columns: Collection[str]) -> Rows:
     except (arrow.ArrowException, OSError) as error:
         said = " ".join(str(error).split())[:120]
         raise UserError(
-            f"{source.path} cannot be read after row {number} ({said}).", "Fetch or write it again."
+            _(
+                "{path} cannot be read after row {number} ({said}).",
+                path=source.path,
+                number=number,
+                said=said,
+            ),
+            _("Fetch or write it again."),
         ) from None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.contract.errors import UserError
+from engine.contract.i18n import N_, _
 
 Group = dict[str, str]
 """What one block of the template says or several together do: texts by the names of their places."""
@@ -48,24 +49,25 @@ class Shape:
         return frozenset(field for part, field in self.fields.items() if part not in _OPTIONAL)
 
 
-def _pair(question: str, answer: str) -> Shape:
-    fields = {"system": "system", "prompt": question, "think": "think", "answer": answer}
-    return Shape(f"{question} and {answer}", fields)
+def _pair(name: str) -> Shape:
+    question, answer = name.split(" and ")
+    return Shape(name, {"system": "system", "prompt": question, "think": "think", "answer": answer})
 
 
 SHAPES = (
-    Shape("text", {"text": "text"}),
-    Shape("chat", {"system": "system", "messages": "messages"}),
+    Shape(N_("text"), {"text": "text"}),
+    Shape(N_("chat"), {"system": "system", "messages": "messages"}),
     Shape("ShareGPT", {"system": "system", "messages": "conversations"}),
     Shape(
-        "instructions",
+        N_("instructions"),
         {"system": "system", "instruction": "instruction", "input": "input", "output": "output"},
     ),
-    *(_pair(*both) for both in (
-        ("prompt", "completion"), ("prompt", "response"), ("question", "answer"), ("query", "response"),
-        ("input", "output"),
-    )),
-)  # fmt: skip
+    _pair(N_("prompt and completion")),
+    _pair(N_("prompt and response")),
+    _pair(N_("question and answer")),
+    _pair(N_("query and response")),
+    _pair(N_("input and output")),
+)
 """The kinds, the first that fits a row being the one it is."""
 
 _PARTS = ({"text"}, {"messages"}, {"instruction", "output"}, {"prompt", "answer"})
@@ -84,9 +86,11 @@ def read_fields(text: str) -> Shape | None:
     needed = set(fields) - set(_OPTIONAL)
     if needed not in _PARTS or not all(fields.values()) or len(fields) != len(pairs):
         raise UserError(
-            f"--fields {text} does not say what a row is made of.",
-            "Write text=FIELD, messages=FIELD, prompt=FIELD,answer=FIELD or instruction=FIELD,output=FIELD; "
-            "system=, input= and think= may be added.",
+            _("--fields {text} does not say what a row is made of.", text=text),
+            _(
+                "Write text=FIELD, messages=FIELD, prompt=FIELD,answer=FIELD or "
+                "instruction=FIELD,output=FIELD; system=, input= and think= may be added."
+            ),
         )
     return Shape("fields " + ",".join(f"{part}={field}" for part, field in fields.items()), fields)
 
@@ -96,15 +100,17 @@ def shape_of(row: Mapping[str, Any]) -> Shape:
     for shape in SHAPES:
         if shape.fits(row):
             return shape
-    has = ", ".join(f'"{name}"' for name in list(row)[:8]) or "nothing"
-    raise RowError("fields", f"none of text, messages, prompt and completion is in it; it has {has}")
+    has = ", ".join(f'"{name}"' for name in list(row)[:8]) or _("nothing")
+    raise RowError(
+        "fields", _("none of text, messages, prompt and completion is in it; it has {has}", has=has)
+    )
 
 
 def groups_of(row: Mapping[str, Any], shape: Shape) -> list[Group]:
     """What a row that is no plain text says, turn by turn; RowError when it is no conversation."""
     if not shape.fits(row):
         lacking = [f for part, f in shape.fields.items() if f not in row and part not in _OPTIONAL]
-        raise RowError("fields", f'no "{lacking[0]}" in it')
+        raise RowError("fields", _('no "{lacking}" in it', lacking=lacking[0]))
     part = {name: row.get(field) for name, field in shape.fields.items()}
     system = _text(part.get("system"), "system", optional=True)
     before = [{SYSTEM: system}] if system else []
@@ -129,12 +135,15 @@ def groups_of(row: Mapping[str, Any], shape: Shape) -> list[Group]:
 def _conversation(messages: object, begun: bool) -> list[Group]:
     """Messages with role and content or from and value: questions and answers in turn, an answer last."""
     if not isinstance(messages, list) or not messages:
-        raise RowError("fields", f"its messages are {kind(messages)}, not a list of messages")
+        raise RowError("fields", _("its messages are {what}, not a list of messages", what=kind(messages)))
     groups: list[Group] = []
     last = SYSTEM if begun else ""
     for number, message in enumerate(messages, 1):
         if not isinstance(message, Mapping):
-            raise RowError("fields", f"message {number} is {kind(message)} instead of an object")
+            raise RowError(
+                "fields",
+                _("message {number} is {what} instead of an object", number=number, what=kind(message)),
+            )
         role, value = (
             (message.get("from"), message.get("value"))
             if "from" in message
@@ -142,49 +151,82 @@ def _conversation(messages: object, begun: bool) -> list[Group]:
         )
         who = ROLES.get(role.strip().lower()) if isinstance(role, str) else None
         if who is None:
-            raise RowError("role", f"message {number} is from {role!r}, who is no system, user or assistant")
+            raise RowError(
+                "role",
+                _(
+                    "message {number} is from {role!r}, who is no system, user or assistant",
+                    number=number,
+                    role=role,
+                ),
+            )
         _check_turn(number, last, who)
         last = who
-        group = {who: _text(value, f"message {number}", answer=who == ASSISTANT)}
+        group = {who: _text(value, message=number, answer=who == ASSISTANT)}
         thought = next((message[name] for name in _THOUGHTS if message.get(name)), None)
-        thought = _text(thought, f"the thoughts of message {number}", optional=True)
+        thought = _text(thought, THINK, message=number, optional=True)
         if who == ASSISTANT and thought:
             group = {THINK: thought, **group}
         groups.append(group)
     if last != ASSISTANT:
-        raise RowError("answer", "its last message has no answer")
+        raise RowError("answer", _("its last message has no answer"))
     return groups
 
 
 def _check_turn(number: int, last: str, who: str) -> None:
     if who == last:
-        raise RowError("role", f"message {number} is from the {who}, as the one before it")
+        raise RowError(
+            "role", _("message {number} is from the {who}, as the one before it", number=number, who=who)
+        )
     if who == SYSTEM and last:
-        raise RowError("role", f"message {number} is from the system, in the middle of the conversation")
+        raise RowError(
+            "role", _("message {number} is from the system, in the middle of the conversation", number=number)
+        )
     if who == ASSISTANT and last != USER:
-        raise RowError("role", f"message {number} answers, but nothing was asked before it")
+        raise RowError("role", _("message {number} answers, but nothing was asked before it", number=number))
 
 
-def _text(value: object, name: str, *, answer: bool = False, optional: bool = False) -> str:
-    """A text as it is, or the texts of a list of parts; "" for nothing only when it is `optional`."""
+def _text(
+    value: object, name: str = "", *, message: int = 0, answer: bool = False, optional: bool = False
+) -> str:
+    """A text as it is, or the texts of a list of parts; "" for nothing only when it is `optional`.
+
+    It is called by its field's name or by the number of its message, whose thoughts have a name, too.
+    """
     if isinstance(value, list) and value and all(isinstance(part, Mapping) for part in value):
         if any(not isinstance(part.get("text"), str) for part in value):
-            raise RowError("fields", f"{name} has parts that are no text")
+            raise RowError("fields", _("{name} has parts that are no text", name=_called(name, message)))
         value = "\n".join(part["text"] for part in value)
     if value is None and optional:
         return ""
     if value is None and answer:
-        raise RowError("answer", f"{name} is missing")
+        raise RowError("answer", _("{name} is missing", name=_called(name, message)))
     if not isinstance(value, str):
-        raise RowError("fields", f"{name} is {kind(value)} instead of a text")
+        called = _called(name, message)
+        raise RowError("fields", _("{name} is {what} instead of a text", name=called, what=kind(value)))
     if value.strip():
         return value
     if optional:
         return ""
-    raise RowError("answer" if answer else "empty", f"{name} is {'blank' if value else 'empty'}")
+    raise RowError("answer" if answer else "empty", blank(_called(name, message), value))
+
+
+def _called(name: str, message: int) -> str:
+    if not message:
+        return name
+    if name:
+        return _("the thoughts of message {number}", number=message)
+    return _("message {number}", number=message)
+
+
+def blank(name: str, text: str) -> str:
+    """Says that a text has nothing but space in it, or nothing at all."""
+    return _("{name} is blank", name=name) if text else _("{name} is empty", name=name)
 
 
 def kind(value: object) -> str:
     """A JSON value in words."""
-    names = {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "null"}
-    return names.get(type(value), "a number")
+    names = {
+        dict: N_("an object"), list: N_("a list"), str: N_("a string"), bool: N_("true or false"),
+        type(None): "null",
+    }  # fmt: skip
+    return _(names.get(type(value), N_("a number")))

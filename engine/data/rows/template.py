@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.contract.errors import UserError
+from engine.contract.i18n import _
 from engine.data.masks import CLOSING, OPENING
 from engine.data.rows.files import open_source
 from engine.data.rows.shapes import Group, RowError
@@ -64,8 +65,8 @@ class Template:
         self.blocks = [_block(part) for part in _clean_lines(text).split("\n\n") if part.strip()]
         if not any(place in block.places for block in self.blocks for place in ANSWERS):
             raise UserError(
-                "The template has no place for an answer.",
-                "Write {assistant} or {response} where it goes; blank lines separate the turns.",
+                _("The template has no place for an answer."),
+                _("Write {assistant} or {response} where it goes; blank lines separate the turns."),
             )
 
     def render(self, groups: Sequence[Group]) -> str:
@@ -80,7 +81,9 @@ class Template:
                 parts.append(block.fill(said))
                 left -= block.places
         if left:
-            raise RowError("template", f"the template has no block for its {{{min(left)}}}")
+            raise RowError(
+                "template", _("the template has no block for its {place}", place=f"{{{min(left)}}}")
+            )
         return parts
 
     def learned_by_qa(self) -> bool:
@@ -108,7 +111,9 @@ def read_template(path: Path | None) -> Template:
     except UnicodeDecodeError:
         text = ""
     if len(raw) > _LARGEST or not text:
-        raise UserError(f"{path} is no template.", "It is a short text with places like {user} in it.")
+        raise UserError(
+            _("{path} is no template.", path=path), _("It is a short text with places like {user} in it.")
+        )
     try:
         return Template(text)
     except UserError as error:
@@ -120,8 +125,8 @@ def _block(text: str) -> Block:
     if not places or len(set(places)) < len(places):
         first = text.strip().split("\n", 1)[0][:60]
         raise UserError(
-            f"The template's block {first!r} has no place to fill, or one twice.",
-            "Places are " + ", ".join(f"{{{place}}}" for place in PLACES) + ".",
+            _("The template's block {first!r} has no place to fill, or one twice.", first=first),
+            _("Places are {places}.", places=", ".join(f"{{{place}}}" for place in PLACES)),
         )
     return Block(text.strip("\n"), frozenset(places))
 
