@@ -45,7 +45,11 @@ def template() -> Catalog:
                     catalogue.add(words[1], context=words[0])
                 else:
                     catalogue.add((words[0], words[1]) if mark == "n_" else words[0])
-    for sentence in (*GROUPS, *(text for p in train_params().values() for text in p.english if text)):
+    said = [text for param in train_params().values() for text in param.english if text]
+    about = [
+        path.read_text().split("\n", 1)[0].lstrip("# ") for path in sorted((ROOT / "presets").glob("*.yaml"))
+    ]
+    for sentence in (*GROUPS, *said, *about):
         catalogue.add(sentence)
     return catalogue
 

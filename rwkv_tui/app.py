@@ -19,7 +19,7 @@ from engine.contract.i18n import N_, _
 from engine.contract.paths import UserPaths
 from engine.contract.rundir import RunDir, RunList
 from rwkv_tui.draft import Draft
-from rwkv_tui.look import THEMES, NoColours, PlainSigns
+from rwkv_tui.look import THEMES, NoColours, PlainSigns, break_between_signs
 from rwkv_tui.plain import announcement
 from rwkv_tui.services.gpu import GpuReading, read_gpus
 from rwkv_tui.services.jobs import GRACE
@@ -81,6 +81,7 @@ class TuneApp(App[None]):
         kept = read_look(paths.config)
         self.look = Look(theme or kept.theme, ascii or kept.ascii)
         self._plain_signs = PlainSigns(self.look.ascii)
+        break_between_signs()
 
     def get_line_filters(self) -> Sequence[LineFilter]:
         """What goes over every line before it is written."""

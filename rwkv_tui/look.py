@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
+from rich import _wrap
 from rich.segment import Segment
 from textual.color import Color
 from textual.filter import LineFilter
@@ -124,3 +126,20 @@ class NoColours(LineFilter):
     def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
         return [Segment(text, style.without_color if style else None, control)
                 for text, style, control in segments]  # fmt: skip
+
+
+_HAN = "\u2e80-\u2fff\u3040-\u30ff\u3100-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_OPENING = "\uff08\u300c\u300e\u3010\u3008\u300a"  # brackets
+_CLOSING = "\u3001\u3002\uff0c\uff0e\uff1a\uff1b\uff1f\uff01\uff09\u300d\u300f\u3011\u3009\u300b\uff05"
+_WORD = re.compile(
+    rf"\s*(?:[{_OPENING}]*(?:[{_HAN}][{_CLOSING}…]*|[^\s{_HAN}{_OPENING}{_CLOSING}]+[{_CLOSING}]*)"
+    rf"|[{_OPENING}{_CLOSING}]+)\s*"
+)
+
+
+def break_between_signs() -> None:
+    """Lets lines of Chinese and Japanese end after any sign that may end one, not at spaces only.
+
+    What the toolkit takes for a word is one pattern of a library below it, and nothing of its own.
+    """
+    _wrap.re_word = _WORD

@@ -41,7 +41,7 @@ def column(text: str, width: int, *, ending: bool = False, right: bool = False) 
             text = text[1:]
         text = "…" + text
     elif cell_len(text) > width:
-        text = set_cell_size(text, width - 1) + "…"
+        text = set_cell_size(text, width - 1).rstrip() + "…"
     return " " * (width - cell_len(text)) + text if right else set_cell_size(text, width)
 
 

@@ -35,7 +35,7 @@ def facts(data: DataSummary, key: str) -> Content:
     kind = _("binidx, ready to train") if data.kind == "binidx" else plain(data.described)
     lines = [
         Content.assemble((f"{kind}", "bold"), f", {size(data.file_bytes)}"),
-        Content(", ").join((
+        Content(_(", ")).join((
             counted(n_("{n:,} document", "{n:,} documents", data.documents)),
             counted(n_("{n:,} token", "{n:,} tokens", data.tokens)),
         )),
@@ -47,7 +47,7 @@ def facts(data: DataSummary, key: str) -> Content:
     ]  # fmt: skip
     levels = Counter(finding.level for finding in data.findings if finding.code != "cut")
     if levels:
-        counts = ", ".join(f"{LEVEL_SIGNS[level]} {_of_level(level, n)}" for level, n in levels.items())
+        counts = _(", ").join(f"{LEVEL_SIGNS[level]} {_of_level(level, n)}" for level, n in levels.items())
         told = _("{counts} below", counts=counts)
         lines.append(Content.styled(told, LEVELS[data.findings[0].level]))
     if not data.complete:

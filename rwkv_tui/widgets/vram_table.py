@@ -26,7 +26,10 @@ def heading(reading: GpuReading | None, index: int, key: str) -> Content:
     memory = _("{total} in all", total=size(gpu.total_bytes)) if gpu.total_bytes else _("memory N/A")
     if gpu.used_bytes is not None:
         memory = _("{memory}, {used} in use now", memory=memory, used=size(gpu.used_bytes))
-    parts = [Content.styled(f"GPU {index} {plain(gpu.name)}", "bold"), Content(f": {memory}")]
+    parts = [
+        Content.styled(f"GPU {index} {plain(gpu.name)}", "bold"),
+        Content(_(": {memory}", memory=memory)),
+    ]
     if len(reading.gpus) > 1:
         told = _("({n} of {all}; {key}: next)", n=index + 1, all=len(reading.gpus), key=key)
         parts.append(Content.styled(f"  {told}", "dim"))

@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from textual.content import Content
 from textual.pilot import Pilot
-from textual.widgets import Input, OptionList
+from textual.widgets import Button, Input, OptionList
 
 from rwkv_tui.keys import key_bindings, mistakes
-from rwkv_tui.look import PLAIN_SIGNS, THEMES, _Signs
+from rwkv_tui.look import PLAIN_SIGNS, THEMES, _Signs, break_between_signs
 from rwkv_tui.screens.help import HelpScreen
 from rwkv_tui.screens.monitor import MonitorScreen
 from rwkv_tui.screens.wizard.wizard import WizardScreen
@@ -64,6 +65,15 @@ def test_every_sign_in_the_sources_has_one_of_ascii() -> None:
     drawn = [chr(c) for c in (*range(0x2500, 0x25A0), *range(0x2800, 0x2900))]
     assert all(len(c.translate(signs)) == 1 and c.translate(signs).isascii() for c in drawn)
     assert "天空是蓝色的。💙".translate(signs) == "天空是蓝色的。💙"
+
+
+def test_lines_of_chinese_end_after_any_sign_that_may_end_one() -> None:
+    break_between_signs()
+    lines = Content("从 1 开始，显存够就加大：显存随之增加（State），噪声随之减小。").wrap(20)
+    assert [str(line) for line in lines] == [
+        "从 1 开始，显存够就", "加大：显存随之增加", "（State），噪声随之", "减小。"
+    ]  # fmt: skip
+    assert [str(line) for line in Content("abc def…ghi jkl").wrap(10)] == ["abc", "def…ghi", "jkl"]
 
 
 @pytest.mark.parametrize("size", [(20, 5), (80, 24)])
@@ -173,6 +183,20 @@ async def test_keys_of_ones_own(make_app: MakeApp, place: Path) -> None:
         assert says(pilot, "f1 ")
         await pilot.press("escape", "f1")
         await until(pilot, lambda: app.screen.query("#Model"))
+
+
+async def test_a_hint_says_a_key_as_it_is_now(make_app: MakeApp, pair: Path) -> None:
+    app = make_app(start="wizard", draft=READY)
+    app.paths.config.mkdir(parents=True)
+    (app.paths.config / "keys.yaml").write_text(
+        "wizard.next: f12, x\nreview.launch: ctrl+g\nreview.copy: x\n"
+    )
+    async with app.run_test(size=(100, 40)) as pilot:
+        await until(pilot, lambda: says(pilot, "F12 goes on to the model."))
+        await pilot.press("escape", "4")
+        await until(pilot, lambda: says(pilot, "(x copies it)"))
+        assert str(app.screen.query_one("#launch", Button).label) == "Launch (Ctrl+G)"
+        assert str(app.screen.query_one("#save", Button).label) == "Save as preset (F6)"
 
 
 async def test_a_broken_file_of_keys_is_told_and_changes_nothing(make_app: MakeApp, place: Path) -> None:

@@ -4,9 +4,10 @@ import unicodedata
 
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 
 from engine.contract.plain import same_length
-from rwkv_tui.plain import duration, one_line, plain, short, size
+from rwkv_tui.plain import column, duration, one_line, plain, short, size
 
 
 @given(st.text())
@@ -25,6 +26,18 @@ def test_escape_sequences_go_as_a_whole() -> None:
 def test_what_has_a_cursor_in_it_keeps_its_length(text: str) -> None:
     shown = same_length(text)
     assert len(shown) == len(text) and shown == plain(shown)
+
+
+@given(st.text(st.characters(categories=["L", "N", "P"])), st.integers(2, 30), st.booleans(), st.booleans())
+def test_a_column_is_as_wide_as_asked(text: str, width: int, ending: bool, right: bool) -> None:
+    shown = column(text, width, ending=ending, right=right)
+    assert cell_len(shown) == width
+    assert shown.strip() == text.strip() if cell_len(text) <= width else "…" in shown
+
+
+def test_a_column_counts_cells() -> None:
+    assert column("数据文件", 6) == "数据… " and column("好的/对话", 6, ending=True) == "…/对话"
+    assert column("尺寸", 6, right=True) == "  尺寸"
 
 
 def test_quantities() -> None:

@@ -136,12 +136,15 @@ def preview(preset: Preset, draft: Draft) -> Content:
         head += [Content.styled(f"! {plain(p)}", "$text-error") for p in wrong]
     else:
         head = _difference(draft.differences(preset.values))
-    lines = [
-        Content.styled(plain(line), "$foreground 60%" if line.startswith("#") else "")
-        for line in preset.text.splitlines()
-        if line.strip()
-    ]
+    lines = [_line(line) for line in preset.text.splitlines() if line.strip()]
     return Content("\n").join([*head, Content(""), *lines])
+
+
+def _line(line: str) -> Content:
+    """A line of the file; a comment that we wrote is told in the person's language."""
+    if not line.startswith("#"):
+        return Content(plain(line))
+    return Content.styled(plain("# " + _(line.lstrip("# "))), "$foreground 60%")
 
 
 def _difference(rows: list[tuple[str, str, str]]) -> list[Content]:

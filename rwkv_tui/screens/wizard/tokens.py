@@ -34,8 +34,8 @@ class TokenScreen(TuneScreen[None]):
 
     HELP_TEXT = N_("Tokens: each document as training sees it. Shades alternate from token to token.")
     BINDINGS = [
-        Binding("right,n", "move(1)", N_("Next"), id="tokens.move"),
-        Binding("left,p", "move(-1)", N_("Previous"), id="tokens.move_back"),
+        Binding("right,n", "move(1)", N_("Next document"), id="tokens.move"),
+        Binding("left,p", "move(-1)", N_("Previous document"), id="tokens.move_back"),
         Binding("g", "ask", N_("Go to"), id="tokens.ask"),
         Binding("escape,q", "dismiss(None)", N_("Back"), id="tokens.close"),
     ]
