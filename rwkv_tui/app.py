@@ -115,7 +115,7 @@ class TuneApp(App[None]):
         self.set_keymap(keys)
         for said in mistakes(keys):
             file = keys_file(self.paths.config)
-            self.notify(f"{file}: {said}.", severity="warning", markup=False)
+            self.notify(_("{file}: {said}.", file=file, said=said), severity="warning", markup=False)
 
     def choose_look(self, **changes: Any) -> None:
         """Changes theme or signs, and remembers them."""

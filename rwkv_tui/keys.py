@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, cast
 from textual.binding import Binding
 from textual.dom import DOMNode
 
+from engine.contract.i18n import _
+
 if TYPE_CHECKING:
     from rwkv_tui.app import TuneApp
 
@@ -67,7 +69,7 @@ def _modules(package: str) -> Iterator[str]:
 def mistakes(keys: Mapping[str, str]) -> list[str]:
     """What is wrong with keys of one's own: ids that name nothing, one key for two things in one place."""
     unknown = sorted(set(keys) - key_bindings().keys())
-    found = [f"there is no key called {name}; `rwkv-tune keys` lists them" for name in unknown]
+    found = [_("there is no key called {name}; `rwkv-tune keys` lists them", name=name) for name in unknown]
     for bindings in _declared():
         taken: dict[str, str] = {}
         for binding in bindings:
@@ -75,7 +77,9 @@ def mistakes(keys: Mapping[str, str]) -> list[str]:
             for key in keys.get(name, binding.key).split(","):
                 other = taken.setdefault(key, name)
                 if other != name and {other, name} & set(keys):
-                    found.append(f"{key} is given to both {other} and {name}; give one of them another")
+                    clash = _("{key} is given to both {other} and {name}; give one of them another",
+                              key=key, other=other, name=name)  # fmt: skip
+                    found.append(clash)
     return found
 
 
@@ -85,5 +89,5 @@ def listing(keys: Mapping[str, str]) -> str:
     for name, bindings in key_bindings().items():
         usual = ",".join(dict.fromkeys(b.key for b in bindings))
         spelled = keys.get(name, usual)
-        lines.append(f'{name + ":":<24} "{spelled}"'.ljust(56) + f"  # {bindings[0].description}")
+        lines.append(f'{name + ":":<24} "{spelled}"'.ljust(56) + f"  # {_(bindings[0].description)}")
     return "\n".join(lines)

@@ -8,14 +8,15 @@ from functools import partial
 
 from textual.command import DiscoveryHit, Hit, Hits, Provider
 
+from engine.contract.i18n import N_, _
 from engine.contract.rundir import RunList
 from engine.contract.settings import train_params
 from rwkv_tui.app import TuneApp
 from rwkv_tui.plain import one_line
-from rwkv_tui.screens.help import our_bindings, spell_keys
-from rwkv_tui.services.preferences import THEME_NAMES
+from rwkv_tui.screens.help import all_keys, our_bindings, spell_keys
 
 RUNS_LISTED = 50
+THEMES = {"dark": N_("Theme: dark"), "light": N_("Theme: light"), "contrast": N_("Theme: high contrast")}
 
 
 @dataclass(frozen=True)
@@ -53,20 +54,24 @@ class Commands(Provider):
 
     def _everywhere(self) -> Iterator[Command]:
         app = self._app
-        yield Command("New run: the wizard", "", app.open_wizard)
-        for name in THEME_NAMES:
-            now = "as it is now; remembered" if name == app.theme else "remembered"
-            yield Command(f"Theme: {name}", now, partial(app.choose_look, theme=name))
+        yield Command(_("New run: the wizard"), "", app.open_wizard)
+        for name, words in THEMES.items():
+            now = _("as it is now; remembered") if name == app.theme else _("remembered")
+            yield Command(_(words), now, partial(app.choose_look, theme=name))
         other = not app.look.ascii
-        signs = "ASCII only" if other else "as they are meant"
-        yield Command(f"Signs and lines: {signs}", "remembered", partial(app.choose_look, ascii=other))
-        yield Command("Keys of this screen", "f1, ?", app.action_help)
-        yield Command("Quit; runs go on", "ctrl+q", app.exit)
+        signs = _("Signs and lines: ASCII only") if other else _("Signs and lines: as they are meant")
+        yield Command(signs, _("remembered"), partial(app.choose_look, ascii=other))
+        yield Command(_("Keys of this screen"), all_keys(app, "app.help"), app.action_help)
+        yield Command(_("Quit; runs go on"), "ctrl+q", app.exit)
 
     def _places(self) -> Iterator[Command]:
         app = self._app
         for param in train_params().values():
             where = {"load_model": "Model", "data_file": "Data"}.get(param.name, "Parameters")
-            yield Command(f"Set {param.name}", param.help, partial(app.open_wizard, where, param.name))
+            yield Command(
+                _("Set {param}", param=param.name), _(param.help), partial(app.open_wizard, where, param.name)
+            )
         for name, run in RunList(app.paths.runs).all()[:RUNS_LISTED]:
-            yield Command(f"Open run {one_line(name)}", str(run.path), partial(app.open_run, name, run))
+            yield Command(
+                _("Open run {name}", name=one_line(name)), str(run.path), partial(app.open_run, name, run)
+            )

@@ -19,6 +19,9 @@ class Problem:
 class UserError(Exception):
     """An error whose text is meant for the user: one line saying what, where and what to do."""
 
+    cause = ""
+    """One word for programs, of `events.Failed`'s."""
+
     def __init__(self, message: str, remedy: str = "") -> None:
         super().__init__(message)
         self.message = message

@@ -194,21 +194,24 @@ class Log(Base):
 
 
 class Warned(Base):
-    """Something the person should know; the run goes on."""
+    """Something the person should know; the run goes on. `about` is a word for programs: "state", or ""."""
 
     type: Literal["warning"] = "warning"
     text: str
+    about: str = ""
 
 
 class Failed(Base):
     """The run ended by an error: what happened and what to do. `fix` says the remedy by parameters: the value
-    that each would better have, as one types it."""
+    that each would better have, as one types it. `cause` is a word for programs, in no language: "memory",
+    "diverged", "disk", "file", or "" where only the words tell."""
 
     type: Literal["failed"] = "failed"
     reason: str
     remedy: str = ""
     detail: str = ""
     fix: dict[str, str] = {}
+    cause: str = ""
 
 
 class Finished(Base):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import traceback
 
 import torch
@@ -18,16 +19,17 @@ from engine.estimate import what_fits
 def failed(error: Exception, run: RunDir) -> events.Failed:
     """What happened and what to do; for what nobody foresaw the report is in engine.log, too."""
     if isinstance(error, UserError):
-        return events.Failed(reason=error.message, remedy=error.remedy)
+        return events.Failed(reason=error.message, remedy=error.remedy, cause=error.cause)
     detail = "".join(traceback.format_exception(error))
     gpu = isinstance(error, torch.OutOfMemoryError)
     if gpu or isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
         reason = f"The memory of the {'GPU' if gpu else 'computer'} is full: {first_line(error)}."
         remedy, fix = _less_memory(run, _room() if gpu else 0)
-        return events.Failed(reason=reason, remedy=remedy, detail=detail, fix=fix)
+        return events.Failed(reason=reason, remedy=remedy, detail=detail, fix=fix, cause="memory")
     if isinstance(error, OSError) and error.filename is not None:
+        cause = "disk" if error.errno == errno.ENOSPC else "file"
         reason = f"{error.filename}: {error.strerror}."
-        return events.Failed(reason=reason, remedy="Check disk and permissions.", detail=detail)
+        return events.Failed(reason=reason, remedy="Check disk and permissions.", detail=detail, cause=cause)
     reason = f"{type(error).__name__}: {first_line(error)}."
     return events.Failed(reason=reason, remedy=f"The full report is in {run.log}.", detail=detail)
 

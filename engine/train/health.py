@@ -17,6 +17,12 @@ WARN_AFTER, STOP_AFTER = 3, 50  # steps in a row that are steep or far
 USUAL_STEPS = 20  # before there is a usual norm
 
 
+class Diverged(UserError):
+    """Going on makes no sense: the numbers are none, or run away."""
+
+    cause = "diverged"
+
+
 class Average:
     """Exponential average without the bias towards its start."""
 
@@ -34,7 +40,7 @@ class Average:
 
 
 class Health:
-    """Follows a run's steps; warns, and raises UserError when going on makes no sense."""
+    """Follows a run's steps; warns, and raises Diverged when going on makes no sense."""
 
     def __init__(self, emit: events.Emit, *, fp16: bool = False) -> None:
         self.emit = emit
@@ -60,7 +66,7 @@ class Health:
         if not math.isfinite(loss):
             self.bad_steps += 1
             if self.bad_steps >= BAD_STEPS:
-                raise UserError(
+                raise Diverged(
                     f"The loss is {loss} since step {step - BAD_STEPS + 1} (learning rate {rate:g}).",
                     "Lower lr_init, or lengthen warmup_steps; files saved before are intact."
                     + (" What overflows in fp16 may be fine in bf16." if self.fp16 else ""),
@@ -76,7 +82,7 @@ class Health:
     def note_overflow(self, step: int, scale: float) -> None:
         """A step whose gradients overflowed in fp16; the loss scale is now `scale`."""
         if scale < LEAST_SCALE:
-            raise UserError(
+            raise Diverged(
                 f"The gradients are beyond fp16 at step {step}, however small the loss is scaled.",
                 "Set precision to bf16 or fp32, or lower lr_init; files saved before are intact.",
             )
@@ -102,7 +108,7 @@ class Health:
         if self.wild_steps == WARN_AFTER:
             self.emit(events.Warned(text=f"step {step}: training runs away: {what}"))
         if self.wild_steps >= STOP_AFTER:
-            raise UserError(
+            raise Diverged(
                 f"Training has run away since step {step - STOP_AFTER + 1}: {what}.",
                 "Lower lr_init, or lengthen warmup_steps, or lower grad_clip; files saved before are intact.",
             )

@@ -100,7 +100,7 @@ class StateHealth(pl.Callback):
         if warning := self.watch.add(
             Record(step, tuple(norms), self.reporter.health.smooth.value, self.reporter.rate)
         ):
-            self.emit(events.Warned(text=warning))
+            self.emit(events.Warned(text=warning, about="state"))
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from dataclasses import replace
 from textual.app import ComposeResult
 from textual.containers import Container
 
+from engine.contract.i18n import _
 from rwkv_tui.series import Series, Smoothed
 from rwkv_tui.services.run_tail import RunModel
 from rwkv_tui.widgets.axes import Unit, XAxis
@@ -36,10 +37,10 @@ class Charts(Container):
         self._large = ""
 
     def compose(self) -> ComposeResult:
-        yield LineChart("Loss, nats a token", id="loss")
-        yield LineChart("Learning rate", id="lr", from_zero=True)
-        yield LineChart("Speed, kt/s", id="kt_s", from_zero=True)
-        yield LineChart("Gradient norm", id="grad_norm", from_zero=True)
+        yield LineChart(_("Loss, nats a token"), id="loss")
+        yield LineChart(_("Learning rate"), id="lr", from_zero=True)
+        yield LineChart(_("Speed, kt/s"), id="kt_s", from_zero=True)
+        yield LineChart(_("Gradient norm"), id="grad_norm", from_zero=True)
 
     async def show(self, model: RunModel) -> None:
         """Draws one chart after the other; in between keys get their turn."""
@@ -224,12 +225,12 @@ class Charts(Container):
                 self._smooth[name] = Smoothed(series, self._strength)
             smooth = self._smooth[name].update()
             curves = [
-                Curve(series, "raw", "raw", places),
-                Curve(smooth, f"smooth {self._strength:g}", "main", places),
+                Curve(series, _("raw"), "raw", places),
+                Curve(smooth, _("smooth {strength:g}", strength=self._strength), "main", places),
             ]
         if name == "loss" and len(self._model.valid_loss):
             valid = self._model.valid_loss
-            curves.append(Curve(valid, "validation", "point", self._at(valid.xs), dots=True))
+            curves.append(Curve(valid, _("validation"), "point", self._at(valid.xs), dots=True))
         return curves
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from rich.cells import cell_len
 from textual.app import ComposeResult
 from textual.containers import Container, VerticalScroll
 from textual.content import Content
 
+from engine.contract.i18n import _
 from rwkv_tui.panels.panel import Panel, bar, spark
-from rwkv_tui.plain import one_line, size
+from rwkv_tui.plain import column, one_line, size
 from rwkv_tui.services.gpu import GpuInfo, GpuReading, HostInfo
 
 BOX_WIDTH, BOX_HEIGHT, BOXES_HEIGHT = 44, 4, 8
@@ -52,7 +54,7 @@ def _row(label: str, value: Content | str, past: Past, top: float | None, width:
     text = value if isinstance(value, Content) else Content(value)
     room = max(0, width - 45)
     return Content.assemble(
-        (f" {label:<9}", "dim"), text.truncate(33, ellipsis=True, pad=True), " ",
+        (f" {column(label, 9)}", "dim"), text.truncate(33, ellipsis=True, pad=True), " ",
         (spark(past, room, top), "$primary"),
     )  # fmt: skip
 
@@ -77,7 +79,8 @@ class GpuPanel(Panel):
             return Content.assemble(
                 (" GPU ", "bold"),
                 title,
-                ("  fell off the bus: see dmesg; the machine must restart", "$error"),
+                "  ",
+                (_("fell off the bus: see dmesg; the machine must restart"), "$error"),
             )
         if self.size.height == 1:
             return self._line(title)
@@ -102,31 +105,34 @@ class GpuPanel(Panel):
         memory = _memory(gpu.used_bytes, gpu.total_bytes)
         space = max(4, width - 26)
         heat = (_told(gpu.temperature, "°C"), _heat(gpu.temperature))
-        slow = Content.assemble((f"   held back: {gpu.throttle}" if gpu.throttle else "", "$warning"))
+        held = _("held back: {reason}", reason=gpu.throttle) if gpu.throttle else ""
+        slow = Content.assemble((f"   {held}" if held else "", "$warning"))
+        busy_word, memory_word, power_word = (column(one, 5) for one in (_("busy"), _("mem"), _("power")))
         return Content("\n").join([
             Content.assemble(("GPU ", "bold"), title.truncate(max(1, width - 5), ellipsis=True)),
             Content.assemble(
-                "busy ", (spark(self._history(lambda g: g.utilisation), space, 100), "$primary"), busy, heat
+                busy_word, (spark(self._history(lambda g: g.utilisation), space, 100), "$primary"), busy, heat
             ),
-            Content.assemble("mem  ", bar(_share(gpu.used_bytes, gpu.total_bytes), space), f" {memory}"),
-            Content.assemble("power ", _power(gpu), slow).truncate(width, ellipsis=True),
+            Content.assemble(memory_word, bar(_share(gpu.used_bytes, gpu.total_bytes), space), f" {memory}"),
+            Content.assemble(power_word, " ", _power(gpu), slow).truncate(width, ellipsis=True),
         ])  # fmt: skip
 
     def _whole(self, title: Content) -> Content:
         width, gpu, history = self.size.width, self._gpu, self._history
         held = NOT_TOLD if gpu.run_bytes is None else size(gpu.run_bytes)
-        memory = f"{_memory(gpu.used_bytes, gpu.total_bytes)}, run {held}"
+        memory = _("{used}, run {held}", used=_memory(gpu.used_bytes, gpu.total_bytes), held=held)
         heat = Content.assemble((_told(gpu.temperature, "°C"), _heat(gpu.temperature)))
-        clocks = f"{_told(gpu.clock_mhz, 'MHz')}, memory {_told(gpu.memory_clock_mhz, 'MHz')}"
-        slow = NOT_TOLD if gpu.throttle is None else gpu.throttle or "nothing"
+        clocks = _("{clock}, memory {memory}", clock=_told(gpu.clock_mhz, "MHz"),
+                   memory=_told(gpu.memory_clock_mhz, "MHz"))  # fmt: skip
+        slow = NOT_TOLD if gpu.throttle is None else gpu.throttle or _("nothing")
         return Content("\n").join([
-            Content.assemble((" GPU ", "bold"), title, f"   clocks held back by: {slow}")
+            Content.assemble((" GPU ", "bold"), title, "   ", _("clocks held back by: {reason}", reason=slow))
             .truncate(width, ellipsis=True),
-            _row("busy", _told(gpu.utilisation, "%"), history(lambda g: g.utilisation), 100, width),
-            _row("memory", memory, history(lambda g: g.used_bytes), gpu.total_bytes, width),
-            _row("heat", heat, history(lambda g: g.temperature), 100, width),
-            _row("power", _power(gpu), history(lambda g: g.power_w), gpu.power_limit_w, width),
-            _row("clock", clocks, history(lambda g: g.clock_mhz), None, width),
+            _row(_("busy"), _told(gpu.utilisation, "%"), history(lambda g: g.utilisation), 100, width),
+            _row(_("memory"), memory, history(lambda g: g.used_bytes), gpu.total_bytes, width),
+            _row(_("temperature"), heat, history(lambda g: g.temperature), 100, width),
+            _row(_("power"), _power(gpu), history(lambda g: g.power_w), gpu.power_limit_w, width),
+            _row(_("clock"), clocks, history(lambda g: g.clock_mhz), None, width),
         ])  # fmt: skip
 
 
@@ -154,7 +160,7 @@ class HostPanel(Panel):
             return self._whole()
         figures = f"CPU {_told(host.cpu, '%'):>5}   RAM {_memory(host.used_bytes, host.total_bytes)}"
         if host.disk_free is not None:
-            figures += f"   disk {size(host.disk_free)} free"
+            figures += "   " + _("disk {free} free", free=size(host.disk_free))
         if not self._reason:
             return Content.assemble(" ", (figures, "dim"))
         gap = "\n " if self.size.height > 1 else "   "
@@ -163,17 +169,18 @@ class HostPanel(Panel):
     def _whole(self) -> Content:
         host, width = self._host, self.size.width
         held = NOT_TOLD if host.run_bytes is None else size(host.run_bytes)
-        memory = f"{_memory(host.used_bytes, host.total_bytes)}, run {held}"
+        memory = _("{used}, run {held}", used=_memory(host.used_bytes, host.total_bytes), held=held)
         disk = (
             NOT_TOLD
             if host.disk_free is None
-            else f"{size(host.disk_free)} free of {size(host.disk_bytes or 0)}"
+            else _("{free} free of {whole}", free=size(host.disk_free), whole=size(host.disk_bytes or 0))
         )
         return Content("\n").join([
-            Content.assemble((" Machine", "bold"), f"   {self._reason}").truncate(width, ellipsis=True),
+            Content.assemble(" ", (_("Machine"), "bold"), f"   {self._reason}")
+            .truncate(width, ellipsis=True),
             _row("CPU", _told(host.cpu, "%"), [h.cpu for h in self._past], 100, width),
             _row("RAM", memory, [h.used_bytes for h in self._past], host.total_bytes, width),
-            _row("disk", disk, [], None, width),
+            _row(_("disk"), disk, [], None, width),
         ])  # fmt: skip
 
 
@@ -241,5 +248,5 @@ class Devices(Container):
         lines = max(1, width // LINE_WIDTH)
         grid.styles.grid_size_columns = 1 if self._whole else across if boxes else lines
         grid.display = count > 0
-        wrapped = self._reading is not None and len(self._reading.reason) + 56 > width
+        wrapped = self._reading is not None and cell_len(self._reading.reason) + 56 > width
         self.query_one(HostPanel).styles.height = WHOLE_HOST if self._whole else 2 if wrapped else 1

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from textual.content import Content
 
 from engine.contract.events import Finished
+from engine.contract.i18n import _
 from engine.contract.rundir import RunDir, Status
+from rwkv_tui.panels.panel import fill
 from rwkv_tui.plain import duration, moment, one_line, plain
 from rwkv_tui.services.diagnosis import Diagnosis
 from rwkv_tui.services.run_tail import RunModel
+from rwkv_tui.services.runs import place_of
+
+Key = Callable[[str], str]
+"""How the key is spelled that does what has this name."""
 
 
 def change(before: float, after: float) -> str:
@@ -20,46 +27,59 @@ def change(before: float, after: float) -> str:
 
 
 def ending(
-    status: Status, run: RunDir, model: RunModel, found: Diagnosis | None, resumable: int = 0
+    status: Status, run: RunDir, model: RunModel, found: Diagnosis | None, key: Key, resumable: int = 0
 ) -> Content | None:
     """The card's text, or None while the run goes on. `resumable` is the step after which it can go on."""
     if isinstance(model.closing, Finished):
-        return _finished(status, model.closing, model)
+        return _finished(status, model.closing, model, key)
     if found is None:
         return None
+    return _card(_title(status, model), found, run, model, key, resumable)
+
+
+def _title(status: Status, model: RunModel) -> str:
+    step, when = place_of(model.step, model.steps), moment(model.last_t) if model.last_t else "-"
     if status == "failed":
-        where = f" at step {model.step:,} of {model.steps:,}" if model.steps else " before the first step"
-        return _card(f"The run failed{where}", found, run, model, resumable)
-    seen = f" (last seen {moment(model.last_t)})" if model.last_t else ""
-    where = f"at step {model.step:,}" if model.step else "before the first step"
-    return _card(f"The run died {where}{seen}", found, run, model, resumable)
+        return (
+            _("The run failed at {step}", step=step)
+            if model.steps
+            else _("The run failed before the first step")
+        )
+    if model.step:
+        return _("The run died at {step} (last seen {when})", step=step, when=when)
+    return _("The run died before the first step (last seen {when})", when=when)
 
 
-def _finished(status: Status, closing: Finished, model: RunModel) -> Content:
-    asked = " as you asked" if status == "stopped" else ""
-    lines = [Content.assemble(
-        (f"The run {closing.status}{asked}", "bold $warning" if asked else "bold $success"),
-        f" at step {closing.step:,} of {model.steps:,}, after {duration(closing.seconds)}",
-    )]  # fmt: skip
+def _finished(status: Status, closing: Finished, model: RunModel, key: Key) -> Content:
+    stopped = status == "stopped"
+    told = _("The run stopped as you asked") if stopped else _("The run finished")
+    bright = Content.styled(told, "bold $warning" if stopped else "bold $success")
+    step, took = place_of(closing.step, model.steps), duration(closing.seconds)
+    lines = [fill(_("{told} at {step}, after {time}"), told=bright, step=step, time=took)]
     if closing.loss_before is not None and closing.loss_after is not None:
-        lines.append(Content(f"Loss {change(closing.loss_before, closing.loss_after)}"))
-    lines.append(
-        Content.assemble(("Press Enter", "bold"), " to see its files, a sample and what to do next.")
-    )
+        lines.append(Content(_("Loss {change}", change=change(closing.loss_before, closing.loss_after))))
+    lines.append(fill(_("{key} shows its files, a sample and what to do next."),
+                      key=Content.styled(key("monitor.done"), "bold $primary")))  # fmt: skip
     return Content("\n").join(lines)
 
 
-def _card(title: str, found: Diagnosis, run: RunDir, model: RunModel, resumable: int) -> Content:
-    lines = [Content.assemble((title, "bold $error")), Content(found.cause)]
+def _card(title: str, found: Diagnosis, run: RunDir, model: RunModel, key: Key, resumable: int) -> Content:
+    def pressing(name: str) -> Content:
+        return Content.styled(key(name), "bold $primary")
+
+    lines = [Content.styled(title, "bold $error"), Content(found.cause)]
     if found.remedy:
-        lines.append(Content.assemble(("What to do: ", "bold"), found.remedy))
+        lines.append(Content.assemble((_("What to do:"), "bold"), " ", found.remedy))
     if found.changes:
         changes = ", ".join(f"{name} {value}" for name, value in found.changes)
-        lines.append(Content.assemble(("b", "bold $primary"), f" goes back to the parameters with {changes}"))
+        back = _("{key} goes back to the parameters with {changes}")
+        lines.append(fill(back, key=pressing("monitor.fix"), changes=changes))
     if resumable:
-        lines.append(Content.assemble(("r", "bold $primary"), f" resumes it after step {resumable:,}"))
-    kept = ", ".join(Path(c.path).name for c in model.checkpoints[-4:]) or "nothing had been saved yet"
-    lines.append(Content.assemble(("Kept: ", "bold"), one_line(kept)))
-    lines.append(Content.assemble(("Log: ", "bold"), one_line(str(run.log)), ("   l shows all of it", "dim")))
+        again = _("{key} resumes it after step {step}")
+        lines.append(fill(again, key=pressing("monitor.resume"), step=f"{resumable:,}"))
+    kept = ", ".join(Path(c.path).name for c in model.checkpoints[-4:]) or _("nothing had been saved yet")
+    lines.append(Content.assemble((_("Kept:"), "bold"), " ", one_line(kept)))
+    whole = fill(_("{key} shows all of it"), key=key("monitor.log")).stylize("dim")
+    lines.append(Content.assemble((_("Log:"), "bold"), " ", one_line(str(run.log)), "   ", whole))
     lines += [Content.assemble((f"  {plain(line)}", "dim")) for line in found.evidence]
     return Content("\n").join(lines)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from textual.content import Content
 
+from engine.contract.i18n import _
 from rwkv_tui.panels.panel import Panel
 from rwkv_tui.panels.progress import clock_time
 from rwkv_tui.plain import one_line
@@ -18,7 +19,7 @@ class LogPanel(Panel):
 
     def __init__(self) -> None:
         super().__init__(id="log")
-        self.border_title = "log"
+        self.border_title = _("log")
         self._lines: list[LogLine] = []
 
     def show(self, model: RunModel) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Iterable
 
+from rich.cells import cell_len
 from textual.content import Content
 from textual.geometry import Region
 from textual.widget import Widget
@@ -46,10 +48,19 @@ def _changes(before: Content, now: Content) -> Iterable[Region]:
             continue
         width = max(was.cell_length, line.cell_length)
         start = 0
-        if was.plain.isascii() and line.plain.isascii() and was.spans == line.spans:
+        if was.spans == line.spans:
             while was.plain[start : start + 1] == line.plain[start : start + 1]:
                 start += 1
-        yield Region(start, y, width - start, 1)
+        same = cell_len(line.plain[:start])
+        yield Region(same, y, width - same, 1)
+
+
+def fill(sentence: str, **parts: Content | str) -> Content:
+    """A translated sentence with its {places} filled by what may have a style of its own."""
+    made: list[Content | str] = []
+    for text, name, _spec, _conversion in string.Formatter().parse(sentence):
+        made += [text, *([parts[name]] if name else [])]
+    return Content.assemble(*made)
 
 
 def bar(share: float, width: int, color: str = "$primary") -> Content:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 
+from rich.cells import cell_len
 from textual.content import Content
 
 from engine.contract.events import Progress
+from engine.contract.i18n import _
 from engine.contract.rundir import Status
 from rwkv_tui.panels.panel import Panel, bar
-from rwkv_tui.plain import duration, one_line, size
+from rwkv_tui.plain import column, duration, one_line, size
 from rwkv_tui.services.run_tail import RunModel
+from rwkv_tui.services.runs import status_word
 
 STATUS_COLORS: dict[Status, str] = {
     "starting": "$primary",
@@ -48,9 +51,11 @@ class Head(Panel):
 
     def draw(self) -> Content:
         left = Content.assemble(
-            (f" {self._run_name} ", "bold"), " ", (self._status, f"bold {STATUS_COLORS[self._status]}")
+            (f" {self._run_name} ", "bold"),
+            " ",
+            (status_word(self._status), f"bold {STATUS_COLORS[self._status]}"),
         )
-        room = self.size.width - left.cell_length - len(self._about) - 1
+        room = self.size.width - left.cell_length - cell_len(self._about) - 1
         return left if room < 2 else Content.assemble(left, " " * room, (self._about, "dim"))
 
 
@@ -75,26 +80,29 @@ class Bars(Panel):
         number = (model.step - 1) // per_epoch + 1 if per_epoch and model.step else 0
         steps = f"{model.step:>{whole},}/{model.steps:,}"
         epochs = f"{number}/{plan.epoch_count if plan else 0}"
+        place = _("step {step:,} of {steps:,}", step=in_epoch, steps=per_epoch)
         lines = (
-            self._line(f" step {steps:>20} ", model.step, model.steps, self._left()),
-            self._line(f" epoch {epochs:>19} ", in_epoch, per_epoch, f"step {in_epoch:,} of {per_epoch:,}"),
+            self._line(_("step"), steps, model.step, model.steps, self._left()),
+            self._line(_("epoch"), epochs, in_epoch, per_epoch, place),
             self._figures(),
         )
         return Content("\n").join(lines)
 
-    def _line(self, head: str, done: int, total: int, note: str) -> Content:
+    def _line(self, name: str, figure: str, done: int, total: int, note: str) -> Content:
+        head = f" {column(name, 5)} {figure:>19} "
         share = done / total if total else 0.0
-        space = max(4, self.size.width - len(head) - 7 - 28)
+        space = max(4, self.size.width - cell_len(head) - 7 - 33)
         return Content.assemble(head, bar(share, space), f"{share:>5.0%}  ", (note, "dim"))
 
     def _left(self) -> str:
         model = self._model
         if self._silence is None:
-            return f"took {duration(model.elapsed)}"
+            return _("took {time}", time=duration(model.elapsed))
         left = model.seconds_left
         if left is None or model.last_t is None:
-            return "time left: not known yet"
-        return f"{duration(left)} left, ends {_moment(model.last_t + left, left)}"
+            return _("time left: not known yet")
+        ends = _moment(model.last_t + left, left)
+        return _("{time} left, ends {moment}", time=duration(left), moment=ends)
 
     def _figures(self) -> Content:
         model, speed = self._model, self._model.kt_s.last
@@ -102,24 +110,24 @@ class Bars(Panel):
             return Content.assemble(" ", _phase(model.activity, self.size.width - 2))
         parts = [
             f"{'-' if speed is None else f'{speed:.3g}'} kt/s",
-            f"{model.step_s:.3g} s a step",
-            f"{model.tokens:,} tokens",
+            _("{seconds:.3g} s a step", seconds=model.step_s),
+            _("{count:,} tokens", count=model.tokens),
         ]
         if self._silence is not None:
             quiet = self._silence > max(QUIET_S, 5 * model.step_s)
             parts.append(
-                f"nothing new for {_rounded(self._silence)}"
+                _("nothing new for {time}", time=_rounded(self._silence))
                 if quiet
-                else f"running for {duration(model.elapsed)}"
+                else _("running for {time}", time=duration(model.elapsed))
             )
         if model.before and self.size.width >= 100:
-            parts.append(f"loss before training {model.before.loss:.4f}")
+            parts.append(_("loss before training {loss:.4f}", loss=model.before.loss))
         return Content(" " + "   ".join(parts))
 
 
 def _moment(t: float, ahead: float) -> str:
-    """Local time of day, with the weekday when it is not today's."""
-    return time.strftime("%H:%M" if ahead < 43_200 else "%a %H:%M", time.localtime(t))
+    """Local time of day, with the date when it may not be today's."""
+    return time.strftime("%H:%M" if ahead < 43_200 else "%m-%d %H:%M", time.localtime(t))
 
 
 def _rounded(seconds: float) -> str:
@@ -137,9 +145,11 @@ def _phase(progress: Progress, width: int) -> Content:
         return Content(phase)
     unit = "" if progress.unit == "B" else one_line(progress.unit)
     done, total = _amount(progress.done, progress.unit), _amount(progress.total, progress.unit)
-    note = f" {done} of {total} {unit}".rstrip()
+    note = " " + _("{done} of {total} {unit}", done=done, total=total, unit=unit).rstrip()
     room = min(30, width - 26 - 28)
-    return Content.assemble(f"{phase:<25} ", bar(progress.done / progress.total, max(0, room)), (note, "dim"))
+    return Content.assemble(
+        f"{column(phase, 25)} ", bar(progress.done / progress.total, max(0, room)), (note, "dim")
+    )
 
 
 class Phases(Panel):
@@ -157,11 +167,11 @@ class Phases(Panel):
     def draw(self) -> Content:
         model = self._model
         if model.plan:
-            now = "Ready; the first step is being taken."
+            now = _("Ready; the first step is being taken.")
         elif model.phases:
-            now = "Preparing the run:"
+            now = _("Preparing the run:")
         else:
-            now = "The engine is starting; loading its libraries takes some seconds."
+            now = _("The engine is starting; loading its libraries takes some seconds.")
         lines = [Content.assemble((now, "bold")), Content("")]
         for progress in model.phases.values():
             over = progress is not model.activity or (progress.total and progress.done >= progress.total)
@@ -169,7 +179,9 @@ class Phases(Panel):
             lines.append(Content.assemble(sign, _phase(progress, self.size.width - 2)))
         if model.before:
             lines.append(
-                Content.assemble(("✓ ", "$success"), f"loss before training: {model.before.loss:.4f}")
+                Content.assemble(
+                    ("✓ ", "$success"), _("loss before training: {loss:.4f}", loss=model.before.loss)
+                )
             )
         return Content("\n").join(lines[: self.size.height])
 

@@ -7,6 +7,8 @@ from textual.containers import Horizontal, VerticalScroll
 from textual.widgets import Static
 
 from engine.contract.events import Sample
+from engine.contract.i18n import _
+from rwkv_tui.keys import key_of
 from rwkv_tui.plain import plain
 from rwkv_tui.services.run_tail import RunModel
 
@@ -46,18 +48,25 @@ class SamplesPanel(VerticalScroll):
         when = self.query_one("#when", Static)
         await self.query(".pair, .prompt").remove()
         if not answers:
-            when.update("After each save the prompts of sample_prompt are answered here.")
+            when.update(_("After each save the prompts of sample_prompt are answered here."))
             return
         when.update(
-            f"After step {step:,}, answer {self._place + 1} of {len(self._steps)}. "
-            ", and . show the others; the arrows scroll."
+            _(
+                "After step {step:,}, answer {n} of {of}. {back} and {on} show others; the arrows scroll.",
+                step=step,
+                n=self._place + 1,
+                of=len(self._steps),
+                back=key_of(self, "monitor.pan_back"),
+                on=key_of(self, "monitor.pan"),
+            )
         )
+        after = _("after step {step:,}", step=step)
         for sample in answers:
             await self.mount(
                 Static(plain(sample.prompt).strip(), classes="prompt", markup=False),
                 Horizontal(
-                    Static(f"base\n{plain(sample.base).strip()}", classes="base", markup=False),
-                    Static(f"after step {step:,}\n{plain(sample.tuned).strip()}", markup=False),
+                    Static(f"{_('base')}\n{plain(sample.base).strip()}", classes="base", markup=False),
+                    Static(f"{after}\n{plain(sample.tuned).strip()}", markup=False),
                     classes="pair",
                 ),
             )

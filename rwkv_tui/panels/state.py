@@ -7,10 +7,12 @@ from array import array
 from collections.abc import Sequence
 from statistics import median
 
+from rich.cells import cell_len
 from textual.content import Content
 
-from rwkv_tui.panels.panel import Panel
-from rwkv_tui.plain import short
+from engine.contract.i18n import _, n_, p_
+from rwkv_tui.panels.panel import Panel, fill
+from rwkv_tui.plain import column, short
 from rwkv_tui.services.run_tail import RunModel, StateNorms
 
 SHADES = " ░▒▓█"
@@ -46,7 +48,7 @@ class StatePanel(Panel):
     def show(self, model: RunModel) -> None:
         self._states = model.states
         self._method = model.plan.method if model.plan else ""
-        warnings = [line.text for line in model.log if line.level == "warning" and "state" in line.text]
+        warnings = [line.text for line in model.log if line.about == "state"]
         self._warning = warnings[-1] if warnings else ""
         if self._count != len(self._states) or not self._shown:
             self._count = len(self._states)
@@ -65,10 +67,12 @@ class StatePanel(Panel):
         heads = min(last.heads, room // 3)
         times = min(len(self._states), room - heads)
         lines = [
-            Content.assemble((" Norm of the initial state", "bold"), f" after step {last.step:,}: "
-                             f"{short(min(last.norms))} to {short(max(last.norms))}, "
-                             f"median {short(median(last.norms))}"),
-            Content.styled(f" {'layer':<6} {_pad('over time', times)}   heads now", "dim"),
+            fill(_(" {title} after step {step}: {least} to {most}, median {middle}"),
+                 title=Content.styled(_("Norm of the initial state"), "bold"), step=f"{last.step:,}",
+                 least=short(min(last.norms)), most=short(max(last.norms)), middle=short(median(last.norms))),
+            Content.styled(
+                f" {column(_('layer'), 6)} {column(_('over time'), times)}   {_('heads now')}", "dim"
+            ),
         ]  # fmt: skip
         for row in range(rows):
             first, end = row * layers // rows, max(row * layers // rows + 1, (row + 1) * layers // rows)
@@ -81,26 +85,25 @@ class StatePanel(Panel):
         return Content("\n").join([*lines, *self._names(last)])
 
     def _names(self, last: StateNorms) -> list[Content]:
-        largest = ", ".join(
-            f"layer {layer} head {head} ({short(norm)})" for (layer, head), norm in largest_heads(last)
-        )
+        largest = ", ".join(f"{_place(place)} ({short(norm)})" for place, norm in largest_heads(last))
         dead = dead_heads(last)
-        named = ", ".join(f"layer {layer} head {head}" for layer, head in dead[:NAMED]) or "none"
-        more = f" and {len(dead) - NAMED} more" if len(dead) > NAMED else ""
-        return [
-            Content.assemble((" largest  ", "bold"), largest).truncate(self.size.width, ellipsis=True),
-            Content.assemble((" dead     ", "bold"), named, more).truncate(self.size.width, ellipsis=True),
-            Content.styled(f" {self._warning}", "$warning"),
-        ]  # fmt: skip
+        named = ", ".join(map(_place, dead[:NAMED])) or p_("heads", "none")
+        if len(dead) > NAMED:
+            named = n_("{heads} and {n} more", "{heads} and {n} more", len(dead) - NAMED, heads=named)
+        rows = ((_("largest"), largest), (p_("heads", "dead"), named))
+        width = max(cell_len(name) for name, _heads in rows) + 2
+        lines = [Content.assemble((f" {column(name, width)}", "bold"), heads) for name, heads in rows]
+        warning = Content.styled(f" {self._warning}", "$warning")
+        return [*(line.truncate(self.size.width, ellipsis=True) for line in lines), warning]
 
     def _nothing(self) -> str:
         if self._method not in ("", "state"):
-            return " Only state tuning has a state to look at."
-        return " The state is told after the first steps."
+            return " " + _("Only state tuning has a state to look at.")
+        return " " + _("The state is told after the first steps.")
 
 
-def _pad(text: str, width: int) -> str:
-    return text[:width].ljust(width)
+def _place(place: Head) -> str:
+    return _("layer {layer} head {head}", layer=place[0], head=place[1])
 
 
 def _greatest(state: StateNorms, first: int, end: int) -> float:

@@ -8,6 +8,8 @@ from textual.binding import Binding
 from textual.containers import Horizontal, Vertical
 from textual.widgets import Button, Input, Label
 
+from engine.contract.i18n import N_, _
+from rwkv_tui.keys import key_of
 from rwkv_tui.screens.base import TuneDialog
 from rwkv_tui.widgets.plain_input import PlainInput
 
@@ -16,9 +18,9 @@ class AskScreen(TuneDialog[bool]):
     """Answers True only to an explicit yes; `n` and escape mean no."""
 
     BINDINGS = [
-        Binding("y", "answer(True)", "Yes", id="ask.yes"),
-        Binding("n,escape", "answer(False)", "No", id="ask.no"),
-        Binding("left,right", "app.focus_next", "Other button", show=False, id="ask.focus_next"),
+        Binding("y", "answer(True)", N_("Yes"), id="ask.yes"),
+        Binding("n,escape", "answer(False)", N_("No"), id="ask.no"),
+        Binding("left,right", "app.focus_next", N_("Other button"), show=False, id="ask.focus_next"),
     ]
 
     def __init__(self, question: str, yes: str) -> None:
@@ -30,8 +32,9 @@ class AskScreen(TuneDialog[bool]):
         with Vertical(classes="dialog"):
             yield Label(self._question, markup=False)
             with Horizontal(classes="buttons"):
-                yield Button("No (n)", id="no", compact=True)
-                yield Button(f"{self._yes} (y)", id="yes", variant="warning", compact=True)
+                yield Button(_("No ({key})", key=key_of(self, "ask.no")), id="no", compact=True)
+                yes = f"{self._yes} ({key_of(self, 'ask.yes')})"
+                yield Button(yes, id="yes", variant="warning", compact=True)
 
     def on_button_pressed(self, event: Button.Pressed) -> None:
         self.dismiss(event.button.id == "yes")
@@ -43,7 +46,7 @@ class AskScreen(TuneDialog[bool]):
 class NameScreen(TuneDialog[str]):
     """Asks for one line of text; escape answers with an empty one."""
 
-    BINDINGS = [Binding("escape", "cancel", "Cancel", id="name.cancel")]
+    BINDINGS = [Binding("escape", "cancel", N_("Cancel"), id="name.cancel")]
 
     def __init__(self, question: str, value: str = "") -> None:
         super().__init__()
@@ -54,7 +57,8 @@ class NameScreen(TuneDialog[str]):
         with Vertical(classes="dialog"):
             yield Label(self._question, markup=False)
             yield PlainInput(self._value, compact=True)
-            yield Label("Enter accepts, Esc leaves it.", classes="dim")
+            said = _("Enter accepts, {key} leaves it.", key=key_of(self, "name.cancel"))
+            yield Label(said, classes="dim")
 
     @on(Input.Submitted)
     def _accept(self, event: Input.Submitted) -> None:

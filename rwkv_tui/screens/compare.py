@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rich.cells import cell_len
 from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding
@@ -14,10 +15,11 @@ from textual.worker import get_current_worker
 from engine.contract.check import check_values
 from engine.contract.errors import UserError
 from engine.contract.flags import spell
+from engine.contract.i18n import N_, _
 from engine.contract.presets import parse_yaml
 from engine.contract.rundir import RunDir
 from engine.contract.settings import train_params
-from rwkv_tui.plain import one_line, short
+from rwkv_tui.plain import column, one_line, short
 from rwkv_tui.screens.base import TuneScreen
 from rwkv_tui.series import Smoothed
 from rwkv_tui.services.run_tail import RunModel, RunWatch
@@ -52,12 +54,14 @@ class CompareScreen(TuneScreen[None]):
     """Reads the runs in a thread; what goes on is followed."""
 
     CSS_PATH = "../styles/home.tcss"
-    HELP_TEXT = "The smoothed losses of the marked runs, and below them the settings in which they differ."
+    HELP_TEXT = N_(
+        "The smoothed losses of the marked runs, and below them the settings in which they differ."
+    )
     BINDINGS = [
-        Binding("x", "along", "Steps, tokens, time", id="compare.along"),
-        Binding("y", "scale", "Logarithmic", id="compare.scale"),
-        Binding("m", "smooth", "Smoothing", id="compare.smooth"),
-        Binding("escape,q", "dismiss(None)", "Back", key_display="Esc", id="compare.close"),
+        Binding("x", "along", N_("Steps, tokens, time"), id="compare.along"),
+        Binding("y", "scale", N_("Logarithmic"), id="compare.scale"),
+        Binding("m", "smooth", N_("Smoothing"), id="compare.smooth"),
+        Binding("escape,q", "dismiss(None)", N_("Back"), key_display="Esc", id="compare.close"),
     ]
 
     def __init__(self, runs: list[tuple[str, RunDir]]) -> None:
@@ -69,8 +73,8 @@ class CompareScreen(TuneScreen[None]):
         self._smooth: dict[str, Smoothed] = {}
 
     def compose(self) -> ComposeResult:
-        yield Static(" Comparing; reading the runs", id="head", markup=False)
-        yield LineChart("Loss, nats a token", id="losses")
+        yield Static(" " + _("Comparing; reading the runs"), id="head", markup=False)
+        yield LineChart(_("Loss, nats a token"), id="losses")
         yield Lines(id="differences")
         yield Footer(compact=True)
 
@@ -100,7 +104,7 @@ class CompareScreen(TuneScreen[None]):
             places = {"step": model.loss.xs, "tokens": model.tokens_at.ys, "time": model.seconds_at.ys}
             curves.append(Curve(smooth.update(), one_line(one.name), style, places[self._unit]))
         self.query_one(LineChart).show(curves, axis=XAxis(self._unit), log=self._log)
-        self.query_one("#head", Static).update(f" Comparing {len(self._runs)} runs")
+        self.query_one("#head", Static).update(" " + _("Comparing {n} runs", n=len(self._runs)))
         self._table()
 
     def _table(self) -> None:
@@ -124,15 +128,15 @@ class CompareScreen(TuneScreen[None]):
 
 def differences(runs: list[Compared]) -> list[Content]:
     """A row for each setting that is not the same in all of them, and for what came of it."""
-    width = max(12, *(len(one.name) for one in runs)) + 2
+    width = max(12, *(cell_len(one_line(one.name)) for one in runs)) + 2
     rows = [_row("", [one_line(one.name) for one in runs], width, COLORS)]
     last = [one.model.loss_smooth.last for one in runs]
     least = [one.model.valid_loss.extremes()[0] for one in runs]
-    rows.append(_row("loss now", ["-" if v is None else short(v) for v in last], width))
+    rows.append(_row(_("loss now"), ["-" if v is None else short(v) for v in last], width))
     if any(len(one.model.valid_loss) for one in runs):
         best = [short(v) if v < float("inf") else "-" for v in least]
-        rows.append(_row("best validation", best, width))
-    rows.append(_row("steps", [f"{one.model.step:,}" for one in runs], width))
+        rows.append(_row(_("best validation"), best, width))
+    rows.append(_row(_("steps"), [f"{one.model.step:,}" for one in runs], width))
     for name in train_params():
         values = [one.settings.get(name, "?") for one in runs]
         if name != "proj_dir" and len(set(values)) > 1:
@@ -142,10 +146,10 @@ def differences(runs: list[Compared]) -> list[Content]:
 
 def _row(name: str, values: list[str], width: int, colors: tuple[str, ...] = ()) -> Content:
     cells = [
-        (one_line(value)[: width - 1].ljust(width), colors[n] if colors else "")
+        (column(one_line(value), width - 1) + " ", colors[n] if colors else "")
         for n, value in enumerate(values)
     ]
-    return Content.assemble((f" {name:<24}", "bold"), *cells)
+    return Content.assemble((f" {column(name, 24)}", "bold"), *cells)
 
 
 def _settings(run: RunDir) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rich.cells import cell_len
 from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Container, VerticalScroll
@@ -12,12 +13,14 @@ from textual.widgets import Footer, Static
 
 from engine.contract.errors import UserError
 from engine.contract.events import Finished
+from engine.contract.i18n import N_, _, n_
 from engine.contract.rundir import RunDir, Status
 from engine.contract.settings import TrainSettings
 from rwkv_tui import next_steps
 from rwkv_tui.panels.ending import change
+from rwkv_tui.panels.panel import fill
 from rwkv_tui.panels.progress import Head
-from rwkv_tui.plain import duration, one_line, plain, size
+from rwkv_tui.plain import column, duration, one_line, plain, size
 from rwkv_tui.screens.base import TuneScreen
 from rwkv_tui.screens.log import LogScreen
 from rwkv_tui.services.run_tail import RunModel, RunTail
@@ -31,13 +34,13 @@ class DoneScreen(TuneScreen[None]):
 
     CSS_PATH = "../styles/done.tcss"
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide")]
-    HELP_TEXT = (
+    HELP_TEXT = N_(
         "Mark text with the mouse and press Ctrl-C, or press c for all that comes after 'What to do next'."
     )
     BINDINGS = [
-        Binding("escape,q,enter", "dismiss(None)", "Back", key_display="esc", id="done.close"),
-        Binding("c", "copy", "Copy the next steps", id="done.copy"),
-        Binding("l", "log", "Log", id="done.log"),
+        Binding("escape,q,enter", "dismiss(None)", N_("Back"), key_display="esc", id="done.close"),
+        Binding("c", "copy", N_("Copy the next steps"), id="done.copy"),
+        Binding("o", "log", N_("Log"), id="done.log"),
     ]
 
     def __init__(self, name: str, run: RunDir) -> None:
@@ -55,7 +58,10 @@ class DoneScreen(TuneScreen[None]):
         try:
             self._settings = self.run_dir.read_settings()
         except UserError as error:
-            self._doubt = f"{error.message} So the base is called {self._base} here.\n"
+            self._doubt = (
+                _("{message} So the base is called {base} here.", message=error.message, base=self._base)
+                + "\n"
+            )
         if self._settings and self._settings.load_model:
             self._base = self._settings.load_model
         yield Trail("Done")
@@ -66,10 +72,10 @@ class DoneScreen(TuneScreen[None]):
                 last = self._model.samples[-1].step
                 sample = next(s for s in self._model.samples if s.step == last)
                 prompt = "\n".join(line for line in plain(sample.prompt).splitlines() if line.strip())
-                yield Static(Content.assemble(("The same prompt, answered by both\n", "bold"), prompt))
+                yield Static(Content.assemble((_("The same prompt, answered by both"), "bold"), "\n", prompt))
                 with Container(id="answers"):
-                    yield Static(_answer("base", "dim", sample.base), classes="answer")
-                    yield Static(_answer("tuned", "$accent", sample.tuned), classes="answer")
+                    yield Static(_answer(_("base"), "dim", sample.base), classes="answer")
+                    yield Static(_answer(_("tuned"), "$accent", sample.tuned), classes="answer")
             yield Static(self._files(), classes="part")
             for heading, body in self._next():
                 yield Static(Content.assemble((heading, "bold"), "\n", body), classes="part")
@@ -85,23 +91,30 @@ class DoneScreen(TuneScreen[None]):
         closing = self._model.closing
         lines = []
         if isinstance(closing, Finished):
-            what = "stopped as you asked" if closing.status == "stopped" else "finished"
-            lines.append(
-                Content(f"The run {what} after {closing.step:,} steps and {duration(closing.seconds)}.")
-            )
-            if closing.loss_before is not None and closing.loss_after is not None:
-                documents = f" on {self._model.after.documents} documents" if self._model.after else ""
-                lines.append(Content.assemble(
-                    f"Loss{documents}, before and after:  ",
-                    (change(closing.loss_before, closing.loss_after), "bold"),
-                ))  # fmt: skip
-            else:
+            took = {"step": closing.step, "time": duration(closing.seconds)}
+            if closing.status == "stopped":
                 lines.append(
-                    Content(
-                        "The loss before and after was not measured (eval_docs, or the run was cut short)."
-                    )
+                    Content(_("The run stopped as you asked after {step:,} steps and {time}.", **took))
                 )
+            else:
+                lines.append(Content(_("The run finished after {step:,} steps and {time}.", **took)))
+            if closing.loss_before is not None and closing.loss_after is not None:
+                moved = Content.styled(change(closing.loss_before, closing.loss_after), "bold")
+                lines.append(fill(self._measured(), change=moved))
+            else:
+                unmeasured = _(
+                    "The loss before and after was not measured (eval_docs, or the run was cut short)."
+                )
+                lines.append(Content(unmeasured))
         return Content("\n").join(lines)
+
+    def _measured(self) -> str:
+        """What the loss before and after is one of, with the place {change} for them."""
+        if not self._model.after:
+            return _("Loss, before and after:  {change}")
+        return n_("Loss on {n} document, before and after:  {change}",
+                  "Loss on {n} documents, before and after:  {change}",
+                  self._model.after.documents, change="{change}")  # fmt: skip
 
     def _saved(self) -> list[Path]:
         """The run's trained files that still exist, oldest first."""
@@ -124,13 +137,20 @@ class DoneScreen(TuneScreen[None]):
     def _files(self) -> Content:
         saved = self._saved()
         rest = (self.run_dir.settings, self.run_dir.train_log, self.run_dir.events, self.run_dir.log)
-        lines = [Content.assemble(("Files", "bold"), f" in {one_line(str(self.run_dir.path))}")]
+        where = one_line(str(self.run_dir.path))
+        lines = [fill(_("{files} in {folder}"), files=Content.styled(_("Files"), "bold"), folder=where)]
         if len(saved) > SHOWN_FILES:
-            lines.append(Content.styled(f"  and {len(saved) - SHOWN_FILES} older ones", "dim"))
+            older = n_("and {n} older one", "and {n} older ones", len(saved) - SHOWN_FILES)
+            lines.append(Content.styled(f"  {older}", "dim"))
         for path in (*saved[-SHOWN_FILES:], *(p for p in rest if p.is_file())):
-            note = "  the last one saved" if saved and path == saved[-1] else ""
+            note = "  " + _("the last one saved") if saved and path == saved[-1] else ""
             name = one_line(str(path.relative_to(self.run_dir.path)))
-            lines.append(Content.assemble(f"  {name:<18}{size(path.stat().st_size):>10}", (note, "$accent")))
+            lines.append(
+                Content.assemble(
+                    f"  {column(name, max(18, cell_len(name)))}{size(path.stat().st_size):>10}",
+                    (note, "$accent"),
+                )
+            )
         return Content("\n").join(lines)
 
     def _next(self) -> list[tuple[str, str]]:
@@ -144,7 +164,7 @@ class DoneScreen(TuneScreen[None]):
 
     def action_copy(self) -> None:
         self.app.copy_to_clipboard("\n\n".join(f"{heading}\n{body}" for heading, body in self._next()))
-        self.notify("Sent to the terminal's clipboard (most terminals allow it, some do not).")
+        self.notify(_("Sent to the terminal's clipboard (most terminals allow it, some do not)."))
 
     def action_log(self) -> None:
         self.app.push_screen(LogScreen(self.run_name, self.run_dir, lambda: self._model))

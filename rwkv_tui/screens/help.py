@@ -2,46 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
+from rich.cells import cell_len
+from textual import getters
 from textual.app import ComposeResult
 from textual.binding import ActiveBinding, Binding
 from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.widgets import Static
 
-from rwkv_tui.keys import spell_key
+from engine.contract.i18n import N_, _
+from rwkv_tui.app import TuneApp
+from rwkv_tui.keys import key_of, spell_key
+from rwkv_tui.plain import column
 from rwkv_tui.screens.base import TuneDialog
 
 ALWAYS = (
-    ("tab, shift+tab", "Next and previous field"),
-    ("j k h l g G", "As arrows, Home and End, outside of a line being typed"),
-    ("f9 or :", "All commands, by name"),
-    ("f1 or ?", "This help (F1 also while typing)"),
-    ("ctrl+q", "Quit; runs go on without the screen"),
-)
+    (("vi.down", "vi.up", "vi.left", "vi.right", "vi.first", "vi.last"),
+     N_("As arrows, Home and End, outside of a line being typed")),
+    (("app.commands",), N_("All commands, by name")),
+    (("app.help",), N_("This help; a function key works also while typing")),
+)  # fmt: skip
+"""Names of keys that work everywhere, and what they do."""
 
 
 class HelpScreen(TuneDialog[None]):
     """Lists every key that works on the screen it was called from, with what it does."""
 
-    BINDINGS = [Binding("escape,question_mark,f1,q,enter", "dismiss(None)", "Close", id="help.close")]
+    app = getters.app(TuneApp)
+    BINDINGS = [Binding("escape,question_mark,f1,q,enter", "dismiss(None)", N_("Close"), id="help.close")]
 
     def __init__(self, about: str, bindings: Iterable[ActiveBinding]) -> None:
         super().__init__()
         self._about = about
-        self._rows = [*key_rows(bindings), *ALWAYS]
+        self._keys = tuple(bindings)
 
     def compose(self) -> ComposeResult:
         with VerticalScroll(classes="dialog wide"):
             if self._about:
                 yield Static(self._about, markup=False)
-            width = max(len(keys) for keys, _ in self._rows)
+            rows = [*key_rows(self._keys), *self._everywhere()]
+            width = max(cell_len(keys) for keys, _what in rows)
             lines = [
-                Content.assemble((f"{keys:<{width}}  ", "bold $primary"), what) for keys, what in self._rows
+                Content.assemble((f"{column(keys, width)}  ", "bold $primary"), what) for keys, what in rows
             ]
             yield Static(Content("\n").join(lines), id="keys")
-            yield Static("Esc closes this.", classes="dim")
+            yield Static(_("{key} closes this.", key=key_of(self, "help.close")), classes="dim")
+
+    def _everywhere(self) -> Iterator[tuple[str, str]]:
+        yield "tab, shift+tab", _("Next and previous field")
+        for names, what in ALWAYS:
+            yield " ".join(all_keys(self.app, name) for name in names), _(what)
+        yield "ctrl+q", _("Quit; runs go on without the screen")
+
+
+def all_keys(app: TuneApp, name: str) -> str:
+    """The keys that work everywhere and do what is called `name`, as they are now."""
+    ours = next(b.key for b in TuneApp.BINDINGS if isinstance(b, Binding) and b.id == name)
+    return ", ".join(spell_key(key) for key in app.keys.get(name, ours).split(","))
 
 
 def our_bindings(bindings: Iterable[ActiveBinding]) -> dict[str, list[ActiveBinding]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rich.cells import cell_len, set_cell_size
+from rich.cells import cell_len
 from textual import getters, on, work
 from textual.app import ComposeResult
 from textual.binding import Binding
@@ -12,17 +12,19 @@ from textual.widgets.option_list import Option
 from textual.worker import get_current_worker
 
 from engine.contract.errors import UserError
+from engine.contract.i18n import N_, _
 from engine.contract.presets import Preset, PresetStore
 from engine.contract.rundir import RunDir, RunList
 from rwkv_tui.app import TuneApp
+from rwkv_tui.keys import key_of
 from rwkv_tui.panels.panel import spark
-from rwkv_tui.plain import duration, plain, size
+from rwkv_tui.plain import column, duration, plain, size
 from rwkv_tui.screens.ask import AskScreen, NameScreen
 from rwkv_tui.screens.base import TuneScreen
 from rwkv_tui.services.launch import resume
 from rwkv_tui.services.overview import Overview, Overviews
 from rwkv_tui.services.removal import Removal, plan_removal, remove
-from rwkv_tui.services.runs import RESUMABLE, RunSummary, is_alive
+from rwkv_tui.services.runs import RESUMABLE, RunSummary, is_alive, status_word
 from rwkv_tui.widgets.picker import Picker
 
 REFRESH = 2.0  # seconds
@@ -39,23 +41,23 @@ class HomeScreen(TuneScreen[None]):
 
     app = getters.app(TuneApp)
     CSS_PATH = "../styles/home.tcss"
-    HELP_TEXT = (
+    HELP_TEXT = N_(
         "Your runs. They go on whether this program is open or not.\n"
         "Space marks runs and c compares two to six of them; the filter finds names, tags, methods, models."
     )
     BINDINGS = [
-        Binding("enter", "open", "Open", id="home.open"),
-        Binding("n", "new", "New run", id="home.new"),
-        Binding("slash", "filter", "Filter", key_display="/", id="home.filter"),
-        Binding("space", "mark", "Mark", show=False, id="home.mark"),
-        Binding("c", "compare", "Compare", show=False, id="home.compare"),
-        Binding("t", "tag", "Tag", show=False, id="home.tag"),
-        Binding("e", "rename", "Rename", show=False, id="home.rename"),
-        Binding("d", "delete", "Delete", show=False, id="home.delete"),
-        Binding("r", "resume", "Resume", id="home.resume"),
-        Binding("p", "presets", "Presets", id="home.presets"),
-        Binding("escape", "clear", "Clear the filter", show=False, id="home.clear"),
-        Binding("q", "app.quit", "Quit", id="home.quit"),
+        Binding("enter", "open", N_("Open"), id="home.open"),
+        Binding("n", "new", N_("New run"), id="home.new"),
+        Binding("slash", "filter", N_("Filter"), key_display="/", id="home.filter"),
+        Binding("space", "mark", N_("Mark"), show=False, id="home.mark"),
+        Binding("c", "compare", N_("Compare"), show=False, id="home.compare"),
+        Binding("t", "tag", N_("Tag"), show=False, id="home.tag"),
+        Binding("e", "rename", N_("Rename"), show=False, id="home.rename"),
+        Binding("d", "delete", N_("Delete"), show=False, id="home.delete"),
+        Binding("r", "resume", N_("Resume"), id="home.resume"),
+        Binding("p", "presets", N_("Presets"), id="home.presets"),
+        Binding("escape", "clear", N_("Clear the filter"), show=False, id="home.clear"),
+        Binding("q", "app.quit", N_("Quit"), id="home.quit"),
     ]
 
     def __init__(self) -> None:
@@ -67,12 +69,14 @@ class HomeScreen(TuneScreen[None]):
         self._reader: Overviews | None = None
 
     def compose(self) -> ComposeResult:
-        head = Content.assemble((" rwkv-tune ", "bold reverse $primary"), "  fine-tune RWKV")
+        head = Content.assemble((" rwkv-tune ", "bold reverse $primary"), "  ", _("fine-tune RWKV"))
         yield Static(head, id="head")
         yield Label(id="columns", classes="title")
         yield Picker("runs")
         yield Static(id="empty")
-        yield Input(placeholder="words to find: name, tag, method, model, status", id="filter", compact=True)
+        yield Input(
+            placeholder=_("words to find: name, tag, method, model, status"), id="filter", compact=True
+        )
         yield Footer(compact=True)
 
     def on_mount(self) -> None:
@@ -121,14 +125,26 @@ class HomeScreen(TuneScreen[None]):
     def _say(self, some: bool, any_at_all: bool) -> None:
         self.query_one("#runs").display = some
         self.query_one("#columns").display = some
-        titles = self._columns("  Run", "status", "method", "model", "steps", "loss", "curve", "last word")
+        titles = self._columns(
+            f"  {_('Run')}",
+            _("status"),
+            _("method"),
+            _("model"),
+            _("steps"),
+            _("loss"),
+            _("curve"),
+            _("last word"),
+        )
         self.query_one("#columns", Label).update(titles)
         empty = self.query_one("#empty", Static)
         empty.display = not some
         empty.update(
-            "No run has these words; Esc shows all."
+            _("No run has these words; {key} shows all.", key=key_of(self, "home.clear"))
             if any_at_all
-            else "No runs yet. Press n to begin one: data, model, parameters, launch."
+            else _(
+                "No runs yet. Press {key} to begin one: data, model, parameters, launch.",
+                key=key_of(self, "home.new"),
+            )
         )
 
     def _columns(
@@ -136,30 +152,29 @@ class HomeScreen(TuneScreen[None]):
     ) -> str:
         """As many of the columns as there is room for; the name takes what is left."""
         room = self.size.width - 2
-        parts = [f"{status:<9}"]
-        parts += [f"{method:<11}"] if room >= 98 else []
-        parts += [set_cell_size(model[:24], 25)] if room >= 128 else []
-        parts.append(f"{steps:>15}{loss:>8}")
-        parts += [f"  {curve:<12}"] if room >= 78 else []
-        parts.append(f"{when:>13}" if room >= 60 else "")
+        parts = [column(status, 9)]
+        parts += [column(method, 11)] if room >= 98 else []
+        parts += [column(model, 24), " "] if room >= 128 else []
+        parts += [column(steps, 15, right=True), column(loss, 8, right=True)]
+        parts += ["  ", column(curve, 12)] if room >= 78 else []
+        parts += [column(when, 13, right=True)] if room >= 60 else []
         rest = "".join(parts)
-        width = max(16, room - len(rest) - 1)
-        name = name if cell_len(name) <= width else set_cell_size(name, width - 1) + "…"
-        return f"{set_cell_size(name, width)} {rest}"
+        return f"{column(name, max(16, room - cell_len(rest) - 1))} {rest}"
 
     def _row(self, one: Overview) -> Content:
         run = one.run
         sign, style = ("◉", "$accent") if run.name in self._marked else SIGNS[run.status]
-        steps = f"{run.step:,} of {run.steps:,}" if run.steps else ""
+        steps = f"{run.step:,}/{run.steps:,}" if run.steps else ""
         loss = f"{run.loss:.3f}" if run.loss is not None else ""
-        when = f"{duration(self.app.clock() - run.updated)} ago" if run.updated else ""
+        ago = duration(self.app.clock() - run.updated) if run.updated else ""
+        when = _("{time} ago", time=ago) if ago else ""
         tags = "".join(f" #{plain(tag)}" for tag in one.tags)
         known = [v for v in one.curve if v is not None]
         every = one.curve[1::2]
         shape = spark(every, len(every), max(known), min(known)) if known else ""
         text = self._columns(
-            f"  {plain(run.name)}{tags}", run.status, f"{run.method} {run.version}", one.model, steps, loss,
-            shape, when,
+            f"  {plain(run.name)}{tags}", status_word(run.status), f"{run.method} {run.version}", one.model,
+            steps, loss, shape, when,
         )  # fmt: skip
         return Content.assemble((sign, style), text[1:])
 
@@ -219,14 +234,17 @@ class HomeScreen(TuneScreen[None]):
 
         chosen = [one.run for one in self._all if one.run.name in self._marked]
         if len(chosen) not in COMPARED:
-            self.notify("Mark two to six runs with space, then press c.")
+            mark, compare = key_of(self, "home.mark"), key_of(self, "home.compare")
+            self.notify(
+                _("Mark two to six runs with {mark}, then press {compare}.", mark=mark, compare=compare)
+            )
             return
         self.app.push_screen(CompareScreen([(run.name, RunDir(run.proj_dir)) for run in chosen]))
 
     def action_tag(self) -> None:
         if run := self._chosen():
             tags = " ".join(RunList(self.app.paths.runs).tags(run.name))
-            question = f"Words for {plain(run.name)}, parted by spaces; - takes them away:"
+            question = _("Words for {name}, parted by spaces; - takes them away:", name=plain(run.name))
             self.app.push_screen(NameScreen(question, tags), lambda text: self._tag(run.name, text))
 
     def _tag(self, name: str, text: str | None) -> None:
@@ -235,15 +253,16 @@ class HomeScreen(TuneScreen[None]):
             try:
                 RunList(self.app.paths.runs).tag(name, words)
             except OSError as error:
-                self.notify(f"Cannot keep the words ({error.strerror}).", severity="error", markup=False)
+                said = _("Cannot keep the words ({reason}).", reason=error.strerror)
+                self.notify(said, severity="error", markup=False)
             self._refresh()
 
     def action_rename(self) -> None:
         if run := self._chosen():
             if is_alive(RunDir(run.proj_dir)) is not False:
-                self.notify("A run that goes on keeps its name until it ends.")
+                self.notify(_("A run that goes on keeps its name until it ends."))
                 return
-            question = f"Another name for {plain(run.name)}:"
+            question = _("Another name for {name}:", name=plain(run.name))
             self.app.push_screen(NameScreen(question, run.name), lambda new: self._rename(run.name, new))
 
     def _rename(self, name: str, new: str | None) -> None:
@@ -262,13 +281,15 @@ class HomeScreen(TuneScreen[None]):
             except UserError as error:
                 self.notify(str(error), severity="error", markup=False)
                 return
-            kept = ", ".join(path.name for path in removal.kept[:4]) or "nothing else is there"
-            question = (
-                f"Delete the run {plain(run.name)}?\nIts log, settings and resume files "
-                f"({size(removal.size)}) go; what stays in {plain(str(run.proj_dir))}: {plain(kept)}."
-            )
+            kept = ", ".join(path.name for path in removal.kept[:4]) or _("nothing else is there")
+            question = _(
+                "Delete the run {name}?\nIts log, settings and resume files ({size}) go; "
+                "what stays in {folder}: {kept}.",
+                name=plain(run.name), size=size(removal.size), folder=plain(str(run.proj_dir)),
+                kept=plain(kept),
+            )  # fmt: skip
             self.app.push_screen(
-                AskScreen(question, "Delete it"), lambda yes: self._delete(removal) if yes else None
+                AskScreen(question, _("Delete it")), lambda yes: self._delete(removal) if yes else None
             )
 
     def _delete(self, removal: Removal) -> None:

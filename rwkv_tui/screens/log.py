@@ -12,6 +12,7 @@ from textual.binding import Binding
 from textual.content import Content
 from textual.widgets import Footer, Input, Static
 
+from engine.contract.i18n import N_, _
 from engine.contract.rundir import RunDir
 from rwkv_tui.panels.log import COLORS
 from rwkv_tui.plain import duration, one_line, plain
@@ -21,27 +22,27 @@ from rwkv_tui.services.runs import engine_log_tail
 from rwkv_tui.widgets.lines import Lines
 
 LEVELS: dict[str, tuple[str, ...]] = {
-    "everything": ("info", "good", "warning", "error"),
-    "warnings and errors": ("warning", "error"),
-    "errors": ("error",),
+    N_("everything"): ("info", "good", "warning", "error"),
+    N_("warnings and errors"): ("warning", "error"),
+    N_("errors"): ("error",),
 }
 
 
 class LogScreen(TuneScreen[None]):
     """Follows the run while it goes on and one is at the end; above it what the process itself printed."""
 
-    HELP_TEXT = (
+    HELP_TEXT = N_(
         "Everything the run has told. It follows the end while you are there; f goes there.\n"
         "The time line shows the run's turns: ▶ begun, ┊ an epoch, • a measurement, ◆ a saved file, "
         "“ an answer, ! a warning, ✗ failed, ■ over."
     )
     BINDINGS = [
-        Binding("slash", "search", "Search", key_display="/", id="log.search"),
-        Binding("v", "level", "Level", id="log.level"),
-        Binding("t", "timeline", "Time line", id="log.timeline"),
-        Binding("f,end", "follow", "To the end", id="log.follow"),
-        Binding("escape", "back", "Back", id="log.back"),
-        Binding("q,l", "dismiss(None)", "Back", show=False, id="log.close"),
+        Binding("slash", "search", N_("Search"), key_display="/", id="log.search"),
+        Binding("v", "level", N_("Level"), id="log.level"),
+        Binding("t", "timeline", N_("Time line"), id="log.timeline"),
+        Binding("f,end", "follow", N_("To the end"), id="log.follow"),
+        Binding("escape", "back", N_("Back"), id="log.back"),
+        Binding("q,o", "dismiss(None)", N_("Back"), show=False, id="log.close"),
     ]
 
     def __init__(
@@ -59,7 +60,7 @@ class LogScreen(TuneScreen[None]):
     def compose(self) -> ComposeResult:
         yield Static(id="head", markup=False)
         yield Lines(id="whole-log")
-        yield Input(placeholder="text to look for", id="search", compact=True)
+        yield Input(placeholder=_("text to look for"), id="search", compact=True)
         yield Footer(compact=True)
 
     def on_mount(self) -> None:
@@ -70,9 +71,9 @@ class LogScreen(TuneScreen[None]):
 
     def _all(self) -> None:
         """Everything anew, after the filter has changed."""
-        what = "time line" if self._timeline else "log"
-        wanted = f"   with “{self._wanted}”" if self._wanted else ""
-        self.query_one("#head", Static).update(f" {self._title}   {what}   {self._level}{wanted}")
+        parts = [self._title, _("time line") if self._timeline else _("log"), _(self._level)]
+        parts += [_("with “{words}”", words=self._wanted)] if self._wanted else []
+        self.query_one("#head", Static).update(" " + "   ".join(parts))
         lines = [] if self._timeline or self._level != "everything" else self._printed()
         model = self._model()
         self._seen = model.log_count
@@ -111,8 +112,8 @@ class LogScreen(TuneScreen[None]):
         printed = plain(engine_log_tail(self._run_dir)).strip()
         if not printed:
             return []
-        path = one_line(str(self._run_dir.log))
-        head = Content.styled(f"The end of what the process printed ({path}):", "dim")
+        said = _("The end of what the process printed ({path}):", path=one_line(str(self._run_dir.log)))
+        head = Content.styled(said, "dim")
         lines = [self._marked(Content.styled(line, "dim")) for line in printed.splitlines()]
         return [
             head,

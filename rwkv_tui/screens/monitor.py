@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from textual import getters
@@ -15,10 +16,12 @@ from engine.contract.check import check_values
 from engine.contract.errors import UserError
 from engine.contract.events import Finished
 from engine.contract.flags import changed, spell
+from engine.contract.i18n import N_, _
 from engine.contract.presets import parse_yaml
 from engine.contract.rundir import RunDir, RunList, Status
 from engine.contract.settings import TrainSettings
 from rwkv_tui.app import TuneApp
+from rwkv_tui.keys import key_of
 from rwkv_tui.panels.charts import Charts
 from rwkv_tui.panels.devices import Devices
 from rwkv_tui.panels.ending import ending
@@ -62,56 +65,68 @@ class MonitorScreen(TuneScreen[None]):
     CSS_PATH = "../styles/monitor.tcss"
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide")]
     VERTICAL_BREAKPOINTS = [(0, "-low"), (36, "-tall")]
-    HELP_TEXT = (
+    HELP_TEXT = N_(
         "The run is a process of its own: leaving this screen, or losing the connection, does not touch it.\n"
         "In the charts ┊ ends an epoch, ◆ is a saved file and • the loss on held-out documents. "
         "Each column shows the least and the greatest of its steps."
     )
     BINDINGS = [
-        Binding("enter", "done", "Files and next steps", id="monitor.done"),
-        Binding("b", "fix", "Back to the parameters", id="monitor.fix"),
-        Binding("r", "resume", "Resume", id="monitor.resume"),
-        Binding("s", "stop", "Stop the run", id="monitor.stop"),
-        Binding("q", "leave", "Leave", id="monitor.leave"),
-        Binding("l", "log", "Log", id="monitor.log"),
-        Binding("t", "timeline", "Time line", show=False, id="monitor.timeline"),
-        Binding("1", "enlarge('loss')", "Enlarge", key_display="1-7", id="monitor.chart_loss"),
-        Binding("2", "enlarge('lr')", "Enlarge the learning rate", show=False, id="monitor.chart_lr"),
-        Binding("3", "enlarge('kt_s')", "Enlarge the speed", show=False, id="monitor.chart_kt_s"),
+        Binding("enter", "done", N_("Files and next steps"), id="monitor.done"),
+        Binding("b", "fix", N_("Back to the parameters"), id="monitor.fix"),
+        Binding("r", "resume", N_("Resume"), id="monitor.resume"),
+        Binding("s", "stop", N_("Stop the run"), id="monitor.stop"),
+        Binding("q", "leave", N_("Leave"), id="monitor.leave"),
+        Binding("o", "log", N_("Log"), id="monitor.log"),
+        Binding("t", "timeline", N_("Time line"), show=False, id="monitor.timeline"),
+        Binding("1", "enlarge('loss')", N_("Enlarge"), key_display="1-7", id="monitor.chart_loss"),
+        Binding("2", "enlarge('lr')", N_("Enlarge the learning rate"), show=False, id="monitor.chart_lr"),
+        Binding("3", "enlarge('kt_s')", N_("Enlarge the speed"), show=False, id="monitor.chart_kt_s"),
         Binding(
             "4",
             "enlarge('grad_norm')",
-            "Enlarge the gradient's norm",
+            N_("Enlarge the gradient's norm"),
             show=False,
             id="monitor.chart_grad_norm",
         ),
-        Binding("5", "fill('devices')", "Devices and their history", show=False, id="monitor.panel_devices"),
-        Binding("6", "fill('state')", "Health of the state", show=False, id="monitor.panel_state"),
         Binding(
-            "7", "fill('samples')", "Answers of base and tuned model", show=False, id="monitor.panel_samples"
+            "5", "fill('devices')", N_("Devices and their history"), show=False, id="monitor.panel_devices"
         ),
-        Binding("left,h", "move(-1)", "Cursor", show=False, key_display="← →", id="monitor.move_back"),
-        Binding("right,k", "move(1)", "Cursor to the right", show=False, id="monitor.move"),
-        Binding("shift+left", "move(-10)", "Cursor by ten", show=False, id="monitor.move_far_back"),
-        Binding("shift+right", "move(10)", "Cursor by ten to the right", show=False, id="monitor.move_far"),
-        Binding("plus,equals_sign", "zoom(0.5)", "Zoom", show=False, key_display="+ -", id="monitor.zoom_in"),
-        Binding("minus", "zoom(2)", "Zoom out", show=False, id="monitor.zoom_out"),
+        Binding("6", "fill('state')", N_("Health of the state"), show=False, id="monitor.panel_state"),
+        Binding(
+            "7",
+            "fill('samples')",
+            N_("Answers of base and tuned model"),
+            show=False,
+            id="monitor.panel_samples",
+        ),
+        Binding("left", "move(-1)", N_("Cursor"), show=False, key_display="← →", id="monitor.move_back"),
+        Binding("right", "move(1)", N_("Cursor to the right"), show=False, id="monitor.move"),
+        Binding("shift+left", "move(-10)", N_("Cursor by ten"), show=False, id="monitor.move_far_back"),
+        Binding(
+            "shift+right", "move(10)", N_("Cursor by ten to the right"), show=False, id="monitor.move_far"
+        ),
+        Binding(
+            "plus,equals_sign", "zoom(0.5)", N_("Zoom"), show=False, key_display="+ -", id="monitor.zoom_in"
+        ),
+        Binding("minus", "zoom(2)", N_("Zoom out"), show=False, id="monitor.zoom_out"),
         Binding(
             "comma",
             "pan(-1)",
-            "Move what is shown; an earlier answer",
+            N_("Move what is shown; an earlier answer"),
             show=False,
             key_display=", .",
             id="monitor.pan_back",
         ),
-        Binding("full_stop", "pan(1)", "Move to the right; a later answer", show=False, id="monitor.pan"),
-        Binding("0", "whole", "The whole run", show=False, id="monitor.whole"),
-        Binding("f", "follow", "Follow the newest", show=False, id="monitor.follow"),
-        Binding("x", "along", "Along steps, tokens or time", show=False, id="monitor.along"),
-        Binding("y", "scale", "Linear or logarithmic", show=False, id="monitor.scale"),
-        Binding("m", "smooth(1)", "Smooth more or less", show=False, key_display="m M", id="monitor.smooth"),
-        Binding("M", "smooth(-1)", "Smooth less", show=False, id="monitor.smooth_back"),
-        Binding("escape", "back", "Back", show=False, id="monitor.back"),
+        Binding("full_stop", "pan(1)", N_("Move to the right; a later answer"), show=False, id="monitor.pan"),
+        Binding("0", "whole", N_("The whole run"), show=False, id="monitor.whole"),
+        Binding("f", "follow", N_("Follow the newest"), show=False, id="monitor.follow"),
+        Binding("x", "along", N_("Along steps, tokens or time"), show=False, id="monitor.along"),
+        Binding("y", "scale", N_("Linear or logarithmic"), show=False, id="monitor.scale"),
+        Binding(
+            "m", "smooth(1)", N_("Smooth more or less"), show=False, key_display="m M", id="monitor.smooth"
+        ),
+        Binding("M", "smooth(-1)", N_("Smooth less"), show=False, id="monitor.smooth_back"),
+        Binding("escape", "back", N_("Back"), show=False, id="monitor.back"),
     ]
 
     def __init__(
@@ -209,7 +224,7 @@ class MonitorScreen(TuneScreen[None]):
         shortage = short_of_memory(self.run_dir) or short_of_disk(self.run_dir)
         self._found = diagnose(self.status, self._model, printed, self._given, shortage)
         resumable = steps[0] if steps else 0
-        card = ending(self.status, self.run_dir, self._model, self._found, resumable)
+        card = ending(self.status, self.run_dir, self._model, self._found, partial(key_of, self), resumable)
         self.query_one("#ending", Static).update(card or "")
         self.set_class(card is not None, "-card")
         self.set_class(self.status in ENDED, "-over")
@@ -240,9 +255,8 @@ class MonitorScreen(TuneScreen[None]):
 
     def action_leave(self) -> None:
         if self.status not in ENDED:
-            self.app.notify(
-                f"The run {one_line(self.run_name)} goes on; open it again from home.", markup=False
-            )
+            said = _("The run {name} goes on; open it again from home.", name=one_line(self.run_name))
+            self.app.notify(said, markup=False)
         self.dismiss()
 
     def action_done(self) -> None:
@@ -344,26 +358,24 @@ class MonitorScreen(TuneScreen[None]):
     def _stop_question(self, now: bool) -> tuple[str, str]:
         name = one_line(self.run_name)
         if now:
-            return (
-                f"{name} was asked to stop and is still at it.\nEnd it at once? What it did since the last "
-                "saved file is lost; the saved files stay.",
-                "End it at once",
-            )
+            question = _("{name} was asked to stop and is still at it.\nEnd it at once? What it did since "
+                         "the last saved file is lost; the saved files stay.", name=name)  # fmt: skip
+            return question, _("End it at once")
         per_epoch = self._model.plan.epoch_steps if self._model.plan else 0
-        file = ""
-        if per_epoch and self._model.plan:
-            epoch = self._model.plan.epoch_begin + max(0, self._model.step - 1) // per_epoch
-            file = f" as {self.run_dir.checkpoint(epoch).name}"
-        return (
-            f"Stop {name}?\nIt finishes the step it is in, saves{file} and ends. "
-            "If you say no it just goes on.",
-            "Stop it",
-        )
+        if not per_epoch or not self._model.plan:
+            question = _("Stop {name}?\nIt finishes the step it is in, saves and ends. "
+                         "If you say no it just goes on.", name=name)  # fmt: skip
+            return question, _("Stop it")
+        epoch = self._model.plan.epoch_begin + max(0, self._model.step - 1) // per_epoch
+        question = _("Stop {name}?\nIt finishes the step it is in, saves as {file} and ends. "
+                     "If you say no it just goes on.",
+                     name=name, file=self.run_dir.checkpoint(epoch).name)  # fmt: skip
+        return question, _("Stop it")
 
     def _stop(self, now: bool) -> None:
         try:
             if not stop_run(self.run_dir, now=now):
-                self.notify("The run has ended already.")
+                self.notify(_("The run has ended already."))
         except UserError as error:
             self.notify(str(error), severity="error", markup=False)
         self.call_later(self._tick)

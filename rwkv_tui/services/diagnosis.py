@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from engine.contract.events import Failed
+from engine.contract.i18n import N_, _
 from engine.contract.memory import savings
 from engine.contract.rundir import Status
 from engine.contract.settings import TrainSettings
@@ -15,7 +16,7 @@ from rwkv_tui.services.run_tail import RunModel
 
 Fix = Callable[[TrainSettings], dict[str, str]]
 LINES = 3
-UNKNOWN = "Its process ended without a word: killed, out of memory, or the machine was restarted."
+UNKNOWN = N_("Its process ended without a word: killed, out of memory, or the machine was restarted.")
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,9 @@ def _nothing(s: TrainSettings) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class _Sign:
-    """What in a run's words tells a cause."""
+    """What tells a cause: the engine's word for it, or what libraries and the system say when it happens."""
 
+    word: str
     pattern: str
     cause: str
     remedy: str
@@ -62,45 +64,51 @@ class _Sign:
 
 _SIGNS = (
     _Sign(
-        r"out of memory|OutOfMemoryError|MemoryError|DefaultCPUAllocator|CUBLAS_STATUS_ALLOC_FAILED",
-        "The memory did not suffice for a step.",
-        "Checkpoint the activations, then make a step smaller: first micro_bsz, then ctx_len.",
+        "memory",
+        r"out of memory|OutOfMemoryError|MemoryError|DefaultCPUAllocator|STATUS_ALLOC_FAILED",  # unsaid
+        N_("The memory did not suffice for a step."),
+        N_("Checkpoint the activations, then make a step smaller: first micro_bsz, then ctx_len."),
         _less_memory,
     ),
     _Sign(
-        r"loss is (nan|inf)|no finite loss|run away|no numbers",
-        "The training diverged.",
-        "Start again with a tenth of the learning rate.",
+        "diverged", "",
+        N_("The training diverged."),
+        N_("Start again with a tenth of the learning rate."),
         _lower_rate,
     ),
     _Sign(
-        r"No space left on device|disk is full|Errno 28",
-        "The disk is full.",
-        "Free some space, then resume the run; keep_checkpoints 2 keeps fewer files.",
+        "disk",
+        r"No space left on device|Errno 28",  # unsaid
+        N_("The disk is full."),
+        N_("Free some space, then resume the run; keep_checkpoints 2 keeps fewer files."),
         lambda s: {"keep_checkpoints": "2"} if not s.keep_checkpoints else {},
     ),
     _Sign(
-        r"not implemented for 'Half'|value cannot be converted to type at::Half",
-        "This number format cannot be computed with here.",
-        "Compute in fp32.",
+        "precision",
+        r"not implemented for 'Half'|value cannot be converted to type at::Half",  # unsaid
+        N_("This number format cannot be computed with here."),
+        N_("Compute in fp32."),
         _fp32,
     ),
     _Sign(
-        r"nvcc|ninja|CUDA_HOME|Triton|triton|no kernel image",
-        "The kernel of the recurrence cannot be built or run here.",
-        "Take the operator that needs no compiler.",
+        "operator",
+        r"nvcc|ninja|CUDA_HOME|Triton|triton|no kernel image",  # unsaid
+        N_("The kernel of the recurrence cannot be built or run here."),
+        N_("Take the operator that needs no compiler."),
         _plain_op,
     ),
     _Sign(
-        r"GPU is lost|fallen off the bus|CUDA error|uncorrectable ECC",
-        "The GPU reported an error.",
-        "See dmesg for its cause, restart the machine if need be, and resume the run.",
+        "gpu",
+        r"GPU is lost|fallen off the bus|CUDA error|uncorrectable ECC",  # unsaid
+        N_("The GPU reported an error."),
+        N_("See dmesg for its cause, restart the machine if need be, and resume the run."),
         _nothing,
     ),
     _Sign(
-        r"DataLoader worker|Permission denied|No such file",
-        "A file of the run could not be read or written.",
-        "Put the file back or mend its permissions, then resume the run.",
+        "file",
+        r"DataLoader worker|Permission denied|No such file",  # unsaid
+        N_("A file of the run could not be read or written."),
+        N_("Put the file back or mend its permissions, then resume the run."),
         _nothing,
     ),
 )  # fmt: skip
@@ -113,31 +121,33 @@ def diagnose(
     on what it is known to have lacked. None when there is nothing to say."""
     closing = model.closing
     if status == "failed" and isinstance(closing, Failed):
-        words = f"{closing.reason}\n{closing.detail}"
-        sign = _sign(words) if settings else None
+        sign = _sign(f"{closing.reason}\n{closing.detail}", closing.cause) if settings else None
         changes = closing.fix or (sign.fix(settings) if sign and settings else {})
         evidence = (*_seen(closing.reason, printed), *_trend(model))
-        remedy = closing.remedy or (sign.remedy if sign else "")
-        cause = sign.cause if sign and not closing.remedy else closing.reason
+        remedy = closing.remedy or (_(sign.remedy) if sign else "")
+        cause = _(sign.cause) if sign and not closing.remedy else closing.reason
         return Diagnosis(plain(cause).strip(), evidence, plain(remedy).strip(), tuple(changes.items()))
     if status == "died":
         sign = None if shortage else _sign(printed)
         if sign is not None:
             changes = sign.fix(settings) if settings else {}
             return Diagnosis(
-                sign.cause, (*_last(printed), *_trend(model)), sign.remedy, tuple(changes.items())
+                _(sign.cause), (*_last(printed), *_trend(model)), _(sign.remedy), tuple(changes.items())
             )
         return Diagnosis(
-            shortage or UNKNOWN,
+            shortage or _(UNKNOWN),
             _last(printed),
-            "Resume it. If that happens again it lacks memory: make a step smaller.",
+            _("Resume it. If that happens again it lacks memory: make a step smaller."),
             tuple(_less_memory(settings).items()) if settings else (),
         )
     return None
 
 
-def _sign(words: str) -> _Sign | None:
-    return next((s for s in _SIGNS if re.search(s.pattern, words, re.IGNORECASE)), None)
+def _sign(words: str, cause: str = "") -> _Sign | None:
+    """By the engine's word, which is the same in every language; else by the words of libraries."""
+    told = next((s for s in _SIGNS if s.word == cause), None)
+    patterns = (s for s in _SIGNS if s.pattern and re.search(s.pattern, words, re.IGNORECASE))
+    return told or next(patterns, None)
 
 
 def _seen(reason: str, printed: str) -> tuple[str, ...]:
@@ -156,11 +166,17 @@ def _trend(model: RunModel) -> tuple[str, ...]:
     lines = []
     last, least = model.loss_smooth.last, model.loss_smooth.extremes()[0]
     if last is not None and last > 1.1 * least:
-        lines.append(f"The smoothed loss had risen from {short(least)} to {short(last)}.")
+        lines.append(
+            _("The smoothed loss had risen from {least} to {last}.", least=short(least), last=short(last))
+        )
     count = len(model.grad_norm)
     usual, end = model.grad_norm.extremes(0, count // 2)[1], model.grad_norm.extremes(count - 10)[1]
     if end > 10 * usual > 0:
         lines.append(
-            f"The gradient's norm had risen to {short(end)}; in the first half it was at most {short(usual)}."
+            _(
+                "The gradient's norm had risen to {end}; in the first half it was at most {usual}.",
+                end=short(end),
+                usual=short(usual),
+            )
         )
     return tuple(lines)

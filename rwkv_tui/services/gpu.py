@@ -9,11 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from engine.contract.i18n import N_, _
+
 HISTORY = 300
 """Readings that are kept: ten minutes, at one every two seconds."""
 THROTTLE = (  # bits of nvmlDeviceGetCurrentClocksEventReasons; idleness and set clocks hold nothing back
-    (0x04, "power limit"), (0x08, "hardware slowdown"), (0x20, "heat"), (0x40, "heat, by the hardware"),
-    (0x80, "power brake"),
+    (0x04, N_("power limit")), (0x08, N_("hardware slowdown")), (0x20, N_("heat")),
+    (0x40, N_("heat, by the hardware")), (0x80, N_("power brake")),
 )  # fmt: skip
 
 
@@ -79,7 +81,7 @@ class Nvml:
             try:
                 self._library = importlib.import_module("pynvml")
             except ImportError:
-                return GpuReading((), "The package nvidia-ml-py is missing, so GPUs cannot be read.")
+                return GpuReading((), _("The package nvidia-ml-py is missing, so GPUs cannot be read."))
         library = self._library
         try:
             if not self._open:
@@ -90,7 +92,7 @@ class Nvml:
             self.close()
             return GpuReading((), _reason(error))
         gpus = tuple(gpu for index in range(count) for gpu in self._device(index, pids))
-        return GpuReading(gpus, "" if gpus else "The NVIDIA driver runs and finds no GPU.")
+        return GpuReading(gpus, "" if gpus else _("The NVIDIA driver runs and finds no GPU."))
 
     def close(self) -> None:
         """Ends the session; the next `read` opens another."""
@@ -160,16 +162,16 @@ class Nvml:
         bits = self._try("nvmlDeviceGetCurrentClocksEventReasons", handle)
         if bits is None:  # the name before driver 535
             bits = self._try("nvmlDeviceGetCurrentClocksThrottleReasons", handle)
-        return None if bits is None else ", ".join(text for bit, text in THROTTLE if bits & bit)
+        return None if bits is None else ", ".join(_(text) for bit, text in THROTTLE if bits & bit)
 
 
 def _reason(error: Exception) -> str:
     kind = type(error).__name__
     if kind == "NVMLError_LibraryNotFound":
-        return "No NVIDIA driver is installed here; runs use the CPU."
+        return _("No NVIDIA driver is installed here; runs use the CPU.")
     if kind == "NVMLError_DriverNotLoaded":
-        return "The NVIDIA driver is installed but not loaded; runs use the CPU."
-    return f"The NVIDIA driver does not answer ({error}); see what nvidia-smi says."
+        return _("The NVIDIA driver is installed but not loaded; runs use the CPU.")
+    return _("The NVIDIA driver does not answer ({error}); see what nvidia-smi says.", error=error)
 
 
 def read_gpus(library: Any = None) -> GpuReading:

@@ -10,6 +10,7 @@ from typing import IO
 
 from engine.contract.errors import UserError
 from engine.contract.events import Event, Failed, parse_event
+from engine.contract.i18n import _
 from rwkv_tui.services.engine import engine_command, engine_environment
 
 GRACE = 5.0
@@ -80,5 +81,5 @@ def _reason(errors: IO[bytes], code: int) -> str:
     errors.seek(0)
     lines = errors.read().decode("utf-8", "replace").strip().splitlines()
     if not lines:
-        return f"The engine ended without a word (status {code})."
+        return _("The engine ended without a word (status {code}).", code=code)
     return lines[-1].removeprefix("rwkv-tune: ")

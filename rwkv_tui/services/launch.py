@@ -12,13 +12,14 @@ from typing import Any
 from engine.contract.errors import UserError
 from engine.contract.files import write_atomic
 from engine.contract.flags import changed
+from engine.contract.i18n import _
 from engine.contract.paths import UserPaths
 from engine.contract.presets import render_yaml
 from engine.contract.process import Process
 from engine.contract.rundir import RunDir, RunList
 from engine.contract.settings import TrainSettings
 from rwkv_tui.services.engine import engine_command, engine_environment
-from rwkv_tui.services.runs import is_alive, summarise
+from rwkv_tui.services.runs import is_alive, status_word, summarise
 
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 
@@ -36,14 +37,18 @@ def launch(settings: TrainSettings, paths: UserPaths) -> tuple[str, RunDir]:
         name = runs.add(run.path, settings.on_finish)
     except OSError as error:
         raise UserError(
-            f"Cannot write the list of your runs to {paths.runs} ({error.strerror}).",
-            "Check the folder's permissions, or set XDG_STATE_HOME to a folder that you can write to.",
+            _(
+                "Cannot write the list of your runs to {folder} ({reason}).",
+                folder=paths.runs,
+                reason=error.strerror,
+            ),
+            _("Check the folder's permissions, or set XDG_STATE_HOME to a folder that you can write to."),
         ) from error
     claimed = False
     try:
         run.claim(name)
         claimed = True
-        write_atomic(run.settings, render_yaml(settings, f"The settings of the run {name}"))
+        write_atomic(run.settings, render_yaml(settings, _("The settings of the run {name}", name=name)))
         _begin(name, run, settings.on_finish)
     except (UserError, OSError) as error:
         runs.remove(name)
@@ -52,7 +57,12 @@ def launch(settings: TrainSettings, paths: UserPaths) -> tuple[str, RunDir]:
         if isinstance(error, UserError):
             raise
         raise UserError(
-            f"Cannot start the run in {run.path} ({error.strerror or error}).", "Check disk and permissions."
+            _(
+                "Cannot start the run in {folder} ({reason}).",
+                folder=run.path,
+                reason=error.strerror or error,
+            ),
+            _("Check disk and permissions."),
         ) from error
     return name, run
 
@@ -68,15 +78,26 @@ def resume(name: str, run: RunDir, runs: RunList) -> int:
             fcntl.flock(lock, fcntl.LOCK_EX)  # of two that resume the same run the second finds it alive
             alive, status = is_alive(run), summarise(name, run).status
             if alive is not False:
-                raise UserError(f"The run {name} is {status}.", "There is nothing to resume.")
+                raise UserError(
+                    _("The run {name} is {status}.", name=name, status=status_word(status)),
+                    _("There is nothing to resume."),
+                )
             if status == "finished":
-                raise UserError(f"The run {name} has finished.", f"Its files are in {run.path}.")
+                raise UserError(
+                    _("The run {name} has finished.", name=name),
+                    _("Its files are in {folder}.", folder=run.path),
+                )
             told = run.events.stat().st_size if run.events.exists() else 0
             _begin(name, run, runs.on_finish(name, run))
             return told
     except OSError as error:
         raise UserError(
-            f"Cannot resume the run in {run.path} ({error.strerror or error}).", "Check disk and permissions."
+            _(
+                "Cannot resume the run in {folder} ({reason}).",
+                folder=run.path,
+                reason=error.strerror or error,
+            ),
+            _("Check disk and permissions."),
         ) from error
 
 

@@ -10,7 +10,7 @@ from engine.contract.errors import UserError
 from engine.contract.presets import parse_yaml
 from engine.contract.rundir import RunDir, RunList
 from rwkv_tui.services.run_tail import STEP_MARK
-from rwkv_tui.services.runs import RunSummary, summarise
+from rwkv_tui.services.runs import RunSummary, status_word, summarise
 
 POINTS = 24
 CHUNK = 2048
@@ -28,8 +28,9 @@ class Overview:
     def matches(self, wanted: str) -> bool:
         """Whether each word of a filter is somewhere in its name, status, method, model or tags."""
         run = self.run
-        words = " ".join((run.name, run.status, run.method, run.version, self.model, *self.tags)).casefold()
-        return all(word in words for word in wanted.casefold().split())
+        words = (run.name, run.status, status_word(run.status), run.method, run.version, self.model)
+        there = " ".join((*words, *self.tags)).casefold()
+        return all(word in there for word in wanted.casefold().split())
 
 
 class Overviews:

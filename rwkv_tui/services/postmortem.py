@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 
+from engine.contract.i18n import _, n_
 from engine.contract.rundir import RunDir
 
 LEAST_FREE = 1 << 20  # bytes; a disk with less is as good as full
@@ -19,11 +20,20 @@ def short_of_memory(run: RunDir) -> str:
     owner = run.owner()
     if not count or kills is None or owner is None or owner.before_restart():
         return ""
-    where = "on this machine" if kills.of_all else "in its memory group"
-    times = "once" if count == 1 else f"{count} times"
-    return (
+    if kills.of_all:
+        return n_(
+            "Most likely the kernel killed it because the computer's memory was full: since the run began "
+            "that has happened once on this machine.",
+            "Most likely the kernel killed it because the computer's memory was full: since the run began "
+            "that has happened {n} times on this machine.",
+            count,
+        )
+    return n_(
         "Most likely the kernel killed it because the computer's memory was full: since the run began that "
-        f"has happened {times} {where}."
+        "has happened once in its memory group.",
+        "Most likely the kernel killed it because the computer's memory was full: since the run began that "
+        "has happened {n} times in its memory group.",
+        count,
     )
 
 
@@ -33,4 +43,4 @@ def short_of_disk(run: RunDir) -> str:
         full = shutil.disk_usage(run.path).free < LEAST_FREE
     except OSError:
         return ""
-    return f"The disk that holds {run.path} is full." if full else ""
+    return _("The disk that holds {folder} is full.", folder=run.path) if full else ""

@@ -11,6 +11,7 @@ import yaml
 
 from engine.contract.errors import UserError
 from engine.contract.files import write_atomic
+from engine.contract.i18n import _
 
 THEME_NAMES = ("dark", "light", "contrast")
 KEY = re.compile(r"[a-z]+(\+[a-z]+)*\+\S|[A-Za-z][a-z0-9_+]*|\S")
@@ -42,8 +43,12 @@ def write_look(folder: Path, look: Look) -> None:
         write_atomic(folder / "look.yaml", yaml.safe_dump(asdict(look)))
     except OSError as error:
         raise UserError(
-            f"The look is not remembered: cannot write to {folder} ({error.strerror}).",
-            "Check its permissions, or give --theme and --ascii each time.",
+            _(
+                "The look is not remembered: cannot write to {folder} ({reason}).",
+                folder=folder,
+                reason=error.strerror,
+            ),
+            _("Check its permissions, or give --theme and --ascii each time."),
         ) from None
 
 
@@ -63,7 +68,8 @@ def read_keys(folder: Path) -> dict[str, str]:
         wrong = next((word for word in words if not KEY.fullmatch(word)), None)
         if wrong is not None or not words:
             raise UserError(
-                f"{path}: {name}: {wrong!r} is no key.", "Write keys like f5, ctrl+k, shift+left, x or ?."
+                _("{path}: {name}: {wrong!r} is no key.", path=path, name=name, wrong=wrong),
+                _("Write keys like f5, ctrl+k, shift+left, x or ?."),
             )
         keys[str(name)] = ",".join(words)
     return keys
@@ -76,10 +82,16 @@ def _mapping(path: Path) -> dict[Any, Any]:
             told = yaml.safe_load(file.read(LARGEST).decode("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError) as error:
         place = getattr(error, "problem_mark", None)
-        where = f" in line {place.line + 1}" if place else f" ({getattr(error, 'strerror', 'not UTF-8')})"
-        raise UserError(f"Cannot read {path}{where}.", "Write one `name: value` a line.") from None
+        where = (
+            _(" in line {line}", line=place.line + 1)
+            if place
+            else f" ({getattr(error, 'strerror', 'not UTF-8')})"
+        )
+        raise UserError(
+            _("Cannot read {path}{where}.", path=path, where=where), _("Write one `name: value` a line.")
+        ) from None
     if told is None:
         return {}
     if not isinstance(told, dict):
-        raise UserError(f"Cannot read {path}.", "Write one `name: value` a line.")
+        raise UserError(_("Cannot read {path}.", path=path), _("Write one `name: value` a line."))
     return told

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.contract.errors import UserError
+from engine.contract.i18n import _
 from engine.contract.rundir import RunDir, RunList
 from rwkv_tui.services.runs import is_alive
 
@@ -46,7 +47,8 @@ def plan_removal(name: str, run: RunDir, *, trained: bool) -> Removal:
         found = sorted(run.path.iterdir()) if run.path.is_dir() else []
     except OSError as error:
         raise UserError(
-            f"Cannot look into {run.path} ({error.strerror}).", "Check its permissions."
+            _("Cannot look into {folder} ({reason}).", folder=run.path, reason=error.strerror),
+            _("Check its permissions."),
         ) from None
     doomed = [p for p in found if RECORDS.fullmatch(p.name) or (trained and TRAINED.fullmatch(p.name))]
     return Removal(name, run, tuple(doomed), tuple(p for p in found if p not in doomed))
@@ -73,15 +75,16 @@ def remove(removal: Removal, runs: RunList) -> None:
                 runs.remove(name)
     except OSError as error:
         raise UserError(
-            f"Cannot delete {error.filename or run.path} ({error.strerror}).",
-            "Check its permissions, then run the same command again.",
+            _("Cannot delete {path} ({reason}).", path=error.filename or run.path, reason=error.strerror),
+            _("Check its permissions, then run the same command again."),
         ) from None
 
 
 def _require_ended(name: str, run: RunDir) -> None:
     if is_alive(run) is not False:
         raise UserError(
-            f"The run {name} is alive; nothing was deleted.", f"Stop it first: `rwkv-tune stop {name}`."
+            _("The run {name} is alive; nothing was deleted.", name=name),
+            _("Stop it first: `rwkv-tune stop {name}`.", name=name),
         )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from engine.contract import events as ev
+from engine.contract.i18n import N_, _, n_
 from engine.contract.rundir import RunDir
 from rwkv_tui.plain import duration, short
 from rwkv_tui.series import Columns, Series
@@ -25,6 +26,10 @@ STEP_INTEGERS = ("v", "epoch", "tokens")
 STEP_REALS = ("lr", "kt_s", "step_s", "t")
 STEP_CURVES = ("loss", "loss_smooth", "lr", "kt_s", "grad_norm", "tokens")
 STEP_MAYBE = ("loss", "loss_smooth", "grad_norm")
+ENDED = {
+    "finished": N_("finished at step {step} after {time}"),
+    "stopped": N_("stopped at step {step} after {time}"),
+}  # fmt: skip
 
 
 class RunTail:
@@ -121,12 +126,13 @@ def _step_rows(lines: list[bytes]) -> list[dict[str, Any]]:
 @dataclass(frozen=True)
 class LogLine:
     """A line for a reader; `level` is "info", "good", "warning" or "error". What is no mere remark, but a
-    turn of the run, has `mark`: the sign that stands for it in the time line."""
+    turn of the run, has `mark`: the sign that stands for it in the time line. `about`: see `ev.Warned`."""
 
     t: float
     text: str
     level: str = "info"
     mark: str = ""
+    about: str = ""
 
 
 @dataclass(frozen=True)
@@ -210,8 +216,8 @@ class RunModel:
         if handler:
             handler(self, event)
 
-    def _say(self, t: float, text: str, level: str = "info", mark: str = "") -> None:
-        self.log.append(LogLine(t, text, level, mark))
+    def _say(self, t: float, text: str, level: str = "info", mark: str = "", about: str = "") -> None:
+        self.log.append(LogLine(t, text, level, mark, about))
         self.log_count += 1
 
     def _started(self, event: ev.Started) -> None:
@@ -223,7 +229,9 @@ class RunModel:
         self._pace.start(self.step)
         where = plan.device if plan.devices == 1 else f"{plan.devices} x {plan.device}"
         self._say(
-            event.t, f"training starts: {plan.steps} steps on {where}, {plan.precision}, op {plan.op}",
+            event.t,
+            _("training starts: {steps} steps on {where}, {precision}, op {op}",
+              steps=plan.steps, where=where, precision=plan.precision, op=plan.op),
             mark="▶",
         )  # fmt: skip
 
@@ -238,8 +246,10 @@ class RunModel:
         self.epoch_marks = [mark for mark in self.epoch_marks if mark <= step]
         self.checkpoints = [c for c in self.checkpoints if c.step <= step]
         self.samples = [s for s in self.samples if s.step <= step]
-        self._say(event.t, f"resumed after step {step}" if step else "started again from the beginning",
-                  mark="▶")  # fmt: skip
+        if step:
+            self._say(event.t, _("resumed after step {step}", step=step), mark="▶")
+        else:
+            self._say(event.t, _("started again from the beginning"), mark="▶")
 
     def _stepped(self, event: ev.Step) -> None:
         self.apply_steps([vars(event)])
@@ -269,37 +279,47 @@ class RunModel:
 
     def _epoch_over(self, event: ev.Epoch) -> None:
         self.epoch_marks.append(self.step)
-        loss = "no loss" if event.loss is None else f"mean loss {short(event.loss)}"
+        loss = "-" if event.loss is None else short(event.loss)
         self._say(
-            event.t, f"epoch {event.epoch} is over: {loss}, lr {short(event.lr)}, {duration(event.seconds)}",
+            event.t,
+            _("epoch {epoch} is over: mean loss {loss}, lr {lr}, {time}",
+              epoch=event.epoch, loss=loss, lr=short(event.lr), time=duration(event.seconds)),
             mark="┊",
         )  # fmt: skip
 
     def _validated(self, event: ev.Validated) -> None:
         self.validations.append(event)
         self.valid_loss.append(event.step, event.loss)
-        loss = "none" if event.loss is None else f"{event.loss:.4f}"
-        best = "the best so far" if event.best_epoch == event.epoch else f"best was epoch {event.best_epoch}"
-        self._say(event.t, f"validation loss {loss} after epoch {event.epoch}, {best}", "good", "•")
+        loss = "-" if event.loss is None else f"{event.loss:.4f}"
+        epoch, best = event.epoch, event.best_epoch
+        if best == epoch:
+            said = _("validation loss {loss} after epoch {epoch}, the best so far", loss=loss, epoch=epoch)
+        else:
+            said = _("validation loss {loss} after epoch {epoch}, best was epoch {best}",
+                     loss=loss, epoch=epoch, best=best)  # fmt: skip
+        self._say(event.t, said, "good", "•")
 
     def _saved(self, event: ev.Checkpoint) -> None:
         self.checkpoints.append(event)
-        self._say(event.t, f"saved {Path(event.path).name} at step {event.step}", "good", "◆")
+        name = Path(event.path).name
+        self._say(event.t, _("saved {name} at step {step}", name=name, step=event.step), "good", "◆")
 
     def _evaluated(self, event: ev.Evaluated) -> None:
+        n = event.documents
         if event.when == "before":
+            said = n_("loss before training: {loss:.4f} over {n} document",
+                      "loss before training: {loss:.4f} over {n} documents", n, loss=event.loss)  # fmt: skip
             self.before, self._probe_began = event, self._phase_began
             self._per_document = (event.t - self._phase_began) / max(1, event.documents)
         else:
+            said = n_("loss after training: {loss:.4f} over {n} document",
+                      "loss after training: {loss:.4f} over {n} documents", n, loss=event.loss)  # fmt: skip
             self.after = event
-        self._say(
-            event.t, f"loss {event.when} training: {event.loss:.4f} over {event.documents} documents", "good",
-            "•",
-        )  # fmt: skip
+        self._say(event.t, said, "good", "•")
 
     def _sampled(self, event: ev.Sample) -> None:
         self.samples.append(event)
-        self._say(event.t, f"answered a sample prompt at step {event.step}", mark="“")
+        self._say(event.t, _("answered a sample prompt at step {step}", step=event.step), mark="“")
 
     def _state_told(self, event: ev.StateHealth) -> None:
         self.states.append(StateNorms(event.step, event.heads, array("f", event.norms)))
@@ -308,7 +328,7 @@ class RunModel:
         self._say(event.t, event.text)
 
     def _warned(self, event: ev.Warned) -> None:
-        self._say(event.t, event.text, "warning", "!")
+        self._say(event.t, event.text, "warning", "!", event.about)
 
     def _failed(self, event: ev.Failed) -> None:
         self.closing, self.activity = event, None
@@ -317,8 +337,8 @@ class RunModel:
     def _finished(self, event: ev.Finished) -> None:
         self.closing, self.activity = event, None
         self.step = event.step
-        self._say(event.t, f"{event.status} at step {event.step} after {duration(event.seconds)}", "good",
-                  "■")  # fmt: skip
+        said = _(ENDED[event.status], step=event.step, time=duration(event.seconds))
+        self._say(event.t, said, "good", "■")
 
 
 _HANDLERS: dict[type, Any] = {

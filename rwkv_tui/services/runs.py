@@ -11,6 +11,7 @@ from pathlib import Path
 from engine.contract.errors import UserError
 from engine.contract.events import Event, Failed, Finished, Resumed, Started, Step, parse_event
 from engine.contract.files import write_atomic
+from engine.contract.i18n import N_, _, p_
 from engine.contract.memory import advice
 from engine.contract.process import Process
 from engine.contract.rundir import RunDir, RunList, Status
@@ -18,6 +19,10 @@ from rwkv_tui.plain import moment
 from rwkv_tui.services.postmortem import short_of_disk, short_of_memory
 
 RESUMABLE: tuple[Status, ...] = ("stopped", "failed", "died")
+STATUS_WORDS: dict[Status, str] = {
+    "starting": N_("starting"), "running": N_("running"), "stopping": N_("stopping"),
+    "finished": N_("finished"), "stopped": N_("stopped"), "failed": N_("failed"), "died": N_("died"),
+}  # fmt: skip
 HEAD_BYTES = 1 << 18
 TAIL_BYTES = 1 << 16
 ENGINE_LOG_BYTES = 1 << 13
@@ -40,6 +45,11 @@ class RunSummary:
     updated: float | None
 
 
+def status_word(status: Status) -> str:
+    """How a run stands, as a word for people."""
+    return _(STATUS_WORDS[status])
+
+
 def summarise_runs(folder: Path) -> list[RunSummary]:
     """All runs listed under `folder` (UserPaths.runs), newest first."""
     return [summarise(name, run) for name, run in RunList(folder).all()]
@@ -54,7 +64,7 @@ def find_run(folder: Path, wanted: str) -> tuple[str, RunDir]:
     if not wanted:
         if runs:
             return runs[0]
-        raise UserError("There are no runs yet.", "Start one with `rwkv-tune train`.")
+        raise UserError(_("There are no runs yet."), _("Start one with `rwkv-tune train`."))
     path = Path(wanted).expanduser().absolute()
     begin_so = [(name, run) for name, run in runs if name.startswith(wanted)]
     for name, run in runs:
@@ -68,13 +78,18 @@ def find_run(folder: Path, wanted: str) -> tuple[str, RunDir]:
     for name, gone in RunList(folder).all(gone=True):
         if wanted == name or gone.path == path:
             raise UserError(
-                f"The folder of the run {name}, {gone.path}, is gone.",
-                f"Put it back, or forget the run with `rwkv-tune rm {name}`.",
+                _("The folder of the run {name}, {folder}, is gone.", name=name, folder=gone.path),
+                _("Put it back, or forget the run with `rwkv-tune rm {name}`.", name=name),
             )
-    names = ", ".join(name for name, _ in begin_so or runs[:8]) or "none"
+    names = ", ".join(name for name, _run in begin_so or runs[:8]) or p_("runs", "none")
     if begin_so:
-        raise UserError(f"Several runs begin with {wanted}: {names}.", "Give one of these names.")
-    raise UserError(f"There is no run {wanted}.", f"Your newest runs: {names}.")
+        raise UserError(
+            _("Several runs begin with {wanted}: {names}.", wanted=wanted, names=names),
+            _("Give one of these names."),
+        )
+    raise UserError(
+        _("There is no run {wanted}.", wanted=wanted), _("Your newest runs: {names}.", names=names)
+    )
 
 
 def summarise(name: str, run: RunDir) -> RunSummary:
@@ -162,28 +177,54 @@ def stop_run(run: RunDir, *, now: bool = False) -> bool:
         return False
     except OSError as error:
         raise UserError(
-            f"Cannot stop the run in {run.path} ({error.strerror}).",
-            f"Ask whoever started it, or end process {owner.pid} yourself.",
+            _("Cannot stop the run in {folder} ({reason}).", folder=run.path, reason=error.strerror),
+            _("Ask whoever started it, or end process {pid} yourself.", pid=owner.pid),
         ) from None
 
 
 def ending_of(run: RunSummary) -> str:
     """How a run stands, as a sentence for people; one that can go on says so."""
-    step = f"step {run.step:,}" + (f" of {run.steps:,}" if run.steps else "")
+    name, status, step = run.name, status_word(run.status), place_of(run.step, run.steps)
     match run.status:
         case "finished":
-            return f"The run {run.name} finished at {step}; its files are in {run.proj_dir}."
+            return _("The run {name} finished at {step}; its files are in {folder}.",
+                     name=name, step=step, folder=run.proj_dir)  # fmt: skip
+        case "starting" | "running" | "stopping" if run.step:
+            return _("The run {name} is {status}, at {step}.", name=name, status=status, step=step)
         case "starting" | "running" | "stopping":
-            return f"The run {run.name} is {run.status}" + (f", at {step}." if run.step else ".")
-    seen = f" (last seen {moment(run.updated)})" if run.status == "died" and run.updated else ""
-    owner = RunDir(run.proj_dir).owner()
-    why = " when the machine was restarted" if seen and owner and owner.before_restart() else ""
-    steps = RunDir(run.proj_dir).resume_steps()
-    place = f"from step {steps[0]:,}" if steps else "from the beginning"
-    where = f"at {step}" if run.step else "before its first step"
-    short = _shortage(RunDir(run.proj_dir)) if run.status == "died" else ""
-    return (f"The run {run.name} {run.status} {where}{why}{seen}; "
-            f"`rwkv-tune resume {run.name}` goes on {place}.{short and f' {short}'}")  # fmt: skip
+            return _("The run {name} is {status}.", name=name, status=status)
+    folder = RunDir(run.proj_dir)
+    ended = _how_it_ended(run, folder, status, step)
+    steps = folder.resume_steps()
+    said = (
+        _("{ended}; `rwkv-tune resume {name}` goes on from step {step:,}.", ended=ended, name=name,
+          step=steps[0])
+        if steps
+        else _("{ended}; `rwkv-tune resume {name}` goes on from the beginning.", ended=ended, name=name)
+    )  # fmt: skip
+    short = _shortage(folder) if run.status == "died" else ""
+    return f"{said} {short}".rstrip()
+
+
+def place_of(step: int, steps: int) -> str:
+    """Where in a run one is; `steps` is 0 while its length is unknown."""
+    if not steps:
+        return _("step {step:,}", step=step)
+    return _("step {step:,} of {steps:,}", step=step, steps=steps)
+
+
+def _how_it_ended(run: RunSummary, folder: RunDir, status: str, step: str) -> str:
+    """The first half of the sentence on a run that did not finish."""
+    if run.step:
+        ended = _("The run {name} {status} at {step}", name=run.name, status=status, step=step)
+    else:
+        ended = _("The run {name} {status} before its first step", name=run.name, status=status)
+    if run.status != "died" or not run.updated:
+        return ended
+    when, owner = moment(run.updated), folder.owner()
+    if owner and owner.before_restart():
+        return _("{ended} when the machine was restarted (last seen {when})", ended=ended, when=when)
+    return _("{ended} (last seen {when})", ended=ended, when=when)
 
 
 def _shortage(run: RunDir) -> str:

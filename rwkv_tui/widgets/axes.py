@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from engine.contract.i18n import _
 from rwkv_tui.plain import duration
 
 Unit = Literal["step", "tokens", "time"]
@@ -59,7 +60,7 @@ class XAxis:
     @property
     def note(self) -> str:
         """What stands at the right end of the labels."""
-        return {"step": "steps", "tokens": "tokens", "time": "h:mm:ss"}[self.unit]
+        return {"step": _("steps"), "tokens": "tokens", "time": "h:mm:ss"}[self.unit]
 
     def spell(self, x: float) -> str:
         """A place on the axis, short."""
@@ -74,8 +75,8 @@ class XAxis:
                 else f"{duration(low)}..{duration(high)}:"
             )
         first, last = math.ceil(low), math.ceil(high) - 1
-        name = "step" if self.unit == "step" else "tokens"
-        return f"{name} {first:,}:" if last <= first else f"{name} {first:,}..{last:,}:"
+        place = f"{first:,}" if last <= first else f"{first:,}..{last:,}"
+        return _("step {step}:", step=place) if self.unit == "step" else f"tokens {place}:"
 
 
 ALL_STEPS = XAxis()

@@ -7,6 +7,9 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from rich.cells import cell_len
+
+from engine.contract.i18n import _
 from rwkv_tui.plain import short
 from rwkv_tui.series import Series
 from rwkv_tui.widgets.axes import ALL_STEPS, Scale, XAxis, nice_step, nice_time, y_axis
@@ -138,7 +141,8 @@ def picture(
     if low > high or plot_height < 2 or width < 16:
         blank: list[list[Run]] = [[] for _ in range(max(0, height - 1))]
         if low > high and blank:
-            blank[(height - 1) // 2] = [("no value yet".center(width)[:width], "axis")]
+            said = _("no value yet")
+            blank[(height - 1) // 2] = [(" " * max(0, (width - cell_len(said)) // 2) + said, "axis")]
         return Picture([_latest(title, curves, width, spell), *blank][:height])
     low = min(low, 0.0) if from_zero and not log else low
     log = log and low > 0
@@ -188,12 +192,12 @@ def _reading(
 def _title(title: str, notes: list[Run], values: Sequence[tuple[Curve, str]], width: int) -> list[Run]:
     """As many of the values as there is room for, the last curve's first."""
     runs: list[Run] = [(title, "title"), *notes]
-    used = sum(len(text) for text, _ in runs)
+    used = sum(cell_len(text) for text, _style in runs)
     for curve, value in reversed(values):
         text = f"  {curve.label} {value}".replace("   ", "  ")
-        if used + len(text) <= width:
+        if used + cell_len(text) <= width:
             runs.append((text, curve.style))
-            used += len(text)
+            used += cell_len(text)
     return runs
 
 
@@ -228,8 +232,8 @@ def _x_axis(gutter: int, width: int, xs: Scale, axis: XAxis, saved: set[int]) ->
     step = step if axis.unit == "time" else max(1.0, step)
     line, labels = ["─"] * width, [" "] * (width + gutter)
     free, end = 0, width + gutter
-    if axis.note and len(axis.note) + 12 < width:
-        end -= len(axis.note) + 1
+    if axis.note and cell_len(axis.note) + 12 < width:
+        end -= cell_len(axis.note) + 1
         labels[end + 1 :] = axis.note
     for n in range(math.ceil(xs.low / step), math.floor(xs.high / step) + 1):
         x = xs.place(n * step) // 2

@@ -164,7 +164,7 @@ async def test_a_terminal_of_20_by_5(home: Path, tmp_path: Path) -> None:
             await pilot.press("f1", "escape")
         app.open_run("going", going)
         await pilot.pause(0.2)
-        await pilot.press("l", "escape", "1", "1", "x", "plus")
+        await pilot.press("o", "escape", "1", "1", "x", "plus")
         await pilot.resize_terminal(80, 24)
         await pilot.pause(0.2)
         await pilot.resize_terminal(20, 5)

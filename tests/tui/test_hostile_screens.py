@@ -59,7 +59,7 @@ async def test_a_run_is_shown_inert(ending: events.Failed | None, run: RunDir, m
         app.open_run(EVIL, run)
         await until(pilot, lambda: "step" in drawn(pilot))
         inert(pilot)
-        await pilot.press("l")
+        await pilot.press("o")
         await until(pilot, lambda: "log" in drawn(pilot))
         inert(pilot)
 

@@ -243,7 +243,7 @@ async def test_a_failed_run_says_why_and_what_to_do(tmp_path: Path) -> None:
         assert str(run.log) in card
         assert "  OutOfMemoryError: [red]2 GiB" in card
         assert "\x1b" not in card
-        await pilot.press("l")
+        await pilot.press("o")
         whole = "\n".join(app.screen.query_one(Lines).lines)
         assert "OutOfMemoryError: [red]2 GiB" in whole
         assert "2025-10-09 08:58:20  The GPU has no memory" in whole
@@ -262,7 +262,7 @@ async def test_the_log_is_searched_filtered_and_followed(tmp_path: Path) -> None
     app = screens.app(tmp_path)
     async with app.run_test(size=(80, 24)) as pilot:
         await app.push_screen(monitor(run))
-        await pilot.press("l")
+        await pilot.press("o")
         lines = app.screen.query_one(Lines)
         await until(pilot, lambda: len(lines.lines) == 47)
         assert lines.is_at_end()
@@ -417,7 +417,7 @@ def test_whole_panels_look(
     assert snap_compare(screens.app(tmp_path), terminal_size=size, run_before=open_it)
 
 
-@pytest.mark.parametrize("keys", ["", "1 left plus", "5", "6", "7", "l", "t"])
+@pytest.mark.parametrize("keys", ["", "1 left plus", "5", "6", "7", "o", "t"])
 async def test_a_tiny_terminal_breaks_nothing(keys: str, tmp_path: Path) -> None:
     run = stories.new_run(tmp_path / "emoji", "emoji", ALIVE)
     stories.tell(run, stories.opening() + stories.lively(Path("emoji"), 60))
