@@ -51,7 +51,7 @@ class HelpScreen(TuneDialog[None]):
             yield Static(_("{key} closes this.", key=key_of(self, "help.close")), classes="dim")
 
     def _everywhere(self) -> Iterator[tuple[str, str]]:
-        yield "tab, shift+tab", _("Next and previous field")
+        yield "tab, shift+tab", _("Next and previous field")  # unsaid
         for names, what in ALWAYS:
             yield " ".join(all_keys(self.app, name) for name in names), _(what)
         yield "ctrl+q", _("Quit; runs go on without the screen")

@@ -69,7 +69,7 @@ class HomeScreen(TuneScreen[None]):
         self._reader: Overviews | None = None
 
     def compose(self) -> ComposeResult:
-        head = Content.assemble((" rwkv-tune ", "bold reverse $primary"), "  ", _("fine-tune RWKV"))
+        head = Content.assemble((" rwkv-tune ", "bold reverse $primary"), "  ", _("fine-tune RWKV"))  # unsaid
         yield Static(head, id="head")
         yield Label(id="columns", classes="title")
         yield Picker("runs")

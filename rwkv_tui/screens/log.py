@@ -106,7 +106,8 @@ class LogScreen(TuneScreen[None]):
     def _marked(self, line: Content) -> Content:
         if not self._wanted:
             return line
-        return line.highlight_regex(re.compile(re.escape(self._wanted), re.IGNORECASE), style="bold reverse")
+        wanted = re.compile(re.escape(self._wanted), re.IGNORECASE)
+        return line.highlight_regex(wanted, style="bold reverse")  # unsaid
 
     def _printed(self) -> list[Content]:
         printed = plain(engine_log_tail(self._run_dir)).strip()

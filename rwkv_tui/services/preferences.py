@@ -85,7 +85,7 @@ def _mapping(path: Path) -> dict[Any, Any]:
         where = (
             _(" in line {line}", line=place.line + 1)
             if place
-            else f" ({getattr(error, 'strerror', 'not UTF-8')})"
+            else f" ({getattr(error, 'strerror', _('not UTF-8'))})"
         )
         raise UserError(
             _("Cannot read {path}{where}.", path=path, where=where), _("Write one `name: value` a line.")

@@ -7,7 +7,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 
 from engine.contract.i18n import _
 from rwkv_tui.plain import short
@@ -142,7 +142,8 @@ def picture(
         blank: list[list[Run]] = [[] for _ in range(max(0, height - 1))]
         if low > high and blank:
             said = _("no value yet")
-            blank[(height - 1) // 2] = [(" " * max(0, (width - cell_len(said)) // 2) + said, "axis")]
+            said = set_cell_size(" " * ((width - cell_len(said)) // 2) + said, width)
+            blank[(height - 1) // 2] = [(said, "axis")]
         return Picture([_latest(title, curves, width, spell), *blank][:height])
     low = min(low, 0.0) if from_zero and not log else low
     log = log and low > 0

@@ -325,7 +325,7 @@ async def test_a_run_that_vanished_is_said_to_have_died(tmp_path: Path) -> None:
         await app.push_screen(screen)
         await until(pilot, lambda: screen.status == "died")
         card = panel(screen, "ending")
-        assert "died at step 430 (last seen 2025-10-09 08:57:50)" in card
+        assert "died at step 430 of 1,000 (last seen 2025-10-09 08:57:50)" in card
         assert "Kept: rwkv-0.pth, rwkv-1.pth" in card
 
 
