@@ -1,9 +1,9 @@
 """What tuning a state needs of a GPU's memory, by arithmetic: no torch, nothing measured at run time.
 
 Counted are the weights as they are kept, the states with gradients and Adam's two moments, the inputs of
-all blocks (with grad_cp; without it, what every block keeps), what one block keeps and computes with, and
-the logits that the loss holds at a time. CUDA's own context (about 0.5 GB) and what an allocator loses
-are not: they depend on the machine.
+all blocks (with grad_cp; without it, what every block keeps), and the larger of what is worked with at a
+time: the logits, or a block. CUDA's own context (about 0.5 GB) and what an allocator loses are not: they
+depend on the machine.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 
 from engine.contract.i18n import _
-from engine.contract.memory import savings
+from engine.contract.memory import host_emb, savings
 from engine.contract.settings import TrainSettings
 from engine.contract.sizes import SIZES, Quant, fit
 
@@ -23,7 +23,10 @@ BYTES = {"fp16": 2.0, "int8": 1.0, "nf4": 0.5 + 4 / 64}  # of a weight in a laye
 # autograd's hooks (tests/test_estimate.py counts again).
 KEPT = {"x052": 35.2, "x060": 56.5, "x070": 69.1}
 PASSING = 24  # bytes a token and channel of gradients and products on their way, about six tensors in fp32
-LOGITS = 1 << 25  # elements the loss holds at a time, in fp32 and twice in 16 bits
+HIDDEN = (
+    16  # the same of what the loss holds beside the logits: the last block's output, its copies and gradient
+)
+LOGITS = 1 << 25  # elements the loss holds at a time, in fp32 and in 16 bits
 
 
 @dataclass(frozen=True)
@@ -32,12 +35,12 @@ class Memory:
 
     weights: float
     states: float
-    activations: float
-    logits: float
+    activations: float  # that wait for the backward pass
+    working: float
 
     @property
     def total(self) -> float:
-        return self.weights + self.states + self.activations + self.logits
+        return self.weights + self.states + self.activations + self.working
 
 
 def parameters(version: str, n_layer: int, n_embd: int, vocabulary: int = VOCABULARY) -> tuple[int, int]:
@@ -60,20 +63,22 @@ def parameters(version: str, n_layer: int, n_embd: int, vocabulary: int = VOCABU
 
 def state_memory(
     version: str, n_layer: int, n_embd: int, *, quant: Quant, ctx_len: int, micro_bsz: int = 1,
-    grad_cp: bool = True, vocabulary: int = VOCABULARY,
+    grad_cp: bool = True, vocabulary: int = VOCABULARY, on_host: bool = True,
 ) -> Memory:  # fmt: skip
-    """Of tuning a state in 16 bits."""
+    """Of tuning a state in 16 bits; `on_host`: without the embedding, see `contract.memory.host_emb`."""
     linears, rest = parameters(version, n_layer, n_embd, vocabulary)
     positions = ctx_len * micro_bsz
     kept = KEPT[version] * positions * n_embd
     inputs = 2 * positions * n_embd * (n_layer + 2)  # and the first layer's values, and their gradient
-    blocks = kept + inputs if grad_cp else n_layer * kept
-    logits = min(LOGITS, positions * vocabulary) * (4 + 2 + 2)
+    block = (kept if grad_cp else 0) + PASSING * positions * n_embd
+    if quant != "fp16":  # the largest linear, unpacked
+        block += 2 * n_embd * (4 * n_embd if version == "x070" else int(3.5 * n_embd))
+    logits = min(LOGITS, positions * vocabulary) * (4 + 2) + HIDDEN * positions * n_embd
     return Memory(
-        weights=BYTES[quant] * linears + 2 * rest,
+        weights=BYTES[quant] * linears + 2 * (rest - (vocabulary * n_embd if on_host else 0)),
         states=16 * n_layer * n_embd * HEAD,  # fp32: value, gradient, two moments
-        activations=blocks + PASSING * positions * n_embd,
-        logits=logits,
+        activations=inputs if grad_cp else n_layer * kept,
+        working=max(block, logits),
     )
 
 
@@ -85,6 +90,7 @@ def needed(s: TrainSettings) -> Memory | None:
     return state_memory(
         s.my_testing, s.n_layer, s.n_embd, quant="fp16" if s.quant == "none" else s.quant,
         ctx_len=s.ctx_len, micro_bsz=s.micro_bsz, grad_cp=s.grad_cp, vocabulary=s.vocab_size or VOCABULARY,
+        on_host=host_emb(s),
     )  # fmt: skip
 
 

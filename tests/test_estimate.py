@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
 
+from engine import estimate
 from engine.checkpoints.inspect import inspect_model
 from engine.estimate import KEPT, LOGITS, parameters, state_memory, table
 from engine.models.build import MODELS
 from engine.models.init import init_model
 from engine.quant import is_linear_weight
-from engine.train.loss import CHUNK_ELEMENTS
+from engine.train.loss import CHUNK_ELEMENTS, training_loss
+from engine.tuning.state import StateTuning
 
 VERSIONS = list(MODELS)
 
@@ -33,6 +39,11 @@ class Lean(torch.autograd.Function):
     def forward(ctx: Any, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(*inputs)
         return torch.zeros_like(inputs[3]), torch.zeros_like(inputs[-1])
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
+        wanted = zip(ctx.saved_tensors, ctx.needs_input_grad, strict=True)
+        return tuple(torch.zeros_like(x) if needed else None for x, needed in wanted)
 
 
 def lean(*inputs: Tensor) -> Any:
@@ -59,6 +70,51 @@ def test_what_a_block_keeps_is_what_autograd_keeps(version: str) -> None:
         model.blocks[1](x, v_first if version == "x070" else None, None)
     found = sum(x.untyped_storage().nbytes() for x in kept.values()) / steps / width
     assert found == pytest.approx(KEPT[version], rel=0.15)
+
+
+class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes of tensors that are alive, beside those that are given at the start."""
+
+    def __init__(self, given: Iterable[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.alive = dict.fromkeys((x.untyped_storage()._cdata for x in given), 0)
+        self.peak = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for x in tree_iter(made):
+            if isinstance(x, Tensor) and x.untyped_storage()._cdata not in self.alive:
+                storage = x.untyped_storage()
+                self.alive[storage._cdata] = storage.nbytes()
+                weakref.finalize(storage, self.alive.pop, storage._cdata)
+        self.peak = max(self.peak, sum(self.alive.values()))
+        return made
+
+
+@pytest.mark.parametrize(
+    ("version", "vocabulary", "grad_cp"),
+    [("x052", 64, True), ("x060", 64, True), ("x070", 64, True), ("x070", 64, False), ("x070", 8192, True)],
+)
+def test_a_step_takes_what_is_counted(
+    version: str, vocabulary: int, grad_cp: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a block's work is the largest part, and where the logits are."""
+    layers, width, steps, logits = 3, 128, 128, 64 * vocabulary
+    monkeypatch.setitem(CHUNK_ELEMENTS, "cpu", logits)
+    monkeypatch.setattr(estimate, "LOGITS", logits)
+    tensors = {
+        name: t.bfloat16() for name, t in init_model(version, layers, width, vocab_size=vocabulary).items()
+    }
+    model = MODELS[version](tensors, lean, grad_cp=grad_cp).train()
+    StateTuning().attach(model)
+    tokens = torch.zeros(1, steps, dtype=torch.int64)
+    with Live(model.parameters()) as live:
+        training_loss(model, tokens, tokens).backward()  # type: ignore[no-untyped-call]
+    need = state_memory(
+        version, layers, width, quant="fp16", ctx_len=steps, grad_cp=grad_cp, vocabulary=vocabulary
+    )
+    gradients = need.states / 4
+    assert live.peak == pytest.approx(need.activations + need.working + gradients, rel=0.2)
 
 
 def test_the_loss_holds_what_is_counted() -> None:

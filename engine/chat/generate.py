@@ -31,10 +31,9 @@ def generate(
     if not prompt_ids:
         raise UserError(_("The prompt is empty."), _("Give at least one character."))
     rng = torch.Generator().manual_seed(seed)
-    device = model.emb.weight.device
     tokens, carry = list(prompt_ids), None
     for _step in range(length):
-        hidden, carry = model.hidden(torch.tensor([tokens], device=device), carry)
+        hidden, carry = model.hidden(torch.tensor([tokens], device=model.device), carry)
         logits = model.logits(hidden[:, -1:], carry)[0, 0].float().cpu()
         token = _choose(logits, temperature, top_p, rng)
         if token in stop_ids:

@@ -46,3 +46,10 @@ def advice(s: TrainSettings) -> str:
         "What takes less, the cheapest first: {ways}.",
         ways="; ".join([*map(str, savings(s)), _("a smaller model")]),
     )
+
+
+def host_emb(s: TrainSettings) -> bool:
+    """Whether a GPU's run keeps the embedding in the host's memory: one that is frozen is only looked up.
+    DeepSpeed wants to send all parameters around."""
+    frozen = s.method != "full" and "emb" not in s.train_parts.split(",")
+    return frozen and not s.strategy.startswith("deepspeed")

@@ -138,7 +138,7 @@ class RWKV(nn.Module):
         super().__init__()
         self.grad_cp = grad_cp
         self.dtype = tensors["ln_out.weight"].dtype  # of the computation; emb and head may be narrower
-        self.emb = _embedding(tensors["emb.weight"])
+        self.emb = _embedding(tensors["emb.weight"], tensors["ln_out.weight"].device)
         layers = 1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("blocks."))
         blocks = (under(tensors, f"blocks.{i}.") for i in range(layers))
         self.blocks = nn.ModuleList(self._block(block, operator) for block in blocks)
@@ -152,6 +152,11 @@ class RWKV(nn.Module):
         att, pre = under(tensors, "att."), under(tensors, "ffnPre.")
         first = self.channel_mix(pre) if pre else self.time_mix(att, operator)
         return Block(tensors, first, self.channel_mix(under(tensors, "ffn.")))
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return next(self.blocks.parameters()).device
 
     @property
     def n_layer(self) -> int:
@@ -303,8 +308,21 @@ def linear(weight: Tensor) -> nn.Linear:
     return made
 
 
-def _embedding(weight: Tensor) -> nn.Embedding:
-    return nn.Embedding(weight.shape[0], weight.shape[1], _weight=weight)
+class HostEmbedding(nn.Embedding):
+    """A frozen table that stays in the host's memory, whatever the model around it is moved to: rows are
+    looked up there, and they alone go to where the tokens are."""
+
+    def _apply(self, fn: Any, recurse: bool = True) -> HostEmbedding:
+        return self
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[B, T] -> [B, T, D]."""
+        return super().forward(tokens.cpu()).to(tokens.device)
+
+
+def _embedding(weight: Tensor, device: torch.device) -> nn.Embedding:
+    kind = nn.Embedding if weight.device == device else HostEmbedding
+    return kind(weight.shape[0], weight.shape[1], _weight=weight)
 
 
 def _layer_norm(tensors: Mapping[str, Tensor]) -> nn.LayerNorm:

@@ -34,6 +34,7 @@ def load_model(
     *,
     adapter: str | Path | Adapter | None = None,
     quant: str = "none",
+    host_emb: bool = False,
     adjust: Callable[[str, Tensor], Tensor] | None = None,
 ) -> RWKV:
     """The model of a .pth file, in eval mode; weights in `dtype`, states always in fp32.
@@ -42,20 +43,24 @@ def load_model(
     CPU. `state` is a state file or its tensors (`blocks.i.att.time_state` [H, N, N]), `adapter` an
     adapter's folder or file. `quant` (int8, nf4) packs the layers' linears one by one as they are read, and
     keeps embedding and head as narrow as the file has them; `adjust` may change each linear, by its name,
-    before it is packed. Raises UserError for a file that is no such
-    model and for a foreign state or adapter.
+    before it is packed. With `host_emb` the embedding stays on the CPU, see `HostEmbedding`.
+    Raises UserError for a file that is no such model and for a foreign state or adapter.
     """
     info = inspect_model(path)
     device = torch.device(device)
     adjust = adjust or (lambda name, weight: weight)
+
+    def places(name: str) -> torch.device:
+        return torch.device("cpu") if host_emb and name == "emb.weight" else device
+
     if quant == "none":
         tensors = {
-            name: (adjust(name, t) if is_linear_weight(name) else t).to(device, _kept(name, dtype))
+            name: (adjust(name, t) if is_linear_weight(name) else t).to(places(name), _kept(name, dtype))
             for name, t in load_tensors(Path(path)).items()
         }
         linears: dict[str, QuantLinear] = {}
     else:
-        tensors, linears = _load_packed(Path(path), device, dtype, quant, adjust)
+        tensors, linears = _load_packed(Path(path), places, device, dtype, quant, adjust)
     if isinstance(op, str):
         heads = info.n_embd // info.head_size
         op = choose(op, Need(recurrence_of(info.version), device.type, dtype, heads, info.head_size))
@@ -75,7 +80,12 @@ def _kept(name: str, dtype: torch.dtype) -> torch.dtype:
 
 @torch.no_grad()
 def _load_packed(
-    path: Path, device: torch.device, dtype: torch.dtype, quant: str, adjust: Callable[[str, Tensor], Tensor]
+    path: Path,
+    places: Callable[[str], torch.device],
+    device: torch.device,
+    dtype: torch.dtype,
+    quant: str,
+    adjust: Callable[[str, Tensor], Tensor],
 ) -> tuple[dict[str, Tensor], dict[str, QuantLinear]]:
     """The tensors, without values where a linear of the second dictionary takes their place."""
     tensors: dict[str, Tensor] = {}
@@ -85,7 +95,7 @@ def _load_packed(
         kept = _kept(name, dtype)
         if name in ("emb.weight", "head.weight") and torch.promote_types(t.dtype, dtype) == dtype:
             kept = t.dtype  # widened when used: they are a large part of a small model
-        tensors[name] = torch.empty(t.shape, dtype=kept, device="meta" if packed else device)
+        tensors[name] = torch.empty(t.shape, dtype=kept, device="meta" if packed else places(name))
         if packed:
             linears[name.removesuffix(".weight")] = QuantLinear(t.shape, quant, dtype, device)
     for name, t in read_stream(path):
@@ -118,7 +128,7 @@ def set_state(model: RWKV, tensors: Mapping[str, Tensor]) -> None:
             _("The state has {given}, the model needs {wanted}.", given=_spell(given), wanted=_spell(wanted)),
             _("Use a state that was made for this model."),
         )
-    device = model.emb.weight.device
+    device = model.device
     for mixer, name in zip(mixers, wanted, strict=True):
         mixer.time_state = torch.nn.Parameter(tensors[name].detach().to(device, torch.float32, copy=True))
 

@@ -51,6 +51,7 @@ def summed_loss(model: RWKV, tokens: Tensor, targets: Tensor) -> tuple[float, in
     hidden, wanted, total = whole[learned], targets[learned], 0.0
     for part, logits, _ in _logits(hidden, model.head.weight, *_copies(model, whole, carry, learned)):
         total += float((logits.logsumexp(-1) - logits.gather(1, wanted[part, None])[:, 0]).sum())
+        del logits
     return total, int(wanted.shape[0])
 
 
@@ -75,6 +76,7 @@ def _logits(
             copied = ids[rows[part]]
             logits.scatter_add_(1, copied, scores[part].float())
         yield part, logits, copied
+        del logits, copied  # the next ones need room
 
 
 class LinearCrossEntropy(Function):
@@ -104,6 +106,7 @@ class LinearCrossEntropy(Function):
             grad_hidden[part] = product_back(gradient, weight)
             if grad_weight is not None:
                 grad_weight.addmm_(gradient.T.float(), h.float())
+            del logits, gradient
         ctx.save_for_backward(grad_hidden, grad_weight, grad_scores)
         ctx.weight_dtype = weight.dtype
         return total

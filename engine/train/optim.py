@@ -22,8 +22,7 @@ def make_optimizer(model: RWKV, tuning: Tuning, settings: TrainSettings) -> torc
 def make_scaler(model: RWKV, settings: TrainSettings) -> torch.amp.GradScaler:
     """Scales the loss so that small gradients survive fp16: up again after 2000 good steps, down by half
     when one overflows. In other formats it does nothing. What it scales are gradients of fp32 parameters."""
-    device = model.emb.weight.device.type
-    return torch.amp.GradScaler(device, enabled=settings.precision == "fp16")
+    return torch.amp.GradScaler(model.device.type, enabled=settings.precision == "fp16")
 
 
 def set_rate(optimizer: torch.optim.Optimizer, step: int, settings: TrainSettings) -> float:

@@ -11,6 +11,7 @@ import torch
 from engine.checkpoints.inspect import inspect_model
 from engine.contract import events
 from engine.contract.errors import Problem, SettingsError, UserError
+from engine.contract.memory import host_emb
 from engine.contract.reports import ModelInfo
 from engine.contract.settings import TrainSettings
 from engine.data.dataset import PadDataset, WindowDataset, check_vocabulary, cut, plan_numbers
@@ -137,7 +138,7 @@ def load(
     tuning = tuning_for(settings)
     model = load_model(
         base, device=device, dtype=DTYPES[settings.precision], op=operator,
-        quant=settings.quant, adjust=tuning.adjust,
+        quant=settings.quant, host_emb=device == "cuda" and host_emb(settings), adjust=tuning.adjust,
     )  # fmt: skip
     model.grad_cp = settings.grad_cp
     tuning.attach(model)

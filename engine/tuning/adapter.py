@@ -48,7 +48,7 @@ class AdapterTuning(Tuning):
             self._inject(model)
         else:
             inject(model, start)
-        if type(model.head) is not nn.Linear or type(model.emb) is not nn.Embedding:
+        if type(model.head) is not nn.Linear or not isinstance(model.emb, nn.Embedding):
             raise UserError(
                 _("peft_config: target_modules names emb or head, which adapters do not reach."),
                 _("Use train_parts for them."),

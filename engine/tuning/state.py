@@ -19,7 +19,7 @@ class StateTuning(Tuning):
         for att in model.time_mixers():
             if att.time_state is None:
                 shape = (model.n_head, model.head_size, model.head_size)
-                att.time_state = nn.Parameter(torch.zeros(shape, device=model.emb.weight.device))
+                att.time_state = nn.Parameter(torch.zeros(shape, device=model.device))
             att.time_state.requires_grad_(True)
 
     def param_groups(self, model: RWKV, weight_decay: float) -> list[dict[str, Any]]:
