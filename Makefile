@@ -14,8 +14,9 @@ test: $(READY)
 	.venv/bin/python -m pytest $(ARGS)
 
 # What hundreds of runs and 100,000 inputs show; outside `make test`, which is to be quick.
+# Its tests are long and few: the worker that has done its half takes over some of the other's.
 soak: $(READY)
-	.venv/bin/python -m pytest -m soak $(ARGS)
+	.venv/bin/python -m pytest -m soak --dist worksteal $(ARGS)
 
 # On a machine with an NVIDIA GPU, without network: what no other machine can test, then the measurements
 # that docs/performance.md lacks, as JSON in gpu-check/. It needs an environment that is there already, with

@@ -104,7 +104,7 @@ class Workers:
         child, pipe = self._children[number]
         try:
             sent: _Sent = pipe.recv()
-        except EOFError:
+        except (EOFError, OSError):  # the latter in the midst of what it sent
             child.join()
             raise UserError(
                 _(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import resource
+import tempfile
 import time
 from pathlib import Path
 
@@ -13,10 +15,16 @@ from tests.fuzz.readers import Reader
 FEW, MANY = 300, 100_000
 SECONDS = 5.0  # of the processor, for one input
 MEMORY = 200 << 20  # bytes that a reader may come to hold, whatever the inputs claim
+SHM = Path("/dev/shm")  # on a disk, writing so many files takes longer than reading them
 
 
-def fuzz(reader: Reader, folder: Path, count: int) -> None:
+def fuzz(reader: Reader, count: int) -> None:
     """Fails with the input that the reader answers by anything but UserError, or too slowly."""
+    with tempfile.TemporaryDirectory(dir=SHM if os.access(SHM, os.W_OK) else None) as folder:
+        _fuzz(reader, Path(folder), count)
+
+
+def _fuzz(reader: Reader, folder: Path, count: int) -> None:
     valid, read = reader.valid(), reader.open(folder)
     for data in valid:
         _attempt(read, data)  # what it imports is not what an input takes

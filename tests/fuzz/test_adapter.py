@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from tests.fuzz.fuzzing import FEW, MANY, fuzz
@@ -13,11 +11,11 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # peft warns of each key that
 
 
 @pytest.mark.parametrize("name", ADAPTER)
-def test_damaged_files_are_told_as_such(name: str, tmp_path: Path) -> None:
-    fuzz(ADAPTER[name], tmp_path, FEW)
+def test_damaged_files_are_told_as_such(name: str) -> None:
+    fuzz(ADAPTER[name], FEW)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("name", ADAPTER)
-def test_a_hundred_thousand_damaged_files_are_told_as_such(name: str, tmp_path: Path) -> None:
-    fuzz(ADAPTER[name], tmp_path, MANY)
+def test_a_hundred_thousand_damaged_files_are_told_as_such(name: str) -> None:
+    fuzz(ADAPTER[name], MANY)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from tests.fuzz.fuzzing import FEW, MANY, fuzz
@@ -11,11 +9,11 @@ from tests.fuzz.readers import BINARY
 
 
 @pytest.mark.parametrize("name", BINARY)
-def test_damaged_files_are_told_as_such(name: str, tmp_path: Path) -> None:
-    fuzz(BINARY[name], tmp_path, FEW)
+def test_damaged_files_are_told_as_such(name: str) -> None:
+    fuzz(BINARY[name], FEW)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("name", BINARY)
-def test_a_hundred_thousand_damaged_files_are_told_as_such(name: str, tmp_path: Path) -> None:
-    fuzz(BINARY[name], tmp_path, MANY)
+def test_a_hundred_thousand_damaged_files_are_told_as_such(name: str) -> None:
+    fuzz(BINARY[name], MANY)

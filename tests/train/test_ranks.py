@@ -25,6 +25,7 @@ from engine.models import load_model
 from engine.train.group import Group
 from engine.train.run import run_training
 from engine.train.strategy import spread_for
+from tests.fakes import forged
 from tests.train.test_run import CALL, told
 
 STEPS = 8
@@ -66,8 +67,15 @@ def start(run: RunDir, *more: str) -> subprocess.Popen[bytes]:
     return process
 
 
-def train(run: RunDir) -> int:
-    process = start(run)
+def forge(run: RunDir, **env: str) -> forged.Engine:
+    """The same without the time that two interpreters take to import what they need."""
+    process = forged.start(["train", str(run.path)], run.log, env)
+    run.record_process("run", Process.of(process.pid))
+    return process
+
+
+def train(run: RunDir, **env: str) -> int:
+    process = forge(run, **env)
     try:
         return process.wait(timeout=240)
     finally:
@@ -168,7 +176,7 @@ def test_a_stop_is_agreed_on_and_a_resumed_run_is_exact(
 ) -> None:
     """Saved where the optimizer steps, for DeepSpeed keeps unfinished gradients to itself."""
     run = make(strategy=strategy, devices=2, save_minutes=0, **more)
-    process = start(run)
+    process = forge(run)
     wait_for(lambda: bool(of(events.Step, run)), process, run)
     process.terminate()
     assert process.wait(timeout=60) == 130, run.log.read_text()[-3000:]
@@ -186,7 +194,9 @@ def test_a_stop_is_agreed_on_and_a_resumed_run_is_exact(
     assert model(torch.tensor([[1, 2]])).shape == (1, 2, 65536)
 
 
-def wait_for(ready: Callable[[], bool], process: subprocess.Popen[bytes], run: RunDir) -> None:
+def wait_for(
+    ready: Callable[[], bool], process: subprocess.Popen[bytes] | forged.Engine, run: RunDir
+) -> None:
     deadline = time.monotonic() + 120
     while not (run.events.exists() and ready()):
         assert process.poll() is None and time.monotonic() < deadline, run.log.read_text()[-3000:]
@@ -223,16 +233,14 @@ def test_an_error_of_one_is_told_with_its_traceback(make: Making) -> None:
     (run.path / "sitecustomize.py").write_text(
         "import sys\n"
         "if sys.argv[1:2] == ['rank'] and sys.argv[3] == '1':\n"
-        "    import engine.train.infctx as broken\n"
+        "    import engine.train.module as broken\n"
         "    broken.backward_in_chunks = lambda *batch: 1 / 0\n"
     )
-    env = {**os.environ, "PYTHONPATH": str(run.path)}
-    command = [sys.executable, "-m", "engine", "train", str(run.path)]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert train(run, PYTHONPATH=str(run.path)) == 1
     end = read(run)[-1]
-    assert done.returncode == 1 and isinstance(end, events.Failed)
+    assert isinstance(end, events.Failed)
     assert "rank 1" in end.reason and "ZeroDivisionError" in end.reason and "1 / 0" in end.detail
-    assert "[rank 1] ZeroDivisionError" in done.stdout
+    assert "[rank 1] ZeroDivisionError" in run.log.read_text()
 
 
 @pytest.mark.parametrize(
@@ -261,10 +269,7 @@ def test_gradients_that_are_no_numbers_move_nothing(strategy: str, make: Making)
         "        return right(model, tokens, targets, chunk_ctx, bad, *rest)\n"
         "    module.backward_in_chunks = wrong\n"
     )
-    env = {**os.environ, "PYTHONPATH": str(run.path)}
-    command = [sys.executable, "-m", "engine", "train", str(run.path)]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stdout[-3000:]
+    assert train(run, PYTHONPATH=str(run.path)) == 0, run.log.read_text()[-3000:]
     first, second = (torch.load(run.checkpoint(epoch), weights_only=True) for epoch in (0, 1))
     assert all(not t.any() for t in first.values())  # a state begins with zeros
     assert all(t.isfinite().all() and t.any() for t in second.values())
