@@ -35,7 +35,8 @@ class TuneApp(App[None]):
 
     `draft` holds values that prefill the wizard and `source` its data file, which may still need
     converting; a `source` leads to the wizard as well. `theme` and `ascii` go above the look that is
-    remembered. `gpus` and `clock` (seconds since the epoch) can be replaced by a test.
+    remembered. `tmux`: the terminal is one of tmux's. `gpus` and `clock` (seconds since the epoch) can be
+    replaced by a test.
     """
 
     CSS_PATH = "styles/app.tcss"
@@ -65,6 +66,7 @@ class TuneApp(App[None]):
         source: Path | None = None,
         theme: str = "",
         ascii: bool = False,
+        tmux: bool = False,
         gpus: Callable[[], GpuReading] = read_gpus,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -75,6 +77,7 @@ class TuneApp(App[None]):
         self.clock = clock
         self.cwd = Path.cwd()
         self.keys: dict[str, str] = {}  # a person's own, by the id of what they do
+        self._tmux = tmux
         self._start = start
         self._source = source
         self._run = run
@@ -172,7 +175,7 @@ class TuneApp(App[None]):
     def announce(self, name: str, status: str) -> None:
         """Tells the terminal, which may be in the background, that a run has ended."""
         if self._driver:
-            self._driver.write(announcement(name, status))
+            self._driver.write(announcement(name, status, tmux=self._tmux))
 
     def action_commands(self) -> None:
         """All that can be done here, by name."""

@@ -12,9 +12,16 @@ from engine.contract.plain import one_line, plain
 __all__ = ["announcement", "column", "duration", "moment", "one_line", "plain", "short", "size"]
 
 
-def announcement(name: str, status: str) -> str:
-    """The bell and, for terminals that know it (OSC 9), a notification that a run has ended."""
-    return f"\a\x1b]9;rwkv-tune: {one_line(name)} {status}\a"
+def announcement(name: str, status: str, *, tmux: bool) -> str:
+    """The bell and, for terminals that know it (OSC 9), a notification that a run has ended.
+
+    tmux knows it not; it hands on what is wrapped for it (DCS tmux; with every escape doubled) where its
+    option allow-passthrough is on, and else drops it.
+    """
+    notice = f"\x1b]9;rwkv-tune: {one_line(name)} {status}\a"
+    if tmux:
+        notice = "\x1bPtmux;" + notice.replace("\x1b", "\x1b\x1b") + "\x1b\\"
+    return f"\a{notice}"
 
 
 def duration(seconds: float) -> str:

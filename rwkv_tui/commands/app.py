@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from engine.contract.errors import UserError
@@ -18,9 +19,13 @@ def require_terminal() -> None:
         )
 
 
+def in_tmux() -> bool:
+    return "TMUX" in os.environ
+
+
 def open_app(args: argparse.Namespace) -> int:
     require_terminal()
     from rwkv_tui.app import TuneApp
 
-    TuneApp(UserPaths.of_user(), theme=args.theme, ascii=args.ascii).run()
+    TuneApp(UserPaths.of_user(), theme=args.theme, ascii=args.ascii, tmux=in_tmux()).run()
     return 0

@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from engine.contract.paths import UserPaths
+from rwkv_tui.commands.app import in_tmux
 from rwkv_tui.services.runs import find_run
 
 
@@ -16,7 +17,7 @@ def attach(args: argparse.Namespace) -> int:
     if sys.stdin.isatty() and sys.stdout.isatty() and not args.json and not args.plain:
         from rwkv_tui.app import TuneApp
 
-        TuneApp(paths, run=(name, run), theme=args.theme, ascii=args.ascii).run()
+        TuneApp(paths, run=(name, run), theme=args.theme, ascii=args.ascii, tmux=in_tmux()).run()
         return 0
     from rwkv_tui.commands.follow import follow, renderer
 

@@ -17,7 +17,7 @@ from engine.contract.paths import UserPaths
 from engine.contract.plain import say
 from engine.contract.rundir import RunDir
 from engine.demo import BASE_SETTINGS, BASE_SHAPE, STATE_SETTINGS, base_id, base_text, data_file
-from rwkv_tui.commands.app import require_terminal
+from rwkv_tui.commands.app import in_tmux, require_terminal
 from rwkv_tui.commands.follow import follow, renderer
 from rwkv_tui.services.engine import engine_command, engine_environment
 from rwkv_tui.services.launch import launch
@@ -39,7 +39,7 @@ def demo(args: argparse.Namespace) -> int:
         return _headless(paths, folder, source, values)
     from rwkv_tui.app import TuneApp
 
-    TuneApp(paths, draft=values, source=source, theme=args.theme, ascii=args.ascii).run()
+    TuneApp(paths, draft=values, source=source, theme=args.theme, ascii=args.ascii, tmux=in_tmux()).run()
     return 0
 
 

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from engine.contract import events
 from engine.contract.plain import one_line, plain, say
 from engine.contract.rundir import RunDir
+from rwkv_tui.commands.app import in_tmux
 from rwkv_tui.plain import announcement
 from rwkv_tui.services.run_tail import RunTail
 from rwkv_tui.services.runs import ending_of, engine_log_tail, is_alive, stop_run, summarise
@@ -198,7 +199,7 @@ class BarShow(Show):
         self.bar.stop()
 
     def ended(self, name: str, status: str) -> None:
-        self.console.file.write(announcement(name, status))
+        self.console.file.write(announcement(name, status, tmux=in_tmux()))
         self.console.file.flush()
 
     def event(self, event: events.Event) -> None:

@@ -136,15 +136,23 @@ def test_ctrl_c_only_ends_the_watching(run: RunDir) -> None:
     terminals[1].end()
 
 
-def test_it_has_lost_no_step_and_who_still_watches_is_told(run: RunDir) -> None:
+def test_it_has_lost_no_step_and_who_still_watches_is_told(run: RunDir, home: Path) -> None:
     viewers = [Terminal([*PROGRAM, "attach", *more]) for more in ((), ("--plain",))]
+    if shutil.which("tmux"):
+        (home / "tmux.conf").write_text("set -g allow-passthrough on\n")
+        words = ["tmux", "-S", home / "watching", "-f", home / "tmux.conf", "new-session", "-c", ROOT]
+        viewers.append(Terminal([*words, shlex.join([*PROGRAM, "attach"])]))
     for viewer in viewers:
         viewer.sees("100,000")
     whole(run)
-    told = "\a\x1b]9;rwkv-tune: long-run-长 stopped\a".encode()
+    told = "\x1b]9;rwkv-tune: long-run-长 stopped\a".encode()
     wait_until(lambda: all(told in viewer.raw for viewer in viewers))
+    assert all(b"\a" + told in viewer.raw for viewer in viewers[:2])
     assert viewers[1].wait() == 130
-    viewers[0].end()
+    for viewer in viewers:
+        viewer.end()
+    if len(viewers) > 2:
+        subprocess.run(["tmux", "-S", home / "watching", "kill-server"], check=True)
 
 
 def test_a_closed_tmux_pane(home: Path, folder: Path, train: tuple[str, ...]) -> None:

@@ -32,6 +32,7 @@ class Terminal:
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         env = {**os.environ, "TERM": "xterm-256color", **options.pop("env", {})}  # type: ignore[dict-item]
+        env.pop("TMUX", None)  # where the tests are run in one
         self.process: subprocess.Popen[bytes] = subprocess.Popen(
             list(map(str, words)), stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
             preexec_fn=_take_terminal, env=env, **options,  # type: ignore[call-overload] # noqa: PLW1509
