@@ -338,7 +338,11 @@ class TrainSettings(BaseModel):
         advice="Only for num_nodes above 1.",
     )  # fmt: skip
     main_port: int = param(
-        29500, "A free port on machine 0, where the machines meet.", group="hardware", ge=1, le=65535
+        29500,
+        "A port on machine 0, where the machines meet; it and the next one must be free.",
+        group="hardware",
+        ge=1,
+        le=65534,
     )
     precision: Literal["bf16", "fp16", "tf32", "fp32"] = param(
         "bf16",

@@ -19,12 +19,13 @@ from dataclasses import dataclass
 
 from engine.contract import events
 from engine.contract.errors import UserError
-from engine.contract.i18n import spoken
+from engine.contract.i18n import _, spoken
 from engine.contract.plain import say
 from engine.contract.process import Process
 from engine.contract.rundir import RunDir
 from engine.contract.settings import TrainSettings
 from engine.train.logs import RunLog
+from engine.train.machines import Machines
 from engine.train.stop import STOPPING, StopRequest
 
 FINISHED, FAILED, STOPPED = 0, 1, 130  # exit statuses of a run
@@ -109,12 +110,18 @@ class Rank:
     def status(self) -> int | None:
         return self.process.poll()
 
+    @property
+    def bereft(self) -> bool:
+        """Whether it ended for want of the others."""
+        said = self.failure.reason if self.failure else ""
+        return self.overdue or "closed by peer" in said or "reset by peer" in said
+
     def account(self, size: int) -> events.Failed:
         """How it ended, as an event of the run."""
         who = f"Process {self.rank} of {size} (rank {self.rank}, pid {self.process.pid})"
         if self.failure and self.failure.detail:
             told = {"reason": f"{who} failed: {self.failure.reason}"}
-            if "closed by peer" in told["reason"] or "reset by peer" in told["reason"]:
+            if self.bereft:
                 told["remedy"] = "Another machine's process has ended: its engine.log says why."
             return self.failure.model_copy(update=told)
         if self.failure:  # an error of the person's, which all processes share
@@ -138,6 +145,10 @@ def train_in_ranks(run: RunDir, number: int, stop: StopRequest, on_finish: str =
     if run.owner() != Process.current():  # the launcher may have been killed before it could say so
         run.record_process(run.name(), Process.current())
     first = settings.node_rank * number
+    try:
+        machines = Machines(settings)
+    except UserError as error:
+        return _fail(run, on_finish, events.Failed(reason=error.message, remedy=error.remedy))
     with tempfile.TemporaryDirectory(prefix="rwkv-tune-") as folder:
         meeting = f"file://{folder}/meeting"
         if settings.num_nodes > 1:
@@ -148,15 +159,27 @@ def train_in_ranks(run: RunDir, number: int, stop: StopRequest, on_finish: str =
             for local in range(number):
                 ranks.append(Rank(run, local, first + local, meeting, on_finish))
             signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
-            _watch(ranks, stop)
+            _watch(ranks, stop, machines)
         finally:
             for rank in ranks:
                 rank.process.kill()
                 rank.process.wait()
     leading = ranks[0].status
     if leading in (FINISHED, STOPPED):  # it has told so
+        machines.leave()
         return leading
-    failed = _culprit(ranks).account(settings.processes)
+    culprit = _culprit(ranks)
+    failed = culprit.account(settings.processes)
+    if culprit.bereft and (theirs := machines.wait(2 * GRACE)):
+        failed = theirs
+        machines.leave(failed)
+    else:
+        where = _("On machine {node}: {reason}", node=settings.node_rank, reason=failed.reason)
+        machines.leave(failed.model_copy(update={"reason": where}))
+    return _fail(run, on_finish, failed)
+
+
+def _fail(run: RunDir, on_finish: str, failed: events.Failed) -> int:
     say(f"{failed.reason} {failed.remedy}")
     log = RunLog(run, on_finish)
     log(failed)
@@ -164,8 +187,9 @@ def train_in_ranks(run: RunDir, number: int, stop: StopRequest, on_finish: str =
     return FAILED
 
 
-def _watch(ranks: list[Rank], stop: StopRequest) -> None:
-    """Until all have ended: by themselves, but once the leading one has, or one has failed, within GRACE."""
+def _watch(ranks: list[Rank], stop: StopRequest, machines: Machines) -> None:
+    """Until all have ended: by themselves, but once the leading one has, or one has failed here or on another
+    machine, within GRACE."""
     told, deadline = False, float("inf")
     with selectors.DefaultSelector() as pipes:
         for rank in ranks:
@@ -182,10 +206,11 @@ def _watch(ranks: list[Rank], stop: StopRequest) -> None:
                 told = True
                 for rank in ranks:
                     rank.process.terminate()
+            lost = machines.news() is not None
             over = ranks[0].status is not None or any(
                 r.status not in (None, FINISHED, STOPPED) for r in ranks
             )
-            if over and deadline == float("inf"):
+            if (over or lost) and deadline == float("inf"):
                 deadline = time.monotonic() + GRACE
             if time.monotonic() > deadline:
                 for rank in ranks:

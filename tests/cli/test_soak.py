@@ -133,7 +133,7 @@ class Chaos:
         values = {
             "load_model": draw.choice([self.model] * 9 + [self.broken]), "data_file": self.data,
             "proj_dir": self.folder / f"run {len(self.runs)}", "precision": "fp32", "accelerator": "cpu",
-            "ctx_len": 16, "micro_bsz": draw.choice([1, 2]), "devices": draw.choice([1] * 15 + [2]),
+            "ctx_len": 16, "micro_bsz": draw.choice([1, 2]), "devices": draw.choice([1] * 9 + [2]),
             "epoch_steps": draw.randint(1, 8), "epoch_count": draw.randint(1, 3), "grad_cp": 0,
             "save_minutes": draw.choice([0, 1e-9]), "eval_docs": draw.choice([0, 2]), "sample_len": 0,
             "accumulate_grad_batches": draw.choice([1, 2]),
@@ -175,11 +175,10 @@ class Chaos:
     def disturb(self) -> None:
         name, run = self.random.choice(self.alive())
         what = self.random.choice(["kill", "kill a rank", "stop", "stop twice", "view", "nothing", "nothing"])
-        owner = run.owner()
         if what == "kill" and stop_run(run, now=True):
             self.did["engines killed"] += 1
-        elif what == "kill a rank" and owner and owner.alive():
-            for rank in children(owner.pid)[-1:]:
+        elif what == "kill a rank":
+            for rank in [r for _, run in self.alive() if (o := run.owner()) for r in children(o.pid)][-1:]:
                 os.kill(rank, signal.SIGKILL)
                 self.did["ranks killed"] += 1
         elif (what == "stop" and stop_run(run)) or (what == "stop twice" and stop_run(run) and stop_run(run)):
@@ -209,7 +208,7 @@ class Chaos:
             self.disturb()
         if self.viewers and self.random.random() < 0.05:
             self.lose_a_viewer()
-        if self.random.random() < 0.1:
+        if self.random.random() < 0.3:
             self.conversion.disturb()
         self.conversion.turn()
         time.sleep(self.random.random() * 0.1)

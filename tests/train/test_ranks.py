@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -23,6 +24,7 @@ from engine.contract.rundir import RunDir
 from engine.contract.settings import TrainSettings
 from engine.models import load_model
 from engine.train.group import Group
+from engine.train.machines import Machines
 from engine.train.run import run_training
 from engine.train.strategy import spread_for
 from tests.fakes import forged
@@ -335,20 +337,112 @@ def test_ranks_end_with_their_parent(make: Making) -> None:
     assert len(ranks) == 2 and not any(rank.alive() for rank in ranks)
 
 
-def test_two_machines_on_loopback(make: Making, alone: Callable[..., RunDir]) -> None:
-    """Each has a proj_dir of its own, and the whole result in it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    nodes = [make(num_nodes=2, node_rank=node, main_address="127.0.0.1", main_port=port) for node in range(2)]
-    processes = [start(run) for run in nodes]
+@pytest.fixture
+def nodes(make: Making) -> Callable[..., list[RunDir]]:
+    """Two machines on loopback; each has a proj_dir of its own."""
+
+    def make_both(**more: Any) -> list[RunDir]:
+        port = 0
+        while not port:
+            with socket.socket() as free, socket.socket() as next_one:
+                free.bind(("", 0))
+                with contextlib.suppress(OSError):
+                    next_one.bind(("", free.getsockname()[1] + 1))
+                    port = free.getsockname()[1]
+        meeting = {"num_nodes": 2, "main_address": "127.0.0.1", "main_port": port}
+        return [make(node_rank=node, **meeting, **more) for node in range(2)]
+
+    return make_both
+
+
+def test_two_machines_on_loopback(nodes: Callable[..., list[RunDir]], alone: Callable[..., RunDir]) -> None:
+    """The whole result is in each one's proj_dir."""
+    runs = nodes()
+    processes = [start(run) for run in runs]
     try:
-        assert [p.wait(timeout=120) for p in processes] == [0, 0], nodes[0].log.read_text()[-3000:]
+        assert [p.wait(timeout=120) for p in processes] == [0, 0], runs[0].log.read_text()[-3000:]
     finally:
         for process in processes:
             process.kill()
-    for run in nodes:
+    for run in runs:
         same(run, alone())
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        "a rank is killed", "a machine is silent", pytest.param("the first rank is killed", marks=SOAK),
+        pytest.param("cut off", marks=SOAK),
+    ],
+)  # fmt: skip
+def test_what_ends_one_machine_is_told_on_the_other(way: str, nodes: Callable[..., list[RunDir]]) -> None:
+    """A machine that is stopped says nothing and breaks no connection, as one without power."""
+    runs = nodes(epoch_steps=100_000, sample_len=0, val_split=0)
+    if way == "a machine is silent":
+        quick = "import engine.train.machines as machines; machines.SILENCE, machines.BEAT = 3.0, 0.5"
+        (runs[0].path / "sitecustomize.py").write_text(quick)
+    processes = [forge(run, PYTHONPATH=str(runs[0].path)) for run in runs]
+    wait_for(lambda: len(of(events.Step, runs[0])) >= 2, processes[0], runs[0])
+    ranks = [Process.of(children(process.pid)[0]) for process in processes]
+    survivor, lost = (1, 0) if way == "the first rank is killed" else (0, 1)
+    if "killed" in way:
+        os.kill(ranks[lost].pid, signal.SIGKILL)
+    elif way == "cut off":
+        processes[1].kill()
+    else:
+        os.killpg(processes[1].pid, signal.SIGSTOP)
+    began = time.monotonic()
+    try:
+        assert processes[survivor].wait(timeout=30) == 1
+        print(f"the other machine's run ended {time.monotonic() - began:.1f} s later")
+        assert not ranks[survivor].alive()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(processes[1].pid, signal.SIGKILL)
+    end = read(runs[survivor])[-1]
+    assert isinstance(end, events.Failed) and "resume" in end.remedy
+    if "killed" in way:
+        assert end.reason.startswith(f"On machine {lost}: Process {lost} of 2 (rank {lost}, pid ")
+        assert "was killed by SIGKILL" in end.reason and processes[lost].wait(timeout=30) == 1
+        told = read(runs[lost])[-1]
+        assert isinstance(told, events.Failed) and end.reason == f"On machine {lost}: {told.reason}"
+    else:
+        assert end.reason.startswith("Machine 1 of 2 (node_rank 1, 127.0.0.1) has ")
+        assert ("said nothing for 3 s" if way == "a machine is silent" else "without a word") in end.reason
+
+
+def test_the_machines_need_a_port_beside_the_meeting(nodes: Callable[..., list[RunDir]]) -> None:
+    run = nodes()[0]
+    port = run.read_settings().main_port + 1
+    with socket.create_server(("", port)), socket.socket():
+        assert train(run) == 1
+    end = read(run)[-1]
+    assert isinstance(end, events.Failed) and f"port {port}" in end.reason and "main_port" in end.remedy
+
+
+def test_strangers_and_noise_are_no_machines() -> None:
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = free.getsockname()[1]
+    first = Machines(TrainSettings(num_nodes=2, main_address="127.0.0.1", main_port=port - 1))
+    strangers = [socket.create_connection(("127.0.0.1", port)) for _ in range(3)]
+    failed = events.dump_event(events.Failed(reason="forged")).encode()
+    for stranger, words in zip(strangers, (b"GET / HTTP/1.1\r\n", failed, b"x" * (2 << 20)), strict=True):
+        with contextlib.suppress(OSError):
+            stranger.setblocking(False)
+            stranger.sendall(words)
+    for _ in range(20):
+        assert first.news() is None
+        time.sleep(0.01)
+    for stranger in strangers:
+        stranger.close()
+    assert first.news() is None
+    second = Machines(TrainSettings(num_nodes=2, node_rank=1, main_address="127.0.0.1", main_port=port - 1))
+    assert second.news() is None and first.news() is None
+    second.leave(events.Failed(reason="it broke", detail="y" * 100_000))
+    told = first.wait(5)
+    assert told is not None and told.reason == "it broke" and len(told.detail) == 100_000
+    first.leave()
 
 
 def test_deepspeed_on_one_device_is_had_when_asked_for(make: Making, alone: Callable[..., RunDir]) -> None:
