@@ -72,6 +72,9 @@ class Machines:
 
     def leave(self, failure: events.Failed | None = None) -> None:
         """Tells the others how a process failed here, or that all went as it should."""
+        if failure and not self._failure:  # what came from another one says so already
+            where = _("On machine {node}: {reason}", node=self._node, reason=failure.reason)
+            failure = failure.model_copy(update={"reason": where})
         for peer in self._peers:
             peer.listen(time.monotonic())  # what is left unread would break the connection under our words
             peer.say(events.dump_event(failure).rstrip() if failure else "bye")
@@ -92,17 +95,21 @@ class Machines:
                 self._peers[0].say(f"node {self._node}")
 
     def _loss(self, peer: _Peer, now: float) -> events.Failed | None:
+        where = {"node": peer.node, "count": self._count, "address": peer.address}
         if peer.closed:
-            how = _("has ended without a word")
+            reason = _(
+                "The run on machine {node} of {count} ({address}) has ended without a word: killed, or the "
+                "machine was restarted.", **where,
+            )  # fmt: skip
         elif now - peer.heard > SILENCE:
-            how = _("has said nothing for {seconds:.0f} s: it is off, cut off or stopped", seconds=SILENCE)
+            reason = _(
+                "Machine {node} of {count} ({address}) has said nothing for {seconds:.0f} s: it is off, cut "
+                "off or stopped.", seconds=SILENCE, **where,
+            )  # fmt: skip
         else:
             return None
-        return events.Failed(
-            reason=_("Machine {node} of {count} (node_rank {node}, {address}) {how}.",
-                     node=peer.node, count=self._count, address=peer.address, how=how),
-            remedy=_("`rwkv-tune resume` on every machine goes on from the last saved step."),
-        )  # fmt: skip
+        remedy = _("`rwkv-tune resume` on every machine goes on from the last saved step.")
+        return events.Failed(reason=reason, remedy=remedy)
 
 
 class _Peer:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from engine.contract import events
 from engine.contract.errors import UserError
-from engine.contract.i18n import _, spoken
+from engine.contract.i18n import spoken
 from engine.contract.plain import say
 from engine.contract.process import Process
 from engine.contract.rundir import RunDir
@@ -172,10 +172,7 @@ def train_in_ranks(run: RunDir, number: int, stop: StopRequest, on_finish: str =
     failed = culprit.account(settings.processes)
     if culprit.bereft and (theirs := machines.wait(2 * GRACE)):
         failed = theirs
-        machines.leave(failed)
-    else:
-        where = _("On machine {node}: {reason}", node=settings.node_rank, reason=failed.reason)
-        machines.leave(failed.model_copy(update={"reason": where}))
+    machines.leave(failed)
     return _fail(run, on_finish, failed)
 
 
