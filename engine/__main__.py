@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     job.set_defaults(job=_summary)
 
     job = jobs.add_parser("show", help="a document as tokens, as JSON")
-    add_source_flags(job, several=False)
+    add_source_flags(job)
     add_plan_flags(job)
     job.add_argument("number", type=int)
     job.set_defaults(job=_show)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
+from pathlib import Path
 from typing import Literal
 
 from engine.contract.i18n import _, n_
@@ -20,6 +23,7 @@ OTHER_SPEED = ("peft", "train_type", "precision", "grad_cp", "quant", "op", "acc
 """Parameters that change the speed itself: what was measured before them is no longer quite true."""
 MEMORY = ("micro_bsz", "ctx_len", "grad_cp", "quant", "precision", "load_model", "peft", "train_type")
 """Parameters that a GPU's memory depends on."""
+TOKEN_BYTES = 2  # of a token in a pair
 OFTEN = 20  # passes after which answers tend to be known by heart
 
 
@@ -40,6 +44,28 @@ def consequences(name: str, draft: Draft, speed: Speed | None) -> list[Consequen
         found.append(Consequence("time", _time(s, speed)))
     found += [Consequence("risk", p.message) for p in risks(s) if p.field == name]
     return found + [Consequence("risk", text) for text in _of_data(name, draft, s)]
+
+
+def of_conversion(field: str, text: str, data: DataSummary, sources: Sequence[Path]) -> str:
+    """What a value of the form of a conversion leads to; nothing where that is not known yet."""
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        return ""
+    if not all(0 < number < inf for number in numbers):
+        return ""
+    if field == "weights" and len(numbers) == len(sources):
+        shares = zip(sources, numbers, strict=True)
+        return ", ".join(f"{one_line(path.name)} {share / sum(numbers):.0%}" for path, share in shares)
+    if not data.complete or len(numbers) > 1:
+        return ""
+    if field == "repeat":
+        tokens = data.tokens * numbers[0]
+        return _("Writes {tokens:,.0f} tokens, {size}.", tokens=tokens, size=size(TOKEN_BYTES * tokens))
+    if field == "held-out":
+        held = max(1.0, numbers[0] * data.documents) if numbers[0] < 1 else numbers[0]
+        return _("About {n:,.0f} of {all:,} documents are never trained on.", n=held, all=data.documents)
+    return ""
 
 
 def _memory(s: TrainSettings) -> str:

@@ -98,6 +98,14 @@ def real_path(text: str, cwd: Path) -> Path:
         return cwd / text.strip()
 
 
+def paths_of(text: str, cwd: Path) -> list[Path]:
+    """The paths that a line names: several by comma, unless a file is called just so."""
+    whole = real_path(text, cwd)
+    if "," not in text or is_file(whole) or is_file(Path(f"{whole}.idx")):
+        return [whole]
+    return [real_path(part, cwd) for part in text.split(",") if part.strip()]
+
+
 def is_file(path: Path) -> bool:
     """Whether a typed path names a file; what cannot even be asked for does not."""
     try:

@@ -34,7 +34,7 @@ def facts(data: DataSummary, key: str) -> Content:
     mean = data.tokens / data.documents if data.documents else 0
     kind = _("binidx, ready to train") if data.kind == "binidx" else plain(data.described)
     lines = [
-        Content.assemble((f"{kind}", "bold"), f", {size(data.file_bytes)}"),
+        Content.assemble((f"{kind}", "bold"), _(", "), size(data.file_bytes)),
         Content(_(", ")).join((
             counted(n_("{n:,} document", "{n:,} documents", data.documents)),
             counted(n_("{n:,} token", "{n:,} tokens", data.tokens)),
@@ -140,7 +140,9 @@ def findings(data: DataSummary) -> Content:
 def finding_text(finding: Finding) -> Content:
     """One finding in some lines."""
     lines = [Content.styled(f"{LEVEL_SIGNS[finding.level]} {finding.what}", LEVELS[finding.level])]
-    lines += [Content(f"    {one_line(p.where)}: {one_line(p.reason)}") for p in finding.places[:PLACES]]
+    for place in finding.places[:PLACES]:
+        told = _("{where}: {reason}", where=one_line(place.where), reason=one_line(place.reason))
+        lines.append(Content(f"    {told}"))
     if finding.count > PLACES and len(finding.places) > PLACES:
         more = _("… and {n:,} more", n=finding.count - PLACES)
         lines.append(Content(f"    {more}"))

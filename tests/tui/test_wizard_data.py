@@ -8,6 +8,7 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Button, Input, OptionList, TextArea
 
+from engine.data.binidx import BinIdx
 from rwkv_tui.app import TuneApp
 from rwkv_tui.screens.wizard.convert import ConvertForm
 from rwkv_tui.screens.wizard.wizard import WizardScreen
@@ -58,6 +59,54 @@ async def test_a_file_is_picked_described_and_converted(make_app: MakeApp, place
         await until(pilot, lambda: says(pilot, "120 documents"))
         assert (place / "pairs.idx").is_file()
         assert not pilot.app.screen.query_one(ConvertForm).display
+
+
+async def test_several_sources_are_mixed_and_documents_held_out(make_app: MakeApp, place: Path) -> None:
+    rows = [json.dumps({"text": f"User: {n}\n\nAssistant: {n * n}"}) for n in range(20)]
+    (place / "a, b.jsonl").write_text("\n".join(rows))
+    app = make_app(start="wizard")
+    async with app.run_test(notifications=True) as pilot:
+        files = app.screen.query_one("#files", OptionList)
+        await until(pilot, lambda: files.option_count == 2)
+        await pilot.press("down", "enter")
+        await until(pilot, lambda: says(pilot, "20 documents"))
+        assert path(pilot).value == "a, b.jsonl"  # one file, whatever it is called
+        (place / "a, b.jsonl").rename(place / "squares.jsonl")
+        path(pilot).value = "pairs.jsonl, sq"
+        path(pilot).focus()
+        await pilot.press("end", "tab", "enter")
+        assert path(pilot).value == "pairs.jsonl, squares.jsonl"
+        await until(pilot, lambda: says(pilot, "32 documents"))
+        form = {name: app.screen.query_one(f"#{name}", Input) for name in ("repeat", "held-out", "weights")}
+        form["repeat"].value = "2"
+        for name, wrong, right, told in (
+            ("held-out", "2.5", "0.25", "About 8 of 32 documents are never trained on."),
+            ("weights", "1", "1,3", "pairs.jsonl 25%, squares.jsonl 75%"),
+        ):
+            form[name].focus()
+            form[name].value = wrong
+            await pilot.press("f4")
+            await until(pilot, lambda: says(pilot, "must be"))
+            form[name].value = right
+            await until(pilot, lambda told=told: says(pilot, told))  # type: ignore[misc]
+        await pilot.press("f4")
+        await until(pilot, lambda: draft_text(pilot, "data_file") == "pairs")
+        assert "6 documents are held out as pairs-val." in next(iter(app._notifications)).message
+    assert len(BinIdx(place / "pairs-val")) == 6
+    made = json.loads((place / "pairs.idx.json").read_text())
+    assert made["repeat"] == 2 and [source["weight"] for source in made["sources"]] == [1, 3]
+
+
+async def test_a_key_reads_another_file_beside(make_app: MakeApp, place: Path) -> None:
+    (place / "more.jsonl").write_text(json.dumps({"text": "User: a\n\nAssistant: b"}))
+    async with make_app(start="wizard").run_test() as pilot:
+        files = pilot.app.screen.query_one("#files", OptionList)
+        await until(pilot, lambda: files.option_count == 2)
+        await pilot.press("down", "enter")
+        await until(pilot, lambda: says(pilot, "1 document, "))
+        await pilot.press("j", "a", "a")
+        await until(pilot, lambda: says(pilot, "13 documents"))
+        assert path(pilot).value == "more.jsonl, pairs.jsonl"
 
 
 async def test_only_answers_are_marked_when_only_they_are_learned(make_app: MakeApp) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
+from math import inf
 from pathlib import Path
 
 from textual import on, work
@@ -26,7 +28,24 @@ from rwkv_tui.widgets.choice import Choice
 from rwkv_tui.widgets.data_report import bar
 from rwkv_tui.widgets.path_input import PathInput
 
-PHASES = {"reading": N_("1 of 2: reading and tokenising"), "writing": N_("2 of 2: shuffling and writing")}
+PHASES = {
+    "reading": N_("reading and tokenising"),
+    "holding out": N_("choosing what is held out"),  # unsaid
+    "writing": N_("shuffling and writing"),
+}
+ADVICE = {
+    "fields": N_("What is what in a row, where it is not recognised: prompt=q,answer=a or text=body."),
+    "template-file": N_("How conversations become text; empty is the way RWKV's models know."),
+    "repeat": N_("Each document is written so many times, shuffled afresh each time; 10 is usual."),
+    "held-out": N_("Sets documents aside as a second pair, NAME-val, to measure with: a share such as 0.05, "
+                   "or a number of them; 0 sets none aside."),
+    "weights": N_("Mixes the sources: 3,1 takes one token of the second for three of the first. Empty takes "
+                  "all of each."),
+    "seed": N_("The same seed writes the same bytes again."),
+    "out": N_("The name of the pair, without .bin and .idx."),
+    "skip": N_("What cannot be read is left out, or keeps the file from being converted."),
+}  # fmt: skip
+"""What is said of each field, by the name of its editor."""
 
 
 class RowsForm(Vertical):
@@ -99,17 +118,24 @@ class ConvertForm(Vertical):
         super().__init__(id="convert")
         self.draft, self._rows = draft, rows
         self.cwd = cwd
-        self._source: Path | None = None
+        self._sources: tuple[Path, ...] = ()
         self._bad_count = 0
         self._suggested = ""
         self._job: Worker[None] | None = None
         self._first: Progress | None = None
+        self._phases = PHASES
 
     def compose(self) -> ComposeResult:
         yield Label(_("Convert to binidx"), classes="title")
         with Horizontal(classes="line"):
             yield Label(_("Repeat"), classes="name")
             yield Input("10", id="repeat", type="integer", compact=True, select_on_focus=False)
+        with Horizontal(classes="line"):
+            yield Label(_("Held out"), classes="name")
+            yield Input("0", id="held-out", type="number", compact=True, select_on_focus=False)
+        with Horizontal(classes="line", id="weights-line"):
+            yield Label(_("Weights"), classes="name")
+            yield Input(placeholder="3,1", id="weights", compact=True, select_on_focus=False)
         with Horizontal(classes="line"):
             yield Label(_("Seed"), classes="name")
             yield Input("0", id="seed", type="integer", compact=True, select_on_focus=False)
@@ -126,50 +152,56 @@ class ConvertForm(Vertical):
     def _go_label(self) -> str:
         return _("Convert ({key})", key=key_of(self, "data.convert"))
 
-    def offer(self, data: DataSummary | None) -> None:
+    def offer(self, data: DataSummary | None, sources: Sequence[Path] = ()) -> None:
         """Shows the form for rows with a free name for their pair; hides it for anything else."""
         self.display = data is not None and data.kind == "rows"
-        self._source = Path(data.path) if self.display and data is not None else None
-        if self._source is None or data is None:
+        self._sources = tuple(sources) if self.display else ()
+        if data is None or not self._sources:
             return
+        self.query_one("#weights-line").display = len(sources) > 1
         self._bad_count = data.bad_count
         self.query_one("#skip-line").display = data.bad_count > 0
         self._say("")
         out = self.query_one("#out", PathInput)
         if out.value.strip() in ("", self._suggested):
-            self._suggested = short(free_prefix(self._source), self.cwd)
+            self._suggested = short(free_prefix(self._sources[0]), self.cwd)
             out.value = self._suggested
 
     def toggle(self) -> None:
         """Starts the conversion, or cancels the one under way."""
-        if not self.cancel() and self._source is not None:
-            self._start(self._source)
+        if not self.cancel() and self._sources:
+            self._start()
 
     @on(Button.Pressed, "#go")
     @on(Input.Submitted)
     def _pressed(self) -> None:
         self.toggle()
 
-    def _start(self, source: Path) -> None:
+    def _start(self) -> None:
         skip = self.query_one("#skip", Choice).value == "1"
         if self._bad_count and not skip:
             self._say(_("! Mend the bad lines, or choose to skip them."), "$text-error")
             self.query_one("#skip").focus()
             return
-        repeat, seed = (self.query_one(f"#{name}", Input).value.strip() or "-" for name in ("repeat", "seed"))
-        out = self.query_one("#out", PathInput).value.strip()
-        problem = _problem(repeat, seed, out)
+        names = ("repeat", "seed", "held-out", "weights", "out")
+        given = {name: self.query_one(f"#{name}", Input).value.strip() for name in names}
+        problem = _problem(given, len(self._sources))
         if problem:
             self._say(f"! {problem}", "$text-error")
             return
-        args = ["--out", str(real_path(out, self.cwd)), "--repeat", repeat, "--seed", seed]
-        args += ["--ctx_len", str(self.draft.approximate().ctx_len), *self._rows.flags()]
+        args = ["--out", str(real_path(given["out"], self.cwd)), "--repeat", given["repeat"]]
+        args += ["--seed", given["seed"], f"--held_out={given['held-out'] or 0}", *self._rows.flags()]
+        args += ["--ctx_len", str(self.draft.approximate().ctx_len)]
+        if given["weights"] and len(self._sources) > 1:
+            args.append(f"--weights={given['weights']}")
         if skip:
             args.append("--skip_bad")
         self._first = None
+        holds = float(given["held-out"] or 0)
+        self._phases = {p: told for p, told in PHASES.items() if holds or p != "holding out"}  # unsaid
         self._say(_("Starting …"))
         self.query_one("#go", Button).label = _("Cancel ({key})", key=key_of(self, "wizard.leave"))
-        self._job = self._convert(str(source), args)
+        self._job = self._convert([*args, "--", *map(str, self._sources)])
 
     def cancel(self) -> bool:
         """Ends the job, which then leaves nothing behind; False when there is none."""
@@ -185,8 +217,8 @@ class ConvertForm(Vertical):
         self.query_one("#go", Button).label = self._go_label()
 
     @work(exclusive=True, group="convert")
-    async def _convert(self, source: str, args: list[str]) -> None:
-        async with aclosing(events("convert", source, *args)) as told:
+    async def _convert(self, args: list[str]) -> None:
+        async with aclosing(events("convert", *args)) as told:
             async for event in told:
                 if isinstance(event, Progress):
                     self._first = self._first if self._first and self._first.phase == event.phase else event
@@ -213,7 +245,8 @@ class ConvertForm(Vertical):
     def _say_progress(self, first: Progress, now: Progress) -> None:
         """Bar, speed and time left, over the time since the phase began."""
         share = now.done / now.total if now.total else 0.0
-        phase = _(PHASES.get(now.phase, now.phase))
+        n, all = list(self._phases).index(now.phase) + 1, len(self._phases)
+        phase = _("{n} of {all}: {phase}", n=n, all=all, phase=_(self._phases[now.phase]))
         lines = [phase, f"{bar(share, max(10, self.size.width - 6))} {share:4.0%}"]
         seconds = now.t - first.t
         if seconds > 0 and now.done > first.done:
@@ -225,10 +258,24 @@ class ConvertForm(Vertical):
         self._say("\n".join(lines))
 
 
-def _problem(repeat: str, seed: str, out: str) -> str:
+def _problem(given: Mapping[str, str], sources: int) -> str:
     """What is wrong with the form, or nothing."""
-    if not repeat.isdecimal() or int(repeat) < 1:
+    if not given["repeat"].isdecimal() or int(given["repeat"]) < 1:
         return _("Repeat must be a whole number from 1.")
-    if not seed.isdecimal():
+    if not given["seed"].isdecimal():
         return _("Seed must be a whole number from 0.")
-    return "" if out else _("Output needs a name.")
+    if not _fits(given["held-out"] or "0", lambda x: 0 <= x < 1 or x == x // 1):
+        return _("Held out must be a share below 1, or a whole number.")
+    weights = [w for w in given["weights"].split(",") if given["weights"]]
+    fit = len(weights) == sources and all(_fits(weight, lambda x: x > 0) for weight in weights)
+    if weights and sources > 1 and not fit:
+        return _("Weights must be {n} numbers above 0, by comma, or nothing.", n=sources)
+    return "" if given["out"] else _("Output needs a name.")
+
+
+def _fits(text: str, holds: Callable[[float], bool]) -> bool:
+    """Whether it is a number of which that holds."""
+    try:
+        return holds(float(text)) and float(text) < inf
+    except ValueError:
+        return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import aclosing
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
+from textual.events import DescendantFocus, Key
 from textual.widgets import Input, Label, OptionList, Static
 from textual.widgets.option_list import Option
 from textual.worker import Worker
@@ -18,16 +20,18 @@ from engine.contract.data_files import PACKED, SUFFIXES
 from engine.contract.errors import UserError
 from engine.contract.events import Failed, Progress, Summarised
 from engine.contract.flags import spell
-from engine.contract.i18n import N_, _
+from engine.contract.i18n import N_, _, n_
 from engine.contract.reports import DataSummary
+from rwkv_tui.consequences import of_conversion
 from rwkv_tui.draft import Draft
 from rwkv_tui.keys import key_of
 from rwkv_tui.plain import plain, size
-from rwkv_tui.screens.wizard.convert import ConvertForm, RowsForm
+from rwkv_tui.screens.wizard.convert import ADVICE, ConvertForm, RowsForm
 from rwkv_tui.screens.wizard.pane import Pane
 from rwkv_tui.services.files import Found, find_files, free_file, is_file, short
 from rwkv_tui.services.jobs import document, events
 from rwkv_tui.widgets import data_report
+from rwkv_tui.widgets.choice import Choice
 from rwkv_tui.widgets.path_input import PathInput
 from rwkv_tui.widgets.picker import Picker
 
@@ -50,6 +54,7 @@ class DataPane(Pane):
         Binding("f6,t", "template", N_("Template"), id="data.template"),
         Binding("f7,v", "tokens", N_("Tokens"), id="data.tokens"),
         Binding("f8,l", "whole", N_("Check all"), id="data.whole"),
+        Binding("plus,a", "add", N_("Add to the others"), id="data.add"),
         Binding("slash", "path", N_("Type a path"), show=False, id="data.path"),
     ]
 
@@ -60,13 +65,14 @@ class DataPane(Pane):
         self._read_as: tuple[str, ...] | None = None  # path as typed, and flags
         self._checking: Worker[None] | None = None
         self._files: list[Path] = []
+        self._said = Content()  # where no advice on a field is
         self._prefix = draft.text("data_file")  # the training data as this pane knows it
 
     def compose(self) -> ComposeResult:
         with Horizontal(classes="line"):
             yield Label(_("Data file"), classes="name")
             yield PathInput(
-                self._given, cwd=self.cwd, suffixes=(*LISTED, ".bin", ".txt", ".md"),
+                self._given, cwd=self.cwd, suffixes=(*LISTED, ".bin", ".txt", ".md"), several=True,
                 placeholder=_("a file, folder or pattern, or the name of a .bin/.idx pair"), id="path",
             )  # fmt: skip
         yield Static(id="hint")
@@ -123,7 +129,9 @@ class DataPane(Pane):
         """Each is offered for what it can be done with."""
         data = self._shown
         rows = data is not None and data.kind == "rows"
+        listed = self.query_one("#files", OptionList)
         offered = {
+            "add": listed.has_focus and listed.highlighted is not None and bool(self._path.value.strip()),
             "convert": self.query_one(ConvertForm).display, "template": rows, "tokens": data is not None,
             "whole": data is not None and not data.complete and self._checking is None,
         }  # fmt: skip
@@ -133,7 +141,23 @@ class DataPane(Pane):
         self.query_one(ConvertForm).toggle()
 
     def _say(self, text: str, style: str = "$foreground 70%") -> None:
-        self.query_one("#hint", Static).update(Content.styled(text, style))
+        self._said = Content.styled(text, style)
+        self.query_one("#hint", Static).update(self._said)
+
+    @on(DescendantFocus)
+    @on(Input.Changed)
+    @on(Choice.Changed)
+    def _advise(self, event: DescendantFocus | Input.Changed | Choice.Changed) -> None:
+        """On the field under the cursor, and what its text as it is now leads to; else what was said last."""
+        field, told = self.screen.focused, self._said
+        if event.control is not field:
+            return  # the program wrote into it
+        if field is not None and field.id in ADVICE and self in field.ancestors:
+            told = Content.styled(_(ADVICE[field.id]), "$text-success")
+            if self._shown and isinstance(field, Input):
+                follows = of_conversion(field.id, field.value.strip(), self._shown, self._path.paths)
+                told = Content("\n").join([told, Content(follows)]) if follows else told
+        self.query_one("#hint", Static).update(told)
 
     # Files found
 
@@ -165,6 +189,13 @@ class DataPane(Pane):
         self._path.cursor_position = len(self._path.value)
         self.read()
 
+    def action_add(self) -> None:
+        """The file under the cursor is read beside those that are given."""
+        place = self.query_one("#files", OptionList).highlighted
+        if place is not None and self._files[place] not in self._path.paths:
+            self._path.value = f"{self._path.value.strip()}, {short(self._files[place], self.cwd)}"
+            self.read()
+
     @on(PathInput.Candidates, "#path")
     def _candidates(self, event: PathInput.Candidates) -> None:
         if event.names:
@@ -181,13 +212,13 @@ class DataPane(Pane):
             self.read()
 
     def _names_data(self) -> bool:
-        path = self._path.path
-        return is_file(path) or is_file(Path(f"{path}.idx"))
+        return all(is_file(path) or is_file(Path(f"{path}.idx")) for path in self._path.paths)
 
-    def key_down(self) -> None:
-        """From the path down into the list."""
+    def key_down(self, event: Key) -> None:
+        """From the path down into the list, to its first entry."""
         if self._path.has_focus and self._files:
             self.query_one("#files").focus()
+            event.stop()  # it would go on to the second one
 
     # What the file holds
 
@@ -216,12 +247,12 @@ class DataPane(Pane):
             self._checking = None
         self._read_as = self._reading()
         self._say(_("Reading {file} …", file=plain(self._path.value.strip())), "$text-primary")
-        self._summarise(self._path.path, *self._read_as)
+        self._summarise(self._path.paths, *self._read_as)
 
     @work(exclusive=True, group="summary")
-    async def _summarise(self, path: Path, text: str, *flags: str) -> None:
+    async def _summarise(self, paths: Sequence[Path], text: str, *flags: str) -> None:
         try:
-            answer = await document("summary", *flags, "--", str(path))
+            answer = await document("summary", *flags, "--", *map(str, paths))
         except UserError as error:
             self._show(None)
             self._say(f"! {plain(str(error))}", "$text-error")
@@ -234,12 +265,12 @@ class DataPane(Pane):
 
     def action_whole(self) -> None:
         """Reads on to the end, however long that takes; Esc ends it."""
-        self._checking = self._check(self._path.path, *self._flags())
+        self._checking = self._check(self._path.paths, *self._flags())
         self.refresh_bindings()
 
     @work(exclusive=True, group="summary")
-    async def _check(self, path: Path, *flags: str) -> None:
-        async with aclosing(events("summary", "--whole", *flags, "--", str(path))) as job:
+    async def _check(self, paths: Sequence[Path], *flags: str) -> None:
+        async with aclosing(events("summary", "--whole", *flags, "--", *map(str, paths))) as job:
             async for event in job:
                 if isinstance(event, Progress):
                     share = event.done / event.total if event.total else 0.0
@@ -256,7 +287,7 @@ class DataPane(Pane):
     def action_tokens(self) -> None:
         from rwkv_tui.screens.wizard.tokens import TokenScreen
 
-        self.app.push_screen(TokenScreen(str(self._path.path), self._flags()))
+        self.app.push_screen(TokenScreen(self._path.paths, self._flags()))
 
     def action_template(self) -> None:
         """Shows the template; what is kept is read with at once."""
@@ -274,7 +305,7 @@ class DataPane(Pane):
 
     def _show(self, data: DataSummary | None) -> None:
         self._shown = data
-        self.query_one(ConvertForm).offer(data)
+        self.query_one(ConvertForm).offer(data, self._path.paths)
         self.query_one(RowsForm).display = data is None or data.kind == "rows"
         self.query_one("#report").display = data is not None
         if data is not None:
@@ -319,6 +350,15 @@ class DataPane(Pane):
     def _converted(self, event: ConvertForm.Done) -> None:
         """The new pair is the training data from here on."""
         report = event.report
+        if report.held_out_prefix:
+            name = short(Path(report.held_out_prefix), self.cwd)
+            told = n_(
+                "{n:,} document is held out as {name}.",
+                "{n:,} documents are held out as {name}.",
+                report.held_out_documents,
+                name=name,
+            )
+            self.notify(plain(told), markup=False)
         self._path.value = short(Path(report.prefix), self.cwd)
         self._prefix = self._path.value
         self.draft.take_data(self._prefix, None)

@@ -11,6 +11,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Horizontal, VerticalScroll
 from textual.content import Content
+from textual.events import Key
 from textual.widgets import Input, Label, OptionList, Static
 from textual.widgets.option_list import Option
 from textual.worker import get_current_worker
@@ -196,10 +197,11 @@ class ModelPane(Pane):
     def _submitted(self) -> None:
         self._find()
 
-    def key_down(self) -> None:
-        """From the path down into the list."""
+    def key_down(self, event: Key) -> None:
+        """From the path down into the list, to its first entry."""
         if self._path.has_focus and self._found:
             self.query_one("#models").focus()
+            event.stop()  # it would go on to the second one
 
     @work(thread=True, exclusive=True, group="look")
     def _look(self, path: Path) -> None:

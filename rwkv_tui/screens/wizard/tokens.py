@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from textual import work
 from textual.app import ComposeResult
@@ -40,10 +41,10 @@ class TokenScreen(TuneScreen[None]):
         Binding("escape,q", "dismiss(None)", N_("Back"), id="tokens.close"),
     ]
 
-    def __init__(self, path: str, flags: Sequence[str], number: int = 1) -> None:
-        """`path` is the data, `flags` say how it is read and what is learned of it."""
+    def __init__(self, paths: Sequence[Path], flags: Sequence[str], number: int = 1) -> None:
+        """`paths` are the data, `flags` say how it is read and what is learned of it."""
         super().__init__()
-        self._path, self._flags = path, tuple(flags)
+        self._paths, self._flags = tuple(map(str, paths)), tuple(flags)
         self._number = self._shown = number
 
     def compose(self) -> ComposeResult:
@@ -77,7 +78,7 @@ class TokenScreen(TuneScreen[None]):
     @work(exclusive=True)
     async def _show(self, number: int) -> None:
         try:
-            answer = await document("show", *self._flags, "--", self._path, str(number))
+            answer = await document("show", *self._flags, "--", *self._paths, str(number))
         except UserError as error:
             self._number = self._shown  # where one still is
             self._say(f"! {plain(str(error))}", "$text-error")
