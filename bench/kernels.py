@@ -32,19 +32,23 @@ SCRATCH = {"starts", "dends", "inverse"}
 FLAGS = {"OUTPUTS": True, "ENDS": True, "BONUS": False}
 
 
-def triton_kernel(recurrence: str, name: str, arch: int, dtype: torch.dtype, width: int) -> dict[str, Any]:
-    """A Triton kernel's resources as the operator starts it."""
+def triton_kernel(
+    recurrence: str, name: str, arch: int, dtype: torch.dtype, width: int, **constants: int
+) -> dict[str, Any]:
+    """A Triton kernel's resources as the operator starts it, a whole state at a time unless `constants` say
+    otherwise. Triton makes a T or H of 1 a constant, too."""
     module = importlib.import_module(f"engine.ops.{recurrence}.triton")
     kernel = getattr(module, name)
     like = torch.empty(1, 1, 1, width, dtype=dtype)
     names = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
-    constants = {**module._sizes(like), **options(dtype), **FLAGS}
+    sizes = {name: value for name, value in module._sizes(like).items() if name not in ("T", "H")}
+    given = {**sizes, **options(dtype), "R": width, **FLAGS, **constants}
     signature, fixed = {}, {}
     for argument in kernel.arg_names:
-        if argument in ("T", "H"):
+        if argument in given:
+            signature[argument], fixed[argument] = "constexpr", given[argument]
+        elif argument in ("T", "H"):
             signature[argument] = "i32"
-        elif argument in constants:
-            signature[argument], fixed[argument] = "constexpr", constants[argument]
         else:
             kept = scratch_dtype(dtype) if argument in SCRATCH else dtype
             signature[argument] = "*" + names[torch.float32 if argument in FP32 else kept]

@@ -16,6 +16,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+BUSY = 128  # programs: an H100 has 132 multiprocessors, an A100 108
+LEAST_ROWS = 16  # that tensor cores take
+
 
 def options(dtype: torch.dtype) -> dict[str, Any]:
     """`DOT`: the type in which operands are multiplied (sums are always fp32), `PRECISION`: how fp32 is.
@@ -25,6 +28,19 @@ def options(dtype: torch.dtype) -> dict[str, Any]:
     if dtype == torch.bfloat16:
         return {"DOT": tl.bfloat16, "PRECISION": "tf32"}
     return {"DOT": tl.float32, "PRECISION": "tf32" if dtype == torch.float16 else "tf32x3"}
+
+
+def along(v: Tensor) -> tuple[tuple[int, int], int]:
+    """The grid of kernels that go along sequences, heads by parts of their states, and the rows of a part.
+
+    Rows, value channels, do not depend on each other. Parts are computed side by side, but each anew what they
+    share: where heads alone keep a GPU busy, a part is the whole.
+    """
+    heads, width = v.shape[0] * v.shape[2], v.shape[3]
+    rows = width
+    while rows > LEAST_ROWS and heads * (width // rows) < BUSY:
+        rows //= 2
+    return (heads, width // rows), rows
 
 
 def scratch_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -48,6 +64,20 @@ def tile_at(first, T, stride, L: tl.constexpr, N: tl.constexpr):
     """Offsets [L, N] of the steps from `first`, and which of them exist."""
     t = first + tl.arange(0, L)
     return t.to(tl.int64)[:, None] * stride + tl.arange(0, N)[None, :], (t < T)[:, None]
+
+
+@triton.jit
+def columns_at(first, T, stride, column, L: tl.constexpr, R: tl.constexpr):
+    """As `tile_at`, of R channels from `column`: [L, R]."""
+    t = first + tl.arange(0, L)
+    return t.to(tl.int64)[:, None] * stride + column + tl.arange(0, R)[None, :], (t < T)[:, None]
+
+
+@triton.jit
+def rows_at(number, row, R: tl.constexpr, N: tl.constexpr):
+    """As `square_at`, of R rows from `row`: [R, N]."""
+    i, n = row + tl.arange(0, R), tl.arange(0, N)
+    return number.to(tl.int64) * N * N + i[:, None] * N + n[None, :]
 
 
 @triton.jit

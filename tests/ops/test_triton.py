@@ -52,6 +52,12 @@ def test_a_kernel_fits_into_a_gpu_that_is_not_here(recurrence: str, name: str) -
 
 
 @pytest.mark.soak
+@pytest.mark.parametrize(("recurrence", "name"), KERNELS)
+def test_a_part_of_a_state_and_a_single_head_compile(recurrence: str, name: str) -> None:
+    assert triton_kernel(recurrence, name, 90, torch.bfloat16, 64, R=16, T=1, H=1)["spilled"] <= 64
+
+
+@pytest.mark.soak
 @pytest.mark.parametrize("arch", [80, 90, 100])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize(("recurrence", "name"), KERNELS)

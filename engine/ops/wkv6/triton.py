@@ -1,6 +1,6 @@
 """The recurrence on a GPU, in chunks as in `chunked`, which explains how strong decays are kept apart.
 
-Four passes go along a sequence or over all its chunks at once:
+Passes go along a sequence, for some rows of a head's state, or over all its chunks at once:
 
 - `_states`, along: the state at each chunk's start. The backward pass makes them again: nothing is kept
   in between, so all layers use the same memory.
@@ -23,7 +23,18 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from engine.ops.tiles import contiguous, mul, options, scratch_dtype, square_at, start_of, tile_at
+from engine.ops.tiles import (
+    along,
+    columns_at,
+    contiguous,
+    mul,
+    options,
+    rows_at,
+    scratch_dtype,
+    square_at,
+    start_of,
+    tile_at,
+)
 
 CHUNK = 16
 LEVELS = 4  # scales of 1, 2, 4, 8 steps
@@ -64,7 +75,8 @@ class _Triton(torch.autograd.Function):
         every, bonus = any(ctx.needs_input_grad[:5]), ctx.needs_input_grad[4]
         shape = (programs, chunks, width, width) if every else (1,)
         dends = v.new_empty(shape, dtype=scratch_dtype(v.dtype))
-        _reverse[(programs,)](r, log_w, dy, dlast, dstate, dends, **sizes, ENDS=every, num_warps=WARPS)
+        grid, rows = along(v)
+        _reverse[grid](r, log_w, dy, dlast, dstate, dends, **sizes, R=rows, ENDS=every, num_warps=WARPS)
         if not every:
             return (*[None] * 5, dstate)
         starts, _ = _make_states(*inputs)
@@ -84,7 +96,8 @@ def _make_states(*inputs: Tensor) -> tuple[Tensor, Tensor]:
     programs, chunks = batch * heads, triton.cdiv(steps, CHUNK)
     starts = v.new_empty(programs, chunks, width, width, dtype=scratch_dtype(v.dtype))
     last = torch.empty_like(state)
-    _states[(programs,)](log_w, k, v, state, starts, last, **_sizes(v), num_warps=WARPS)
+    grid, rows = along(v)
+    _states[grid](log_w, k, v, state, starts, last, **_sizes(v), R=rows, num_warps=WARPS)
     return starts, last
 
 
@@ -142,22 +155,23 @@ def _scores(r_, k_, w, u_, L: tl.constexpr, LEVELS: tl.constexpr, DOT: tl.conste
 def _states(
     log_w, k, v, state, starts, last,
     T, H, N: tl.constexpr, L: tl.constexpr, LEVELS: tl.constexpr, DOT: tl.constexpr,
-    PRECISION: tl.constexpr,
+    PRECISION: tl.constexpr, R: tl.constexpr,
 ):  # fmt: skip
-    head = tl.program_id(0)
+    head, row = tl.program_id(0), tl.program_id(1) * R
     start, stride = start_of(head, T, H, N)
     t = tl.arange(0, L)
     after = (t[None, :] > t[:, None]).to(tl.float32)
-    s = tl.load(state + square_at(head, N))
+    s = tl.load(state + rows_at(head, row, R, N))
     chunks = tl.cdiv(T, L)
     for chunk in range(chunks):
-        tl.store(starts + square_at(head * chunks + chunk, N), s)
+        tl.store(starts + rows_at(head * chunks + chunk, row, R, N), s)
         at, exists = tile_at(chunk * L, T, stride, L, N)
+        at_rows, _ = columns_at(chunk * L, T, stride, row, L, R)
         w = tl.load(log_w + start + at, exists, 0.0).to(tl.float32)
         k_end = tl.load(k + start + at, exists, 0.0).to(tl.float32) * tl.exp(_add_up(after, w))
-        v_ = tl.load(v + start + at, exists, 0.0)
+        v_ = tl.load(v + start + at_rows, exists, 0.0)
         s = s * tl.exp(tl.sum(w, 0))[None, :] + mul(tl.trans(v_), k_end, DOT, PRECISION)
-    tl.store(last + square_at(head, N), s)
+    tl.store(last + rows_at(head, row, R, N), s)
 
 
 @triton.jit
@@ -187,24 +201,25 @@ def _outputs(
 def _reverse(
     r, log_w, dy, dlast, dstate, dends,
     T, H, N: tl.constexpr, L: tl.constexpr, LEVELS: tl.constexpr, DOT: tl.constexpr,
-    PRECISION: tl.constexpr, ENDS: tl.constexpr,
+    PRECISION: tl.constexpr, R: tl.constexpr, ENDS: tl.constexpr,
 ):  # fmt: skip
-    head = tl.program_id(0)
+    head, row = tl.program_id(0), tl.program_id(1) * R
     start, stride = start_of(head, T, H, N)
     t = tl.arange(0, L)
     before = (t[None, :] < t[:, None]).to(tl.float32)
-    ds = tl.load(dlast + square_at(head, N))
+    ds = tl.load(dlast + rows_at(head, row, R, N))
     chunks = tl.cdiv(T, L)
     for i in range(chunks):
         chunk = chunks - 1 - i
         if ENDS:
-            tl.store(dends + square_at(head * chunks + chunk, N), ds)
+            tl.store(dends + rows_at(head * chunks + chunk, row, R, N), ds)
         at, exists = tile_at(chunk * L, T, stride, L, N)
+        at_rows, _ = columns_at(chunk * L, T, stride, row, L, R)
         w = tl.load(log_w + start + at, exists, 0.0).to(tl.float32)
         r_start = tl.load(r + start + at, exists, 0.0).to(tl.float32) * tl.exp(_add_up(before, w))
-        dy_ = tl.load(dy + start + at, exists, 0.0)
+        dy_ = tl.load(dy + start + at_rows, exists, 0.0)
         ds = ds * tl.exp(tl.sum(w, 0))[None, :] + mul(tl.trans(dy_), r_start, DOT, PRECISION)
-    tl.store(dstate + square_at(head, N), ds)
+    tl.store(dstate + rows_at(head, row, R, N), ds)
 
 
 @triton.jit

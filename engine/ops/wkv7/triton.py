@@ -1,6 +1,6 @@
 """The recurrence on a GPU, in chunks as in `chunked`, which explains the products and names the tensors.
 
-Three passes go along a sequence or over all its chunks at once:
+Passes go along a sequence, for some rows of a head's state, or over all its chunks at once:
 
 - `_inverses`, over chunks: (I - tril(A~ B~^T, -1))^-1, by halves: the inverses of two diagonal blocks
   and the block between them give the inverse of the whole.
@@ -24,7 +24,18 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from engine.ops.tiles import contiguous, mul, options, scratch_dtype, square_at, start_of, tile_at
+from engine.ops.tiles import (
+    along,
+    columns_at,
+    contiguous,
+    mul,
+    options,
+    rows_at,
+    scratch_dtype,
+    square_at,
+    start_of,
+    tile_at,
+)
 
 # Steps of a chunk: at most 32, for e^(0.61 * 32) is a normal number in bf16 and fp32, and e^(0.61 * 64) one
 # that leaves little room. Wide operands fit into the registers in shorter chunks and with more warps only.
@@ -49,10 +60,11 @@ class _Triton(torch.autograd.Function):
     def forward(ctx: Any, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(*inputs)
         y, last = torch.empty_like(inputs[3]), torch.empty_like(inputs[6])
-        sizes, grid = _sizes(y), (y.shape[0] * y.shape[2],)
+        grid, rows = along(y)
         _forward[grid](
-            *inputs, _inverse(*inputs), y, last, y, **sizes, OUTPUTS=True, num_warps=warps_of("_forward", y)
-        )
+            *inputs, _inverse(*inputs), y, last, y, **_sizes(y), R=rows, OUTPUTS=True,
+            num_warps=warps_of("_forward", y),
+        )  # fmt: skip
         return y, last
 
     @staticmethod
@@ -61,22 +73,22 @@ class _Triton(torch.autograd.Function):
         inputs = ctx.saved_tensors
         r, log_w, _, v, a, b, state = inputs
         batch, steps, heads, width = v.shape
-        sizes, warps = _sizes(v), warps_of("_forward", v)
+        sizes, (grid, rows), warps = _sizes(v), along(v), warps_of("_forward", v)
         chunks, programs = triton.cdiv(steps, _chunk(v)), batch * heads
         dy, dlast = contiguous(dy, dlast)
         inverse, dstate = _inverse(*inputs), torch.empty_like(state)
         every = any(ctx.needs_input_grad[:6])
         shape = (programs, chunks, width, width) if every else (1,)
         dends = v.new_empty(shape, dtype=scratch_dtype(v.dtype))
-        _reverse[(programs,)](
-            r, log_w, a, b, inverse, dy, dlast, dstate, dends, **sizes, ENDS=every, num_warps=warps
+        _reverse[grid](
+            r, log_w, a, b, inverse, dy, dlast, dstate, dends, **sizes, R=rows, ENDS=every, num_warps=warps
         )  # fmt: skip
         if not every:
             return (*[None] * 6, dstate)
         starts, unused = torch.empty_like(dends), dstate
-        _forward[(programs,)](
-            *inputs, inverse, unused, unused, starts, **sizes, OUTPUTS=False, num_warps=warps
-        )
+        _forward[grid](
+            *inputs, inverse, unused, unused, starts, **sizes, R=rows, OUTPUTS=False, num_warps=warps
+        )  # fmt: skip
         grads = [torch.empty_like(x) for x in inputs[:6]]
         _gradients[(chunks, programs)](
             *inputs[:6], inverse, dy, starts, dends, *grads, **sizes, num_warps=warps_of("_gradients", v)
@@ -139,25 +151,26 @@ def _inverses(
 def _forward(
     r, log_w, k, v, a, b, state, inverse, y, last, starts,
     T, H, N: tl.constexpr, L: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
-    OUTPUTS: tl.constexpr,
+    R: tl.constexpr, OUTPUTS: tl.constexpr,
 ):  # fmt: skip
-    head = tl.program_id(0)
+    head, row = tl.program_id(0), tl.program_id(1) * R
     start, stride = start_of(head, T, H, N)
     t = tl.arange(0, L)
     earlier, present = t[:, None] > t[None, :], t[:, None] >= t[None, :]
-    s = tl.load(state + square_at(head, N))
+    s = tl.load(state + rows_at(head, row, R, N))
     chunks = tl.cdiv(T, L)
     for chunk in range(chunks):
         number = head * chunks + chunk
         if not OUTPUTS:
-            tl.store(starts + square_at(number, N), s)
+            tl.store(starts + rows_at(number, row, R, N), s)
         at, exists = tile_at(chunk * L, T, stride, L, N)
+        at_rows, _ = columns_at(chunk * L, T, stride, row, L, R)
         w = tl.load(log_w + start + at, exists, 0.0).to(tl.float32)
         sums, whole = tl.cumsum(w, 0), tl.sum(w, 0)[None, :]
         a_in = tl.load(a + start + at, exists, 0.0).to(tl.float32) * tl.exp(sums - w)
         b_ = tl.load(b + start + at, exists, 0.0).to(tl.float32)
         k_ = tl.load(k + start + at, exists, 0.0).to(tl.float32)
-        v_ = tl.load(v + start + at, exists, 0.0)
+        v_ = tl.load(v + start + at_rows, exists, 0.0)
         k_in = k_ * tl.exp(-sums)
         ak = tl.where(earlier, mul(a_in, tl.trans(k_in), DOT, PRECISION), 0.0)
         x = mul(a_in, tl.trans(s), DOT, PRECISION) + mul(ak, v_, DOT, PRECISION)
@@ -169,45 +182,46 @@ def _forward(
             rk = tl.where(present, mul(r_in, tl.trans(k_in), DOT, PRECISION), 0.0)
             out = mul(r_in, tl.trans(s), DOT, PRECISION)
             out += mul(rb, u, DOT, PRECISION) + mul(rk, v_, DOT, PRECISION)
-            tl.store(y + start + at, out, exists)
+            tl.store(y + start + at_rows, out, exists)
         to_end = tl.exp(whole - sums)
         s = s * tl.exp(whole) + mul(tl.trans(u), b_ * to_end, DOT, PRECISION)
         s += mul(tl.trans(v_), k_ * to_end, DOT, PRECISION)
     if OUTPUTS:
-        tl.store(last + square_at(head, N), s)
+        tl.store(last + rows_at(head, row, R, N), s)
 
 
 @triton.jit
 def _reverse(
     r, log_w, a, b, inverse, dy, dlast, dstate, dends,
     T, H, N: tl.constexpr, L: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
-    ENDS: tl.constexpr,
+    R: tl.constexpr, ENDS: tl.constexpr,
 ):  # fmt: skip
-    head = tl.program_id(0)
+    head, row = tl.program_id(0), tl.program_id(1) * R
     start, stride = start_of(head, T, H, N)
     t = tl.arange(0, L)
     present = t[:, None] >= t[None, :]
-    ds = tl.load(dlast + square_at(head, N))
+    ds = tl.load(dlast + rows_at(head, row, R, N))
     chunks = tl.cdiv(T, L)
     for i in range(chunks):
         chunk = chunks - 1 - i
         number = head * chunks + chunk
         if ENDS:
-            tl.store(dends + square_at(number, N), ds)
+            tl.store(dends + rows_at(number, row, R, N), ds)
         at, exists = tile_at(chunk * L, T, stride, L, N)
+        at_rows, _ = columns_at(chunk * L, T, stride, row, L, R)
         w = tl.load(log_w + start + at, exists, 0.0).to(tl.float32)
         sums, whole = tl.cumsum(w, 0), tl.sum(w, 0)[None, :]
         r_in = tl.load(r + start + at, exists, 0.0).to(tl.float32) * tl.exp(sums)
         a_in = tl.load(a + start + at, exists, 0.0).to(tl.float32) * tl.exp(sums - w)
         b_ = tl.load(b + start + at, exists, 0.0).to(tl.float32)
-        dy_ = tl.load(dy + start + at, exists, 0.0)
+        dy_ = tl.load(dy + start + at_rows, exists, 0.0)
         rb = tl.where(present, mul(r_in, tl.trans(b_ * tl.exp(-sums)), DOT, PRECISION), 0.0)
         du = mul(tl.trans(rb), dy_, DOT, PRECISION)
         du += mul(b_ * tl.exp(whole - sums), tl.trans(ds), DOT, PRECISION)
         dx = mul(tl.trans(tl.load(inverse + square_at(number, L))), du, DOT, PRECISION)
         ds = ds * tl.exp(whole) + mul(tl.trans(dx), a_in, DOT, PRECISION)
         ds += mul(tl.trans(dy_), r_in, DOT, PRECISION)
-    tl.store(dstate + square_at(head, N), ds)
+    tl.store(dstate + rows_at(head, row, R, N), ds)
 
 
 @triton.jit
