@@ -2,10 +2,12 @@
 
     python -m bench.step [--size 0.1B 0.4B] [--version x070] [--method state] [--quant none] [--dtype bf16]
                          [--ctx 1024] [--batch 1] [--grad-cp 0 1] [--op auto] [--rounds 3] [--json FILE]
+                         [--profile]
 
 `of peak` is the share of the measured speed of matrix products: 2 P FLOPs a token forward, 2 P for the
-gradients of activations, 2 P more where blocks are recomputed, and 2 P where the weights learn; P counts the
-matrices without the embedding. `wkv` is the operator's share of the step, measured by itself, in turns.
+gradients of activations, 2 P more where blocks are recomputed (the head is not), and 2 P where the weights
+learn; P counts the matrices without the embedding. `wkv` is the operator's share of the step, measured by
+itself, in turns. `--profile` (on a CPU) prints what the time of a step goes into, as torch's profiler sees it.
 Each combination is a process of its own, so that its peak of memory is its own.
 """
 
@@ -25,10 +27,12 @@ import torch
 from torch import Tensor
 
 from bench import floor as floors
+from bench.shares import shares
+from engine.contract.memory import host_emb
 from engine.contract.settings import TrainSettings
 from engine.contract.sizes import SIZES
 from engine.models import init
-from engine.models.base import RWKV
+from engine.models.base import RWKV, HostEmbedding
 from engine.models.build import MODELS
 from engine.ops.choice import choose, make_inputs
 from engine.ops.registry import Need, recurrence_of
@@ -90,9 +94,15 @@ def measure(args: dict[str, Any]) -> dict[str, Any]:
     model = random_model(
         args["version"], size.n_layer, size.n_embd, args["quant"], dtype, device, selected.function
     )
+    if device == "cuda" and host_emb(settings):
+        table = model.emb.weight.detach().cpu()
+        model.emb = HostEmbedding(*table.shape, _weight=table)
     model.grad_cp = bool(args["grad_cp"])
     tuning.attach(model)
     model.train()
+    if device == "cuda":
+        torch.cuda.empty_cache()  # of what the choice and the making of weights took
+        torch.cuda.reset_peak_memory_stats()
     optimizer = torch.optim.Adam(tuning.param_groups(model, 0.0), lr=1e-4, fused=True)
     tokens = torch.randint(1, model.vocab_size, (args["batch"], args["ctx"] + 1), device=device)
     inputs = make_inputs(need)
@@ -126,14 +136,16 @@ def measure(args: dict[str, Any]) -> dict[str, Any]:
     share = min(clock["wkv"]) / min(clock["step"])
     matrices = sum(p.numel() for n, p in model.named_parameters() if p.ndim == 2 and not n.startswith("emb"))
     matrices += sum(m.in_features * m.out_features for m in model.modules() if isinstance(m, QuantLinear))
-    passes = 2 + args["grad_cp"] + (args["method"] == "full")
-    work = 2 * matrices * passes * args["batch"] * args["ctx"]
+    passes = 2 + (args["method"] == "full")
+    again = args["grad_cp"] * (matrices - model.head.weight.numel())
+    work = 2 * (passes * matrices + again) * args["batch"] * args["ctx"]
     floor = floors.measure(device, dtype)
     return {
         **args, "device": floor.name, "operator": selected.name, "seconds": seconds,
         "best": min(times["step"]), "tokens_per_s": args["batch"] * args["ctx"] / seconds,
         "floor_s": work / floor.flops_per_s, "of_peak": work / seconds / floor.flops_per_s,
         "wkv": size.n_layer * share, "peak_gb": peak / 1e9, "cpu_s": min(cpu["step"]),
+        "shares": shares(step, args["rounds"]) if args["profile"] else {},
         "trainable": sum(p.numel() for p in trainable(model)), "peak_flops_per_s": floor.flops_per_s,
     }  # fmt: skip
 
@@ -160,9 +172,12 @@ def main() -> None:
     parser.add_argument("--op", nargs="+", default=["auto"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--profile", action="store_true", help="print what the time goes into; on a CPU")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", type=Path, help="file to write")
     asked = vars(parser.parse_args())
+    if asked["profile"] and asked["device"] != "cpu":
+        parser.error("--profile is for a CPU; `nsys profile` or torch.profiler show a GPU's kernels")
     target = asked.pop("json")
     single = {k: v for k, v in asked.items() if not isinstance(v, list)}
     many = {k: v for k, v in asked.items() if isinstance(v, list)}
@@ -176,6 +191,8 @@ def main() -> None:
                 row = {**chosen, "error": f"{type(error).__name__}: {error}".splitlines()[0]}
         rows.append(row)
         print(_line(row), flush=True)
+        for part, share in row.get("shares", {}).items():
+            print(f"    {share:4.0%}  {part}", flush=True)
     if target:
         facts = {"date": time.strftime("%Y-%m-%d"), "torch": torch.__version__}
         target.write_text(json.dumps({**facts, "rows": rows}, indent=1))
