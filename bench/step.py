@@ -7,7 +7,7 @@
 `of peak` is the share of the measured speed of matrix products: 2 P FLOPs a token forward, 2 P for the
 gradients of activations, 2 P more where blocks are recomputed (the head is not), and 2 P where the weights
 learn; P counts the matrices without the embedding. `wkv` is the operator's share of the step, measured by
-itself, in turns. `--profile` (on a CPU) prints what the time of a step goes into, as torch's profiler sees it.
+itself, in turns. `--profile` (on a CPU) prints what a step's time goes into, as torch's profiler sees it.
 Each combination is a process of its own, so that its peak of memory is its own.
 """
 
