@@ -33,8 +33,8 @@ def options(dtype: torch.dtype) -> dict[str, Any]:
 def along(v: Tensor) -> tuple[tuple[int, int], int]:
     """The grid of kernels that go along sequences, heads by parts of their states, and the rows of a part.
 
-    Rows, value channels, do not depend on each other. Parts are computed side by side, and each anew what they
-    share: where heads alone keep a GPU busy, a part is the whole.
+    Rows, value channels, do not depend on each other. Parts are computed side by side, but each computes
+    anew what they share: where heads alone keep a GPU busy, a part is the whole.
     """
     heads, width = v.shape[0] * v.shape[2], v.shape[3]
     rows = width
