@@ -206,6 +206,7 @@ def _show(args: argparse.Namespace) -> int:
 def _init(args: argparse.Namespace) -> int:
     from engine.models.init import make_checkpoint
 
+    signal.signal(signal.SIGTERM, _interrupt)
     info = make_checkpoint(
         args.out, args.version, args.n_layer, args.n_embd, args.vocab_size, args.seed,
         pre_ffn=args.pre_ffn, head_qk=args.head_qk,

@@ -25,7 +25,7 @@ from rwkv_tui.services.gpu import GpuReading, read_gpus
 from rwkv_tui.services.jobs import GRACE
 from rwkv_tui.services.preferences import Look, keys_file, read_keys, read_look, write_look
 
-ENGINE_JOBS = ("summary", "convert")
+ENGINE_JOBS = ("summary", "convert", "init")
 """Groups of the workers that wait for a short engine job."""
 NO_COLOURS = NoColours()
 

@@ -7,11 +7,14 @@ from typing import Any
 
 from textual.binding import Binding
 from textual.content import Content
+from textual.events import Click
 from textual.message import Message
 from textual.reactive import reactive
 from textual.widget import Widget
 
 from engine.contract.i18n import N_
+
+CLICKED_BACK = 3  # cells from the left
 
 
 class Choice(Widget, can_focus=True):
@@ -51,8 +54,9 @@ class Choice(Widget, can_focus=True):
         label = self.labels.get(self.value, self.value)
         return Content.assemble(("‹ ", "dim"), label, (" ›", "dim"))
 
-    def on_click(self) -> None:
-        self.action_turn(1)
+    def on_click(self, event: Click) -> None:
+        """Back at the left sign, else on."""
+        self.action_turn(-1 if event.x < CLICKED_BACK else 1)
 
     def action_turn(self, by: int) -> None:
         """The next value; a value from elsewhere that is none of them counts as the first."""

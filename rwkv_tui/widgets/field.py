@@ -108,6 +108,11 @@ class Field(Vertical):
             self.set_class(changed, "-changed")
             self.query_one(Label).update(f"{'•' if changed else ' '}{self.param.name}")
 
+    def on_click(self) -> None:
+        """On its name or what is wrong with it, too."""
+        if not self.editor.has_focus:
+            self.editor.focus()
+
     @on(Input.Changed)
     @on(Choice.Changed)
     def _edited(self, event: Input.Changed | Choice.Changed) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
+from rich.cells import cell_len
 from textual.content import Content
+from textual.events import Click
+from textual.message import Message
 from textual.widgets import Static
 
 from engine.contract.i18n import N_, _
@@ -19,6 +22,13 @@ class Trail(Static):
 
     DEFAULT_CSS = "Trail { height: 1; width: 100%; padding: 0 1; background: $panel; }"
 
+    class Chosen(Message):
+        """A step was clicked on."""
+
+        def __init__(self, step: str) -> None:
+            super().__init__()
+            self.step = step
+
     def __init__(self, current: str, id: str | None = None) -> None:
         place = STEPS.index(current)
         self._current = current
@@ -30,6 +40,15 @@ class Trail(Static):
         self._current = step
         self._marks.update(marks or {})
         self.update(self._line())
+
+    def on_click(self, event: Click) -> None:
+        """Says which step stands there."""
+        end = self.gutter.left
+        for step in STEPS:
+            end += cell_len(f"   {_(step)}  ")  # with its sign, and what stands between two
+            if event.x < end:
+                self.post_message(self.Chosen(step))
+                return
 
     def _line(self) -> Content:
         """A sign as well as a colour, so that it reads without colours."""

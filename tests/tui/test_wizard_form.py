@@ -10,6 +10,7 @@ from rwkv_tui.screens.wizard.parameters import ParametersPane
 from rwkv_tui.screens.wizard.wizard import WizardScreen
 from rwkv_tui.widgets.chart import LineChart
 from rwkv_tui.widgets.field import Field
+from rwkv_tui.widgets.trail import Trail
 from tests.tui.conftest import MakeApp, says, until, write
 
 
@@ -126,3 +127,42 @@ async def test_help_lists_the_keys_of_the_screen_underneath(make_app: MakeApp) -
         await pilot.press("escape")
         await pilot.press("escape", "question_mark")  # out of the line, where ? is a character
         assert says(pilot, "ctrl+n, ], alt+right")
+
+
+async def test_the_mouse_chooses_what_can_be_chosen(make_app: MakeApp, place: Path) -> None:
+    app = make_app(start="wizard", draft={"lr_schedule": "wsd"})
+    async with app.run_test(size=(120, 40)) as pilot:
+        trail = len(" 1 Data › 2 Model › ")
+        await pilot.click(Trail, offset=(trail + 2, 0))
+        await until(pilot, lambda: app.screen.query(Field))
+        await pilot.click("#field-lr_init Label")
+        assert field(pilot, "lr_init").editor.has_focus
+        schedules = train_params()["lr_schedule"].choices
+        at = schedules.index("wsd")
+        for x, value in ((1, schedules[at - 1]), (8, "wsd")):
+            await pilot.click("#field-lr_schedule Choice", offset=(x, 0))
+            assert app.draft.text("lr_schedule") == value
+        await pilot.click(Trail, offset=(len(" 1 Data › 2 Model › ! Parameters › 4 Rev"), 0))
+        await until(pilot, lambda: app.screen.query("#problems"))
+        await pilot.click("#problems", offset=(3, 0))
+        await until(pilot, lambda: app.screen.query("#Model"))
+
+
+async def test_arrows_and_the_keys_of_vi_move_on_every_step(make_app: MakeApp, place: Path) -> None:
+    app = make_app(start="wizard")
+    async with app.run_test() as pilot:
+        await until(pilot, lambda: says(pilot, "Files here (1)"))
+        await pilot.press("down", "tab")
+        seen = [app.focused and app.focused.id]
+        for _key in range(2):
+            await pilot.press("up" if _key else "down")
+            seen.append(app.focused and app.focused.id)
+        assert seen == ["fields", "template-file", "fields"]
+        await pilot.press("escape", "3")
+        await until(pilot, lambda: app.screen.query(Field))
+        await pilot.press("escape", "j")
+        assert field(pilot, "load_model").editor.has_focus
+        field(pilot, "lr_schedule").editor.focus()
+        await pilot.press("l", "k")
+        assert field(pilot, "warmup_steps").editor.has_focus
+        assert app.draft.text("lr_schedule") == train_params()["lr_schedule"].choices[1]

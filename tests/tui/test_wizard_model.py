@@ -4,8 +4,9 @@ from pathlib import Path
 
 import torch
 from textual.pilot import Pilot
-from textual.widgets import OptionList
+from textual.widgets import Input, OptionList
 
+from rwkv_tui.screens.wizard.new_model import NUMBERS, NewModelScreen
 from rwkv_tui.services.gpu import GpuInfo, GpuReading
 from rwkv_tui.widgets.path_input import PathInput
 from tests.tui.conftest import GPUS, MakeApp, says, until, write
@@ -75,3 +76,27 @@ async def test_a_gpu_that_tells_nothing_is_not_judged(make_app: MakeApp) -> None
         await to_model(pilot)
         await until(pilot, lambda: says(pilot, "GPU 0 Odd device: memory N/A"))
         assert not says(pilot, "fits")
+
+
+async def test_a_model_of_random_weights_is_made_and_chosen(make_app: MakeApp, place: Path) -> None:
+    app = make_app(start="wizard")
+    async with app.run_test() as pilot:
+        await to_model(pilot)
+        await pilot.press("f4")
+        await until(pilot, lambda: isinstance(app.screen, NewModelScreen))
+        given = {name: app.screen.query_one(f"#{name}", Input) for name in (*NUMBERS, "new-file")}
+        given["n-layer"].value, given["n-embd"].value, given["vocab-size"].value = "2", "100", "77"
+        await pilot.press("f4")
+        await until(pilot, lambda: says(pilot, "100"))  # no multiple of 64: the job says it
+        assert not list((place / "models").glob("*new*"))
+        given["n-embd"].value = "4096"
+        await pilot.press("f4", "escape")
+        assert says(pilot, "Cancelled; nothing was written.")
+        given["n-embd"].value, given["new-file"].value = "64", "models/tiny.pth"
+        await pilot.press("f4")
+        await until(pilot, lambda: says(pilot, "exists already and was not touched"))
+        given["new-file"].value = "models/new.pth"
+        await pilot.press("f4")
+        await until(pilot, lambda: app.draft.model is not None)
+        assert app.draft.text("load_model") == "models/new.pth" and app.draft.text("n_layer") == "2"
+    assert [p.name for p in sorted((place / "models").iterdir())] == ["new.pth", "tiny.pth"]

@@ -62,6 +62,7 @@ class ModelPane(Pane):
     )
     BINDINGS = [
         Binding("g", "next_gpu", N_("Next GPU"), show=False, id="model.next_gpu"),
+        Binding("f4,n", "new", N_("Random weights"), id="model.new"),
         Binding("slash", "path", N_("Type a path"), show=False, id="model.path"),
     ]
 
@@ -106,6 +107,17 @@ class ModelPane(Pane):
     def action_path(self) -> None:
         self._path.focus()
 
+    def action_new(self) -> None:
+        from rwkv_tui.screens.wizard.new_model import NewModelScreen
+
+        self.app.push_screen(NewModelScreen(), self._made)
+
+    def _made(self, file: Path | None) -> None:
+        """A model that was just made is the chosen one."""
+        if file is not None:
+            self._path.value = short(file, self.cwd)
+            self._find()
+
     def _say(self, content: Content) -> None:
         self.query_one("#hint", Static).update(content)
 
@@ -131,7 +143,8 @@ class ModelPane(Pane):
         models = sum(c.info is not None for c in found)
         title = self._columns(_("Model files"), _("version"), _("size"), _("layers x width"), _("bytes"))
         if not models:
-            title = _("No model below this folder. Download one (BlinkDL on Hugging Face) or type its path.")
+            title = _("No model below this folder. Download one (BlinkDL on Hugging Face), type its path, or "
+                      "make one of random weights ({key}).", key=key_of(self, "model.new"))  # fmt: skip
         self.query_one("#models-title", Label).update(title)
         options = self.query_one("#models", OptionList)
         place = options.highlighted

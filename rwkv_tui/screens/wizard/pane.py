@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from textual.binding import Binding
 from textual.containers import Vertical
 from textual.message import Message
 from textual.worker import get_current_worker
 
+from engine.contract.i18n import N_
 from rwkv_tui.draft import Draft
 
 
@@ -16,6 +18,10 @@ class Pane(Vertical):
     """A step of the wizard. It stays mounted once visited, so whatever was typed remains."""
 
     HELP_TEXT = ""
+    BINDINGS = [
+        Binding("up", "app.focus_previous", N_("Between fields"), show=False, id="form.focus_previous"),
+        Binding("down", "app.focus_next", N_("Between fields"), show=False, id="form.focus_next"),
+    ]
 
     class Changed(Message):
         """The draft changed; the trail may look different."""

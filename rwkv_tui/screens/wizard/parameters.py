@@ -44,11 +44,13 @@ class Form(VerticalScroll, can_focus=False, inherit_bindings=False):
     BINDINGS = [
         # Priority: keys that arrive in a burst, as over a slow link, must find the focus already moved.
         Binding(
-            "up", "app.focus_previous", N_("Previous field"), show=False, priority=True,
+            "up", "app.focus_previous", N_("Between fields"), show=False, priority=True,
             id="form.focus_previous",
         ),
-        Binding("down", "app.focus_next", N_("Next field"), show=False, priority=True, id="form.focus_next"),
-        Binding("enter", "app.focus_next", N_("Next field"), show=False, id="form.focus_next_enter"),
+        Binding(
+            "down", "app.focus_next", N_("Between fields"), show=False, priority=True, id="form.focus_next",
+        ),
+        Binding("enter", "app.focus_next", N_("Between fields"), show=False, id="form.focus_next_enter"),
         Binding("pageup", "page_up", N_("Scroll up"), show=False, id="form.page_up"),
         Binding("pagedown", "page_down", N_("Scroll down"), show=False, id="form.page_down"),
     ]  # fmt: skip
@@ -61,7 +63,7 @@ class ParametersPane(Pane):
     HELP_TEXT = N_(
         "Parameters: type, or change a ‹ value › with left and right. "
         "An empty field means the default. What is wrong is said below the field. "
-        "• marks what differs from the preset; a field can have its value back, and every change be undone."
+        "• marks what differs from the preset."
     )
     BINDINGS = [
         Binding("f3,a", "all", N_("All parameters"), id="parameters.all"),

@@ -40,6 +40,8 @@ class ReviewPane(Pane):
     BINDINGS = [
         Binding("f5,l", "launch", N_("Launch"), id="review.launch"),
         Binding("f6,s", "save", N_("Save"), id="review.save"),
+        Binding("left", "app.focus_previous", N_("Between fields"), show=False, id="review.focus_previous"),
+        Binding("right", "app.focus_next", N_("Between fields"), show=False, id="review.focus_next"),
         Binding("y", "copy", N_("Copy"), id="review.copy"),
     ]
 

@@ -12,6 +12,7 @@ from textual.widgets import Footer, Input
 
 from engine.contract.i18n import N_, _
 from engine.contract.presets import Preset, PresetStore
+from engine.contract.settings import train_params
 from rwkv_tui.app import TuneApp
 from rwkv_tui.draft import Draft
 from rwkv_tui.plain import plain
@@ -111,6 +112,11 @@ class WizardScreen(TuneScreen[None]):
         self._mark()
         self.refresh_bindings()
 
+    @on(Trail.Chosen)
+    def _clicked(self, event: Trail.Chosen) -> None:
+        if event.step in PANES:
+            self.go(event.step)
+
     @on(Pane.Changed)
     def _mark(self) -> None:
         """What the trail says of each step: done, lacking something, or not visited."""
@@ -160,5 +166,7 @@ class WizardScreen(TuneScreen[None]):
         if preset is not None:
             self.draft.load(preset.values, preset.name)
             self.go("Parameters")
-            told = _("Loaded the preset {name}; files and model stay as they were.", name=preset.name)
+            brings = any(train_params()[name].group == "files" for name in preset.values)
+            kept = N_("Loaded the preset {name}; files and model stay as they were.")
+            told = _(N_("Loaded the preset {name} with its files.") if brings else kept, name=preset.name)
             self.notify(plain(told), markup=False)
