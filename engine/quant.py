@@ -1,4 +1,5 @@
-"""Frozen linears in 8 or 4 bits: bitsandbytes packs the weight, a product unpacks it for a moment.
+"""Frozen linears in 8 or 4 bits, a product unpacks the weight for a moment. nf4 is bitsandbytes' work; int8 is
+two lines, and theirs takes five times as long on a CPU and rounds to fp16 first.
 
 The weight is unpacked in the forward and again in the backward pass, so that neither pass keeps it. That is
 our own layer rather than one of bitsandbytes': its int8 layer also rounds the activations, and both of its
@@ -21,6 +22,8 @@ from engine.packages import broken, require
 LINEARS = r"blocks\.\d+\.(att|ffn|ffnPre)\.(receptance|key|value|gate|output)"
 PACKAGE = "bitsandbytes.functional"
 NF4_BLOCK = 64  # weights that share a scale
+# Weights computed with at a time, in fp32. On a CPU they stay near the cores.
+AT_A_TIME = {"cpu": 1 << 19, "cuda": 1 << 25}
 
 
 def is_linear_weight(name: str) -> bool:
@@ -57,27 +60,38 @@ class QuantLinear(nn.Linear):
     def pack(self, weight: Tensor) -> None:
         """Takes the weight's values. The memory for them was taken before: what packing needs for a moment
         is then given back to the system, and does not stay between what is kept."""
-        bnb = require(PACKAGE)
         weight = weight.detach().contiguous()
+        if self.kind == "int8":
+            low, high = weight.aminmax(dim=1, keepdim=True)
+            largest = torch.maximum(high, -low).float()
+            self.scales.copy_(largest[:, 0] / 127)
+            factors = 127 / largest.clamp(min=1e-30)
+            for packed, w, factor in zip(*map(self._parts, (self.packed, weight, factors)), strict=True):
+                packed.copy_((w.float() * factor).round_())
+            return
+        bnb = require(PACKAGE)
         try:
-            if self.kind == "int8":
-                packed, scales, _ = bnb.int8_vectorwise_quant(weight.half())  # its GPU kernel wants fp16
-            else:
-                packed, state = bnb.quantize_4bit(weight, quant_type="nf4", blocksize=NF4_BLOCK)
-                scales = state.absmax
+            packed, state = bnb.quantize_4bit(weight, quant_type="nf4", blocksize=NF4_BLOCK)
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, AttributeError, OSError) as error:  # its own library was not found or is no use
             raise broken(PACKAGE, error) from error
         self.packed.copy_(packed)
-        self.scales.copy_(scales)
+        self.scales.copy_(state.absmax)
+
+    def _parts(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """What has a row for each output, some at a time."""
+        return torch.split(rows, max(1, AT_A_TIME[rows.device.type] // self.in_features))
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
         """The unpacked weight, made anew at each access."""
-        if self.kind == "int8":  # in one pass: bitsandbytes' own makes fp32 of it three times over
+        if self.kind == "int8":
             wide = torch.empty_like(self.packed, dtype=self.dtype)
-            return torch.mul(self.packed, self.scales[:, None] / 127, out=wide)
+            scales = self.scales[:, None]
+            for w, packed, scale in zip(*map(self._parts, (wide, self.packed, scales)), strict=True):
+                torch.mul(packed, scale, out=w)
+            return wide
         import bitsandbytes.functional as bnb
 
         # As one row: bitsandbytes' CPU kernel begins a new block with each row, its packing does not.

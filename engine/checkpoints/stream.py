@@ -1,17 +1,22 @@
 """Tensor files larger than the memory: read and written a few tensors at a time.
 
-A file is memory-mapped in windows, because pages that were read stay with a process for as long as the
-mapping does. What is written is the zip archive that torch.save writes: the tensors come first, the
-pickle that describes them last.
+A file is memory-mapped. The kernel is asked to read what comes next while a tensor is worked with, and to
+take back the pages of the last one, which would stay with the process for as long as the mapping does. What
+is written is the zip archive that torch.save writes: the tensors come first, the pickle that describes them
+last.
 """
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import io
+import mmap
 import pickle
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +25,42 @@ from torch import Tensor
 
 from engine.checkpoints.save import load_tensors, whole_file
 
-WINDOW = 16 << 20  # bytes
+AHEAD = 32 << 20  # bytes, or a 64th of the file
+DONTNEED, POPULATE = 4, 22  # Linux's; one that does not know the second reads when a page is touched
 ALIGNMENT = 64  # of each tensor in the file, as torch.save keeps it
 
 
-def read_stream(path: Path, window: int = 0) -> Iterator[tuple[str, Tensor]]:
-    """Name and tensor, in the file's order. A tensor kept after the next is asked for should be a copy:
-    it would hold all that was read along with it. `window`: bytes of a mapping, 0 for a 256th of the file."""
-    window = window or max(WINDOW, path.stat().st_size // 256)
+def read_stream(path: Path) -> Iterator[tuple[str, Tensor]]:
+    """Name and tensor, in the file's order. A tensor kept after the next is asked for should be a copy: it is
+    read from the file again."""
     tensors = load_tensors(path)
-    names, seen = list(tensors), 0
-    for name in names:
-        tensor = tensors[name]
-        if seen and seen + tensor.nbytes > window:
-            del tensors, tensor
-            tensors, seen = load_tensors(path), 0
-            tensor = tensors[name]
-        seen += tensor.nbytes
-        yield name, tensor
+    values, ahead, room = list(tensors.values()), 0, max(AHEAD, path.stat().st_size // 64)
+    begun: list[Future[None]] = []
+    with ThreadPoolExecutor(1) as reader:
+        for i, (name, tensor) in enumerate(tensors.items()):
+            while (n := len(begun)) < len(values) and (n <= i or ahead + values[n].nbytes <= room):
+                begun.append(reader.submit(_advise, values[n], POPULATE))
+                ahead += values[n].nbytes
+            begun[i].result()
+            yield name, tensor
+            _advise(tensor, DONTNEED)
+            if tensor.nbytes >= 1 << 20:
+                _libc().malloc_trim(0)  # what it was worked with in goes back, too
+            ahead -= tensor.nbytes
+
+
+def _advise(mapped: Tensor, advice: int) -> None:
+    """Tells the kernel what becomes of a mapped tensor's pages; those it shares with others are left out."""
+    if mapped.is_contiguous():
+        begin = -(-mapped.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+        end = (mapped.data_ptr() + mapped.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+        if end > begin:
+            _libc().madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), advice)
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None)
 
 
 def write_stream(tensors: Iterable[tuple[str, Tensor]], path: Path) -> None:

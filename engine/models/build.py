@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -54,9 +54,10 @@ def load_model(
         return torch.device("cpu") if host_emb and name == "emb.weight" else device
 
     if quant == "none":
+        files = read_stream if device.type == "cuda" else _mapped
         tensors = {
             name: (adjust(name, t) if is_linear_weight(name) else t).to(places(name), _kept(name, dtype))
-            for name, t in load_tensors(Path(path)).items()
+            for name, t in files(Path(path))
         }
         linears: dict[str, QuantLinear] = {}
     else:
@@ -72,6 +73,10 @@ def load_model(
     if state is not None:
         set_state(model, state if isinstance(state, Mapping) else load_state_file(Path(state)))
     return model
+
+
+def _mapped(path: Path) -> Iterable[tuple[str, Tensor]]:
+    return load_tensors(path).items()
 
 
 def _kept(name: str, dtype: torch.dtype) -> torch.dtype:

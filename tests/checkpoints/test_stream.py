@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from engine.checkpoints import stream
 from engine.checkpoints.header import read_header
 from engine.checkpoints.stream import read_stream, write_stream
 
@@ -30,11 +31,14 @@ def test_torch_reads_what_was_streamed(mmap: bool, tmp_path: Path) -> None:
     assert [tuple(t.shape) for t in TENSORS.values()] == [t.shape for t in read_header(path).values()]
 
 
-@pytest.mark.parametrize("window", [1, 60, 1 << 20])
-def test_windows_change_nothing(window: int, tmp_path: Path) -> None:
-    write_stream(iter(TENSORS.items()), tmp_path / "x.pth")
-    read = dict(read_stream(tmp_path / "x.pth", window))
-    assert list(read) == list(TENSORS) and all(torch.equal(read[n], t) for n, t in TENSORS.items())
+@pytest.mark.parametrize("ahead", [1, 100_000, 1 << 26])
+def test_reading_ahead_changes_nothing(ahead: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors of several pages, too, and those that are kept until all are read."""
+    monkeypatch.setattr(stream, "AHEAD", ahead)
+    tensors = TENSORS | {f"large{i}": torch.randn(150, 111) for i in range(4)}
+    write_stream(iter(tensors.items()), tmp_path / "x.pth")
+    read = dict(read_stream(tmp_path / "x.pth"))
+    assert list(read) == list(tensors) and all(torch.equal(read[n], t) for n, t in tensors.items())
 
 
 def test_a_source_that_fails_leaves_no_file(tmp_path: Path) -> None:
