@@ -1,5 +1,5 @@
-"""Frozen linears in 8 or 4 bits: a product unpacks the weight for a moment. nf4 is bitsandbytes' work; int8 is
-a few lines of torch, and theirs takes five times as long on a CPU and rounds to fp16 first.
+"""Frozen linears in 8 or 4 bits: a product unpacks the weight for a moment. nf4 is bitsandbytes' work; int8
+is a few lines of torch, and theirs takes five times as long on a CPU and rounds to fp16 first.
 
 The weight is unpacked in the forward and again in the backward pass, so that neither pass keeps it. That is
 our own layer rather than one of bitsandbytes': its int8 layer also rounds the activations, and both of its
