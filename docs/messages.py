@@ -11,6 +11,7 @@ import io
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 from babel.messages.catalog import Catalog
 from babel.messages.mofile import write_mo
@@ -18,6 +19,7 @@ from babel.messages.pofile import read_po, write_po
 
 from engine.contract.i18n import DOMAIN, FOLDER, LANGUAGES
 from engine.contract.params import GROUPS
+from engine.contract.rundir import Status
 from engine.contract.settings import train_params
 
 ROOT = Path(__file__).parents[1]
@@ -49,7 +51,7 @@ def template() -> Catalog:
     about = [
         path.read_text().split("\n", 1)[0].lstrip("# ") for path in sorted((ROOT / "presets").glob("*.yaml"))
     ]
-    for sentence in (*GROUPS, *said, *about):
+    for sentence in (*GROUPS, *get_args(Status), *said, *about):
         catalogue.add(sentence)
     return catalogue
 

@@ -17,7 +17,7 @@ from types import FrameType
 
 from engine.contract import events
 from engine.contract.errors import UserError
-from engine.contract.i18n import LANGUAGES, choose
+from engine.contract.i18n import LANGUAGES, _, choose
 from engine.contract.job_flags import (
     add_convert_flags,
     add_evaluate_flags,
@@ -25,6 +25,7 @@ from engine.contract.job_flags import (
     add_merge_flags,
     add_plan_flags,
     add_source_flags,
+    translate_argparse,
 )
 from engine.contract.plain import say, say_json
 
@@ -42,21 +43,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"rwkv-tune: {error}", error=True)
         return 1
     except KeyboardInterrupt:
-        say("rwkv-tune: stopped.", error=True)
+        say(f"rwkv-tune: {_('stopped.')}", error=True)
         return 130
 
 
 def _parser() -> argparse.ArgumentParser:
+    translate_argparse()
     parser = argparse.ArgumentParser(prog="python -m engine", description=__doc__)
-    parser.add_argument("--lang", choices=LANGUAGES, help="what it speaks; by default as the locale says")
+    parser.add_argument("--lang", choices=LANGUAGES, help=_("what it speaks; by default as the locale says"))
     jobs = parser.add_subparsers(required=True)
 
-    job = jobs.add_parser("train", help="train the run in a folder")
+    job = jobs.add_parser("train", help=_("train the run in a folder"))
     job.add_argument("proj_dir", type=Path)
-    job.add_argument("--on_finish", default="", help="a shell command that is started at the end")
+    job.add_argument("--on_finish", default="", help=_("a shell command that is started at the end"))
     job.set_defaults(job=_train)
 
-    job = jobs.add_parser("rank", help="one process of a run of several; `train` starts them")
+    job = jobs.add_parser("rank", help=_("one process of a run of several; `train` starts them"))
     job.add_argument("proj_dir", type=Path)
     job.add_argument("local", type=int)
     job.add_argument("meeting")
@@ -65,35 +67,35 @@ def _parser() -> argparse.ArgumentParser:
     job.add_argument("--on_finish", default="")
     job.set_defaults(job=_rank)
 
-    job = jobs.add_parser("convert", help="jsonl to binidx; prints events")
+    job = jobs.add_parser("convert", help=_("jsonl to binidx; prints events"))
     add_convert_flags(job)
     job.set_defaults(job=_convert)
 
-    job = jobs.add_parser("summary", help="what data holds, as JSON; with --whole as events")
+    job = jobs.add_parser("summary", help=_("what data holds, as JSON; with --whole as events"))
     add_source_flags(job)
     add_plan_flags(job)
-    job.add_argument("--whole", action="store_true", help="read all of it, not just the first part")
+    job.add_argument("--whole", action="store_true", help=_("read all of it, not just the first part"))
     job.set_defaults(job=_summary)
 
-    job = jobs.add_parser("show", help="a document as tokens, as JSON")
+    job = jobs.add_parser("show", help=_("a document as tokens, as JSON"))
     add_source_flags(job)
     add_plan_flags(job)
     job.add_argument("number", type=int)
     job.set_defaults(job=_show)
 
-    job = jobs.add_parser("init", help="write a model with random weights; prints its description")
+    job = jobs.add_parser("init", help=_("write a model with random weights; prints its description"))
     add_init_flags(job)
     job.set_defaults(job=_init)
 
-    job = jobs.add_parser("evaluate", help="loss over a data set; prints it")
+    job = jobs.add_parser("evaluate", help=_("loss over a data set; prints it"))
     add_evaluate_flags(job)
     job.set_defaults(job=_evaluate)
 
-    job = jobs.add_parser("merge", help="a model and its state or adapter into one file")
+    job = jobs.add_parser("merge", help=_("a model and its state or adapter into one file"))
     add_merge_flags(job)
     job.set_defaults(job=_merge)
 
-    job = jobs.add_parser("doctor", help="what the training stack can do here, as JSON")
+    job = jobs.add_parser("doctor", help=_("what the training stack can do here, as JSON"))
     job.set_defaults(job=_doctor)
     return parser
 
@@ -152,7 +154,7 @@ def _convert(args: argparse.Namespace) -> int:
             skip_bad=args.skip_bad, force=args.force, progress=_progress(),
         )  # fmt: skip
     except UserError as error:
-        _emit(events.Failed(reason=error.message, remedy=error.remedy))
+        _emit(events.Failed(cause=error.cause, reason=error.message, remedy=error.remedy))
         return 1
     _emit(events.Converted(report=report))
     return 0
@@ -214,7 +216,14 @@ def _init(args: argparse.Namespace) -> int:
     if args.json:
         say_json(info.model_dump_json(indent=2))
     else:
-        say(f"{args.out}: {info.version}, {info.parameters:,} parameters")
+        say(
+            _(
+                "{out}: {version}, {parameters:,} parameters",
+                out=args.out,
+                version=info.version,
+                parameters=info.parameters,
+            )
+        )
     return 0
 
 
@@ -239,7 +248,9 @@ def _evaluate(args: argparse.Namespace) -> int:
     from engine.train.prepare import choose_device
 
     if args.ctx_len < 1:
-        raise UserError(f"--ctx-len {args.ctx_len} is out of range.", "It must be at least 1.")
+        raise UserError(
+            _("--ctx-len {ctx_len} is out of range.", ctx_len=args.ctx_len), _("It must be at least 1.")
+        )
     kind = args.data_type or BY_SUFFIX.get(args.data.suffix, "binidx")
     settings = require_settings({
         "data_type": kind, "data_file": args.data, "ctx_len": args.ctx_len, "quant": args.quant,
@@ -254,12 +265,19 @@ def _evaluate(args: argparse.Namespace) -> int:
 
         adapter = read_adapter(args.adapter, args.lora_alpha, args.init)
     model = load_model(args.model, state=args.state, device=device, adapter=adapter, quant=settings.quant)
-    report = measure(model, cut(data, settings), device=device, progress=_counter("documents"))
+    report = measure(model, cut(data, settings), device=device, progress=_counter(_("documents")))
     if args.json:
         say_json(report.model_dump_json(indent=2))
     else:
-        say(f"loss {report.loss:.4f}  perplexity {report.perplexity:.3f}  "
-            f"{report.tokens:,} tokens of {report.documents:,} documents")  # fmt: skip
+        say(
+            _(
+                "loss {loss:.4f}  perplexity {perplexity:.3f}  {tokens:,} tokens of {documents:,} documents",
+                loss=report.loss,
+                perplexity=report.perplexity,
+                tokens=report.tokens,
+                documents=report.documents,
+            )
+        )
     return 0
 
 
@@ -270,12 +288,20 @@ def _merge(args: argparse.Namespace) -> int:
 
     report = merge(
         args.base, args.out, state=args.state, adapter=args.adapter, alpha=args.lora_alpha, init=args.init,
-        progress=_counter("tensors"),
+        progress=_counter(_("tensors")),
     )  # fmt: skip
     if args.json:
         say_json(report.model_dump_json(indent=2))
     else:
-        say(f"{report.path}: {report.version}, {report.file_bytes:,} bytes. {report.notice}")
+        say(
+            _(
+                "{path}: {version}, {file_bytes:,} bytes. {notice}",
+                path=report.path,
+                version=report.version,
+                file_bytes=report.file_bytes,
+                notice=report.notice,
+            )
+        )
     return 0
 
 

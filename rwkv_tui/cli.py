@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.contract.errors import UserError
-from engine.contract.i18n import LANGUAGES, choose
+from engine.contract.i18n import LANGUAGES, _, choose
 from engine.contract.job_flags import (
     add_convert_flags,
     add_evaluate_flags,
@@ -21,8 +21,10 @@ from engine.contract.job_flags import (
     add_merge_flags,
     add_plan_flags,
     add_source_flags,
+    translate_argparse,
 )
 from engine.contract.plain import say
+from rwkv_tui.plain import wrapped
 from rwkv_tui.services.preferences import THEME_NAMES
 
 
@@ -39,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"rwkv-tune: {error}", error=True)
         return 1
     except KeyboardInterrupt:
-        say("rwkv-tune: stopped.", error=True)
+        say(f"rwkv-tune: {_('stopped.')}", error=True)
         return 130
     except BrokenPipeError:
         # Whoever read our output has gone; closing quietly is what a pipe expects.
@@ -68,7 +70,7 @@ def _prepare_output(*, json: bool) -> None:
 
 
 def _command(name: str) -> Callable[[argparse.Namespace], int]:
-    module, _, function = name.partition(":")
+    module, _colon, function = name.partition(":")
     command: Callable[[argparse.Namespace], int] = getattr(
         import_module(f"rwkv_tui.commands.{module}"), function
     )
@@ -96,21 +98,41 @@ def _translated(given: list[str]) -> tuple[list[str], list[str]]:
     return ["train", *reading.rest, *flags], [str(note) for note in reading.notes]
 
 
+class _Help(argparse.HelpFormatter):
+    """Breaks lines by the cells they take: argparse counts signs, of which a Chinese one takes two."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return super()._split_lines(text, width) if text.isascii() else wrapped(text, width)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        if text.isascii():
+            return super()._fill_text(text, width, indent)
+        return "\n".join(indent + line for line in wrapped(text, width - len(indent)))
+
+
 class _Parser(argparse.ArgumentParser):
     """Says a wrong command line in one line, and where help is. A flag counts only when written out."""
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**{**kwargs, "allow_abbrev": False})
+        super().__init__(**{**kwargs, "allow_abbrev": False, "formatter_class": _Help})
 
     def error(self, message: str) -> None:  # type: ignore[override]
-        raise UserError(f"{message}.", f"`{self.prog} --help` lists what it takes.")
+        raise UserError(
+            _("{message}.", message=message), _("`{program} --help` lists what it takes.", program=self.prog)
+        )
 
 
 def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
-    parser = _Parser(prog="rwkv-tune", description="Fine-tune RWKV, from jsonl to a tuned state.")
-    parser.add_argument("--version", action="version", version=f"rwkv-tune {version('rwkv-tune')}")
+    translate_argparse()
+    parser = _Parser(prog="rwkv-tune", description=_("Fine-tune RWKV, from jsonl to a tuned state."))
+    parser.add_argument(
+        "--version",
+        action="version",
+        help=_("show program's version number and exit"),
+        version=f"rwkv-tune {version('rwkv-tune')}",
+    )
     parser.add_argument(  # `choose` has taken it, from any place; here it is told
-        "--lang", choices=LANGUAGES, help="the language, with any command; by default as the locale says"
+        "--lang", choices=LANGUAGES, help=_("the language, with any command; by default as the locale says")
     )
     _add_look(parser)
     parser.set_defaults(command="app:open_app", theme="", ascii=False)
@@ -122,25 +144,25 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
     _add_model(commands, given[2:])
     _add_preset(commands)
 
-    command = commands.add_parser("eval", help="loss of a model, with or without a state, over a data set")
+    command = commands.add_parser("eval", help=_("loss of a model, with or without a state, over a data set"))
     add_evaluate_flags(command)
     command.set_defaults(command="model:evaluate", given=given[1:])
 
-    command = commands.add_parser("merge", help="a model and its state or adapter into one model file")
+    command = commands.add_parser("merge", help=_("a model and its state or adapter into one model file"))
     add_merge_flags(command)
     command.set_defaults(command="merge:merge", given=given[1:])
 
-    command = commands.add_parser("demo", help="the whole path on bundled data, in under three minutes")
-    command.add_argument("--headless", action="store_true", help="without the screens")
-    command.add_argument("--dir", type=Path, default=Path("rwkv-tune-demo"), help="where its files go")
+    command = commands.add_parser("demo", help=_("the whole path on bundled data, in under three minutes"))
+    command.add_argument("--headless", action="store_true", help=_("without the screens"))
+    command.add_argument("--dir", type=Path, default=Path("rwkv-tune-demo"), help=_("where its files go"))
     _add_look(command)
     command.set_defaults(command="demo:demo")
 
-    command = commands.add_parser("doctor", help="what this machine can do, and what is missing")
-    command.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    command = commands.add_parser("doctor", help=_("what this machine can do, and what is missing"))
+    command.add_argument("--json", action="store_true", help=_("one JSON document on stdout"))
     command.set_defaults(command="doctor:doctor")
 
-    command = commands.add_parser("keys", help="every key of the screens, and how to have others")
+    command = commands.add_parser("keys", help=_("every key of the screens, and how to have others"))
     command.set_defaults(command="keys:show")
     return parser
 
@@ -148,24 +170,30 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
 def _add_look(command: argparse.ArgumentParser) -> None:
     """For whatever opens the screens; the command palette (F9) remembers such a choice."""
     command.add_argument(
-        "--theme", choices=THEME_NAMES, default=argparse.SUPPRESS, help="colours of the screens, this time"
+        "--theme", choices=THEME_NAMES, default=argparse.SUPPRESS, help=_("colours of the screens, this time")
     )
     command.add_argument(
         "--ascii", action="store_true", default=argparse.SUPPRESS,
-        help="draw the screens with ASCII only, this time, for poor fonts",
+        help=_("draw the screens with ASCII only, this time, for poor fonts"),
     )  # fmt: skip
 
 
 def _add_train(commands: argparse._SubParsersAction[_Parser], wanted: bool) -> None:
     command = commands.add_parser(
         "train",
-        help="train without screens",
-        usage="rwkv-tune train [--preset NAME|FILE.yaml] [--json] [--PARAMETER VALUE ...]",
-        description="Trains in a process of its own. Exit status: 0 finished, 130 stopped, 1 failed. "
-        "Takes the command line of RWKV-PEFT's train.py as well, and says what is different.",
+        help=_("train without screens"),
+        usage=_("rwkv-tune train [--preset NAME|FILE.yaml] [--json] [--PARAMETER VALUE ...]"),
+        description=_(
+            "Trains in a process of its own. Exit status: 0 finished, 130 stopped, 1 failed. "
+            "Takes the command line of RWKV-PEFT's train.py as well, and says what is different."
+        ),
     )
-    command.add_argument("--preset", metavar="NAME|FILE.yaml", help="start from a preset; flags go above it")
-    command.add_argument("--json", action="store_true", help="print the run's events, one JSON object a line")
+    command.add_argument(
+        "--preset", metavar="NAME|FILE.yaml", help=_("start from a preset; flags go above it")
+    )
+    command.add_argument(
+        "--json", action="store_true", help=_("print the run's events, one JSON object a line")
+    )
     _add_detach(command)
     command.set_defaults(command="train:train")
     if wanted:  # pydantic takes a moment to load: only the command that needs the flags pays for it
@@ -177,11 +205,13 @@ def _add_train(commands: argparse._SubParsersAction[_Parser], wanted: bool) -> N
 def _add_resume(commands: argparse._SubParsersAction[_Parser]) -> None:
     command = commands.add_parser(
         "resume",
-        help="go on with a run that was stopped or broke off",
-        description="Goes on exactly where a run was last saved. Exit status: as for train.",
+        help=_("go on with a run that was stopped or broke off"),
+        description=_("Goes on exactly where a run was last saved. Exit status: as for train."),
     )
     _add_run(command)
-    command.add_argument("--json", action="store_true", help="print the run's events, one JSON object a line")
+    command.add_argument(
+        "--json", action="store_true", help=_("print the run's events, one JSON object a line")
+    )
     _add_detach(command)
     command.set_defaults(command="resume:resume")
 
@@ -189,127 +219,137 @@ def _add_resume(commands: argparse._SubParsersAction[_Parser]) -> None:
 def _add_run(command: argparse.ArgumentParser, *, needed: bool = False) -> None:
     command.add_argument(
         "run", metavar="RUN", nargs=None if needed else "?", default="",
-        help="its name, the beginning of its name, or its folder"
-        + ("" if needed else "; without it the newest run"),
+        help=_("its name, the beginning of its name, or its folder")
+        if needed
+        else _("its name, the beginning of its name, or its folder; without it the newest run"),
     )  # fmt: skip
 
 
 def _add_detach(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--detach", action="store_true",
-        help="print the run's name (with --json one document) and return; the run goes on by itself",
-    )  # fmt: skip
+        "--detach",
+        action="store_true",
+        help=_("print the run's name (with --json one document) and return; the run goes on by itself"),
+    )
 
 
 def _add_runs(commands: argparse._SubParsersAction[_Parser]) -> None:
-    command = commands.add_parser("runs", help="your runs and how they stand, newest first")
-    command.add_argument("--json", action="store_true", help="one JSON document on stdout: a list")
+    command = commands.add_parser("runs", help=_("your runs and how they stand, newest first"))
+    command.add_argument("--json", action="store_true", help=_("one JSON document on stdout: a list"))
     command.set_defaults(command="runs:show_list")
 
     command = commands.add_parser(
-        "attach", help="watch a run",
-        description="Opens the monitor; in a pipe, or with --plain or --json, follows the run as train does. "
-        "Ctrl-C only ends the watching. Several people can watch one run.",
-    )  # fmt: skip
+        "attach",
+        help=_("watch a run"),
+        description=_(
+            "Opens the monitor; in a pipe, or with --plain or --json, follows the run as train "
+            "does. Ctrl-C only ends the watching. Several people can watch one run."
+        ),
+    )
     _add_run(command)
-    command.add_argument("--plain", action="store_true", help="without screens on a terminal, too")
-    command.add_argument("--json", action="store_true", help="print the run's events, one JSON object a line")
+    command.add_argument("--plain", action="store_true", help=_("without screens on a terminal, too"))
+    command.add_argument(
+        "--json", action="store_true", help=_("print the run's events, one JSON object a line")
+    )
     _add_look(command)
     command.set_defaults(command="attach:attach")
 
     command = commands.add_parser(
-        "stop", help="end a run: it finishes its step and saves",
-        description="Waits until the run has ended and says how. Exit status 0 when it runs no more.",
+        "stop", help=_("end a run: it finishes its step and saves"),
+        description=_("Waits until the run has ended and says how. Exit status 0 when it runs no more."),
     )  # fmt: skip
     _add_run(command)
     command.add_argument(
-        "--now", action="store_true", help="kill it when it has not ended by itself within five seconds"
+        "--now", action="store_true", help=_("kill it when it has not ended by itself within five seconds")
     )
     command.set_defaults(command="runs:stop")
 
-    command = commands.add_parser("logs", help="what a run has told, and what its process printed")
+    command = commands.add_parser("logs", help=_("what a run has told, and what its process printed"))
     _add_run(command)
-    command.add_argument("-f", "--follow", action="store_true", help="go on until it ends")
+    command.add_argument("-f", "--follow", action="store_true", help=_("go on until it ends"))
     command.set_defaults(command="runs:logs")
 
     command = commands.add_parser(
-        "rm", help="forget a run that has ended and delete its records",
-        description="Deletes settings, events, log and resume files of a run that has ended. Its trained "
-        "files, their logs and whatever the program did not write stay.",
-    )  # fmt: skip
+        "rm",
+        help=_("forget a run that has ended and delete its records"),
+        description=_(
+            "Deletes settings, events, log and resume files of a run that has ended. Its trained "
+            "files, their logs and whatever the program did not write stay."
+        ),
+    )
     _add_run(command, needed=True)
-    command.add_argument("--trained", action="store_true", help="delete its trained files and logs, too")
-    command.add_argument("--yes", action="store_true", help="do not ask")
+    command.add_argument("--trained", action="store_true", help=_("delete its trained files and logs, too"))
+    command.add_argument("--yes", action="store_true", help=_("do not ask"))
     command.set_defaults(command="runs:rm")
 
 
 def _add_data(commands: argparse._SubParsersAction[_Parser]) -> None:
-    data = commands.add_parser("data", help="prepare training data").add_subparsers(
+    data = commands.add_parser("data", help=_("prepare training data")).add_subparsers(
         metavar="ACTION", required=True, parser_class=_Parser
     )
     lint = data.add_parser(
-        "lint", help="what is wrong with data, before anything is written",
-        description="Exit status: 0 nothing that conversion would refuse, 1 something.",
+        "lint", help=_("what is wrong with data, before anything is written"),
+        description=_("Exit status: 0 nothing that conversion would refuse, 1 something."),
     )  # fmt: skip
     add_source_flags(lint)
     add_plan_flags(lint)
-    lint.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    lint.add_argument("--json", action="store_true", help=_("one JSON document on stdout"))
     lint.set_defaults(command="data:lint")
-    show = data.add_parser("show", help="a document as tokens: learned, only read, cut off")
+    show = data.add_parser("show", help=_("a document as tokens: learned, only read, cut off"))
     add_source_flags(show, several=False)
-    show.add_argument("number", metavar="N", type=int, help="which document, from 1")
+    show.add_argument("number", metavar="N", type=int, help=_("which document, from 1"))
     add_plan_flags(show)
-    show.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    show.add_argument("--json", action="store_true", help=_("one JSON document on stdout"))
     show.set_defaults(command="data:show")
-    template = data.add_parser("template", help="print the template that makes text of conversations")
+    template = data.add_parser("template", help=_("print the template that makes text of conversations"))
     template.set_defaults(command="data:template")
-    convert = data.add_parser("convert", help="anything to the .bin/.idx pair that training reads")
+    convert = data.add_parser("convert", help=_("anything to the .bin/.idx pair that training reads"))
     add_convert_flags(convert)
-    convert.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    convert.add_argument("--json", action="store_true", help=_("one JSON document on stdout"))
     convert.set_defaults(command="data:convert")
-    inspect = data.add_parser("inspect", help="check a pair, and tell how it was made")
+    inspect = data.add_parser("inspect", help=_("check a pair, and tell how it was made"))
     inspect.add_argument("prefix", metavar="PREFIX", type=Path)
-    inspect.add_argument("--ctx-len", "--ctx_len", type=int, default=512, help="for the magic prime")
-    inspect.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    inspect.add_argument("--ctx-len", "--ctx_len", type=int, default=512, help=_("for the magic prime"))
+    inspect.add_argument("--json", action="store_true", help=_("one JSON document on stdout"))
     inspect.set_defaults(command="data:inspect")
 
 
 def _add_model(commands: argparse._SubParsersAction[_Parser], given: Sequence[str]) -> None:
-    model = commands.add_parser("model", help="look at a model file, or make one").add_subparsers(
+    model = commands.add_parser("model", help=_("look at a model file, or make one")).add_subparsers(
         metavar="ACTION", required=True, parser_class=_Parser
     )
-    inspect = model.add_parser("inspect", help="version and dimensions, read from the file's header")
+    inspect = model.add_parser("inspect", help=_("version and dimensions, read from the file's header"))
     inspect.add_argument("file", metavar="FILE.pth", type=Path)
-    inspect.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    inspect.add_argument("--json", action="store_true", help=_("one JSON document on stdout"))
     inspect.set_defaults(command="model:inspect")
-    init = model.add_parser("init", help="write a model with the reference initialisation")
+    init = model.add_parser("init", help=_("write a model with the reference initialisation"))
     add_init_flags(init)
     init.set_defaults(command="model:init", given=given)
 
 
 def _add_preset(commands: argparse._SubParsersAction[_Parser]) -> None:
-    preset = commands.add_parser("preset", help="saved settings").add_subparsers(
+    preset = commands.add_parser("preset", help=_("saved settings")).add_subparsers(
         metavar="ACTION", required=True, parser_class=_Parser
     )
-    action = preset.add_parser("list", help="names and what they are for")
+    action = preset.add_parser("list", help=_("names and what they are for"))
     action.set_defaults(command="preset:show_list")
-    action = preset.add_parser("show", help="print one as YAML")
+    action = preset.add_parser("show", help=_("print one as YAML"))
     action.add_argument("name", metavar="NAME")
     action.set_defaults(command="preset:show")
-    action = preset.add_parser("save", help="keep a YAML file under a name")
+    action = preset.add_parser("save", help=_("keep a YAML file under a name"))
     action.add_argument("name", metavar="NAME")
     action.add_argument("--from", dest="source", metavar="FILE", type=Path, required=True)
     action.set_defaults(command="preset:save")
-    action = preset.add_parser("import", help="make one of a training script for RWKV-PEFT; runs nothing")
+    action = preset.add_parser("import", help=_("make one of a training script for RWKV-PEFT; runs nothing"))
     action.add_argument("script", metavar="SCRIPT.sh", type=Path)
-    action.add_argument("--name", help="of the preset; without it the script's")
+    action.add_argument("--name", help=_("of the preset; without it the script's"))
     action.set_defaults(command="preset:import_script")
-    action = preset.add_parser("export", help="print one as a script")
+    action = preset.add_parser("export", help=_("print one as a script"))
     action.add_argument("name", metavar="NAME")
     action.add_argument(
-        "--to", choices=["sh"], default="sh", help="a shell script that runs `rwkv-tune train`"
+        "--to", choices=["sh"], default="sh", help=_("a shell script that runs `rwkv-tune train`")
     )
     action.set_defaults(command="preset:export")
-    action = preset.add_parser("delete", help="remove one of your own")
+    action = preset.add_parser("delete", help=_("remove one of your own"))
     action.add_argument("name", metavar="NAME")
     action.set_defaults(command="preset:delete")

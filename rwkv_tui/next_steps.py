@@ -5,6 +5,8 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+from engine.contract.i18n import N_, _
+
 DATA_TO_MEASURE = "PREFIX"
 
 
@@ -20,33 +22,44 @@ def steps(
     method: str, base: Path, result: Path, version: str, data: Path | None, ctx_len: int
 ) -> list[tuple[str, str]]:
     """What to do with a `result` of a method: headings, and text that can be copied."""
-    measure = "Measure it, on these data or on others"
+    measure = _("Measure it, on these data or on others")
     if method == "state":
         program = rwkv_snippet(base, result, version).rstrip()
         return [
-            ("What to do next", f"{ONLY_THIS_BASE}\n{base}"),
-            ("In RWKV Runner", RUNNER),
-            ("In Ai00", AI00),
-            (
-                "In Python, with the package rwkv (pip install rwkv)",
-                program,
-            ),
+            (_("What to do next"), f"{_(ONLY_THIS_BASE)}\n{base}"),
+            (_("In RWKV Runner"), _(RUNNER)),
+            (_("In Ai00"), _(AI00)),
+            (_("In Python, with the package rwkv (pip install rwkv)"), program),
             (measure, eval_command(base, ("--state", str(result)), data, ctx_len)),
         ]
     if method == "full":
         return [
-            ("What to do next", f"{result} is a model of its own: use it wherever you used\n{base}"),
-            ("In RWKV Runner", "Copy the file where RWKV Runner keeps its models and choose it as Model."),
             (
-                "In Ai00",
-                "Ai00 reads .st files: first convert the model with the converter it brings.",
+                _("What to do next"),
+                _(
+                    "{result} is a model of its own: use it wherever you used\n{base}",
+                    result=result,
+                    base=base,
+                ),
+            ),
+            (
+                _("In RWKV Runner"),
+                _("Copy the file where RWKV Runner keeps its models and choose it as Model."),
+            ),
+            (
+                _("In Ai00"),
+                _("Ai00 reads .st files: first convert the model with the converter it brings."),
             ),
             (measure, eval_command(result, (), data, ctx_len)),
         ]
     merge = ["rwkv-tune", "merge", "--base", str(base), "--adapter", str(result), "--out", "merged.pth"]
     return [
-        ("What to do next", f"{ONLY_THIS_BASE.replace('state', 'adapter')}\n{base}"),
-        ("Merge it into a model that RWKV Runner, Ai00 and the package rwkv can use", shlex.join(merge)),
+        (
+            _("What to do next"),
+            _("The adapter works only with the very model it was tuned on; keep this file with it:")
+            + f"\n{base}",
+        ),
+        (_("Merge it into a model that RWKV Runner, Ai00 and the package rwkv can use"), shlex.join(merge)),
         (measure, eval_command(base, ("--adapter", str(result)), data, ctx_len)),
     ]
 
@@ -61,7 +74,7 @@ def rwkv_snippet(base: Path, state: Path, version: str = "x070") -> str:
     new, zeros, turned = "1", "model.generate_zero_state()", ""
     if version != "x070":
         new, turned = "0", ".transpose(1, 2)"
-        zeros = "[torch.zeros(model.args.n_embd) for _ in range(3 * model.args.n_layer)]"
+        zeros = "[torch.zeros(model.args.n_embd) for _ in range(3 * model.args.n_layer)]"  # unsaid
     return f"""\
 import os
 os.environ["RWKV_V7_ON"] = "{new}"  # before the import of rwkv
@@ -78,15 +91,15 @@ for i in range(model.args.n_layer):
 pipeline = PIPELINE(model, "rwkv_vocab_v20230424")
 prompt = "User: Hello!\\n\\nAssistant:"
 print(pipeline.generate(prompt, token_count=100, args=PIPELINE_ARGS(token_stop=[0]), state=state))
-"""
+"""  # unsaid
 
 
-RUNNER = (
+RUNNER = N_(
     "Copy both files where RWKV Runner keeps its models. On its Configs page choose the base as Model "
     "and the state as State Model; both stay .pth."
 )
-AI00 = (
+AI00 = N_(
     "Ai00 reads .st files: first convert base and state with the converter that comes with it. Name the "
     "base as model and the state under [[state]] in its Config.toml."
 )
-ONLY_THIS_BASE = "The state works only with the very model it was tuned on; keep this file with it:"
+ONLY_THIS_BASE = N_("The state works only with the very model it was tuned on; keep this file with it:")

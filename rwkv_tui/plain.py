@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from math import isfinite
 
@@ -9,7 +10,7 @@ from rich.cells import cell_len, set_cell_size
 
 from engine.contract.plain import one_line, plain
 
-__all__ = ["announcement", "column", "duration", "moment", "one_line", "plain", "short", "size"]
+__all__ = ["announcement", "column", "duration", "moment", "one_line", "plain", "short", "size", "wrapped"]
 
 
 def announcement(name: str, status: str, *, tmux: bool) -> str:
@@ -50,6 +51,23 @@ def column(text: str, width: int, *, ending: bool = False, right: bool = False) 
     elif cell_len(text) > width:
         text = set_cell_size(text, width - 1).rstrip() + "…"
     return " " * (width - cell_len(text)) + text if right else set_cell_size(text, width)
+
+
+_UNITS = re.compile(
+    r"\s+|[^\s\u2e80-\u9fff\uff00-\uffef]+[\u3001\u3002\uff00-\uff0f\uff1a-\uff1f]*"
+    r"|[\u2e80-\u9fff\uff00-\uffef][\u3001\u3002\uff00-\uff0f\uff1a-\uff1f]*"
+)  # a line may end behind a space and behind a Chinese sign, but for the marks that close a sentence
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """A text in lines of at most `width` cells; only a word that is longer sticks out."""
+    lines = [""]
+    for unit in _UNITS.findall(" ".join(text.split())):
+        if cell_len(lines[-1] + unit.rstrip()) > width and lines[-1]:
+            lines.append(unit.lstrip())
+        else:
+            lines[-1] += unit
+    return [line.rstrip() for line in lines]
 
 
 def moment(t: float) -> str:

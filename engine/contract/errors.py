@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from engine.contract.i18n import _, sentences
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -13,7 +15,7 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        return f"{self.field}: {self.message}" if self.field else self.message
+        return _("{field}: {message}", field=self.field, message=self.message) if self.field else self.message
 
 
 class UserError(Exception):
@@ -28,15 +30,21 @@ class UserError(Exception):
         self.remedy = remedy
 
     def __str__(self) -> str:
-        return f"{self.message} {self.remedy}".strip()
+        return sentences(self.message, self.remedy)
+
+
+class Diverged(UserError):
+    """Going on makes no sense: the numbers are none, or run away."""
+
+    cause = "diverged"
 
 
 class SettingsError(UserError):
     """Settings that cannot start a run; carries every problem, not just the first."""
 
     def __init__(self, problems: list[Problem], source: str = "") -> None:
-        where = f"{source}: " if source else ""
-        super().__init__(where + "; ".join(str(p) for p in problems))
+        said = _("; ").join(map(str, problems))
+        super().__init__(_("{field}: {message}", field=source, message=said) if source else said)
         self.problems = problems
 
 

@@ -7,7 +7,7 @@ import json
 import shlex
 from typing import Any
 
-from engine.contract.i18n import _
+from engine.contract.i18n import _, sentences
 from engine.contract.settings import TrainSettings, train_params
 
 _METAVARS = {"bool": "{0,1}", "int": "N", "float": "X"}
@@ -23,12 +23,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         choices = "{" + ",".join(p.choices) + "}"
         long = len(choices) > 40  # a list that would not fit a line goes into the text
         metavar = "CHOICE" if long else choices if p.choices else _METAVARS.get(p.kind, p.kind.upper())
-        text = f"{p.help} {p.advice}".replace("%", "%%").strip()
-        text += " " + _("One of {choices}.", choices=", ".join(p.choices)) if long else ""
+        one_of = _("One of {choices}.", choices=", ".join(p.choices)) if long else ""
+        text = sentences(p.help, p.advice, one_of).replace("%", "%%")
         shown = _("required") if p.required else _("default: {value}", value=spell(p.default) or _("empty"))
         group.add_argument(
             p.flag, metavar=metavar, default=argparse.SUPPRESS,
-            help=f"{text} ({shown})",
+            help=_("{text} ({shown})", text=text, shown=shown),
         )  # fmt: skip
 
 

@@ -12,8 +12,6 @@ import gettext
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from engine.contract.errors import UserError
-
 DOMAIN = "rwkv-tune"
 FOLDER = Path(__file__).with_name("locale")
 LANGUAGES = {"en": "English", "zh": "简体中文"}
@@ -40,17 +38,23 @@ def choose(arguments: Sequence[str], environment: Mapping[str, str]) -> list[str
 
     Raises UserError for a language that we lack.
     """
-    code, rest, words = "", [], iter(arguments)
+    from engine.contract.errors import UserError  # which speaks, too
+
+    speak(preferred(environment))
+    rest, words = [], iter(arguments)
     for word in words:
         flag, equals, value = word.partition("=")
         if flag == "--lang":
             code = value if equals else next(words, "")
             if code not in LANGUAGES:
                 known = ", ".join(f"{name} ({own})" for name, own in LANGUAGES.items())
-                raise UserError(f"--lang: there is no language {code!r}.", f"There are {known}.")
+                raise UserError(
+                    _("--lang: there is no language {code!r}.", code=code),
+                    _("There are {known}.", known=known),
+                )
+            speak(code)
         else:
             rest.append(word)
-    speak(code or preferred(environment))
     return rest
 
 
@@ -83,6 +87,14 @@ def p_(context: str, message: str, /, **values: object) -> str:
     """A word that means something else elsewhere; `context` says what is meant."""
     said = _Spoken.catalogue.pgettext(context, message)
     return said.format(**values) if values else said
+
+
+def sentences(*said: str) -> str:
+    """One after the other, without the empty ones; a Chinese full stop needs no space behind it."""
+    text = ""
+    for one in filter(None, said):
+        text += one if not text or text.endswith("。") else f" {one}"
+    return text
 
 
 def in_english(message: str, /, **values: object) -> str:

@@ -5,10 +5,26 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from engine.contract.i18n import _
+from engine.contract.i18n import N_, _, n_
 
 PLAN_FLAGS = ("ctx_len", "loss_mask", "mask_id", "epoch_steps", "micro_bsz")
 """What of a run decides about its data."""
+
+
+ARGPARSE = (
+    N_("usage: "), N_("positional arguments"), N_("options"), N_("show this help message and exit"),
+    N_("show program's version number and exit"), N_("argument %(argument_name)s: %(message)s"),
+    N_("the following arguments are required: %s"), N_("unrecognized arguments: %s"),
+    N_("expected one argument"), N_("expected at most one argument"), N_("expected at least one argument"),
+    N_("invalid choice: %(value)r (choose from %(choices)s)"), N_("invalid %(type)s value: %(value)r"),
+    N_("not allowed with argument %s"), N_("ignored explicit argument %r"),
+)  # fmt: skip
+"""What argparse says by itself."""
+
+
+def translate_argparse() -> None:
+    """Has argparse say its own words, too, in the language of this process: it asks these two for them."""
+    argparse._, argparse.ngettext = _, n_  # type: ignore[attr-defined]
 
 
 def add_source_flags(job: argparse.ArgumentParser, *, several: bool = True) -> None:

@@ -269,7 +269,7 @@ def _check_free(targets: Sequence[Path], force: bool) -> None:
 
 def refusal(what: str, bad: BadLines, remedy: str) -> UserError:
     """Says what cannot be done because of bad lines, and names the first of them."""
-    listed = "".join(f"  {b.where}: {b.reason}\n" for b in bad.first)
+    listed = "".join("  " + _("{where}: {reason}", where=b.where, reason=b.reason) + "\n" for b in bad.first)
     more = bad.count - len(bad.first)
     listed += _("  and {more} more", more=more) + "\n" if more else ""
     return UserError(

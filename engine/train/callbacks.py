@@ -12,6 +12,7 @@ from typing import Any
 
 from engine.contract import events
 from engine.contract.errors import UserError
+from engine.contract.i18n import _
 from engine.contract.rundir import RunDir
 from engine.train import resume
 from engine.train.group import Group
@@ -81,7 +82,7 @@ class Reporter(pl.Callback):
             grad_norm=pl_module.grad_norm, tokens=self.tokens,
         ))  # fmt: skip
         if self.stop.agree() and pl_module.can_pause:
-            self.emit(events.Log(text=f"asked to stop: step {step} is finished, saving"))
+            self.emit(events.Log(text=_("asked to stop: step {step} is finished, saving", step=step)))
             trainer.should_stop = True
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -105,7 +106,16 @@ class Reporter(pl.Callback):
             with self.run.train_log.open("a", encoding="utf-8") as file:
                 file.write(line)
         except OSError as error:  # a line of a log is no reason to end a run
-            self.emit(events.Warned(text=f"{self.run.train_log} lacks epoch {epoch} ({error.strerror})"))
+            self.emit(
+                events.Warned(
+                    text=_(
+                        "{train_log} lacks epoch {epoch} ({strerror})",
+                        train_log=self.run.train_log,
+                        epoch=epoch,
+                        strerror=error.strerror,
+                    )
+                )
+            )
 
 
 class Saver(pl.Callback):
@@ -147,8 +157,12 @@ class Saver(pl.Callback):
         saved = document.get("spread", module.spread.kind)
         if saved != module.spread.kind:
             raise UserError(
-                f"The saved run is spread as {saved}, its settings say {module.spread.kind}.",
-                "Put strategy and devices back as they were, or start a new run from the trained file.",
+                _(
+                    "The saved run is spread as {saved}, its settings say {kind}.",
+                    saved=saved,
+                    kind=module.spread.kind,
+                ),
+                _("Put strategy and devices back as they were, or start a new run from the trained file."),
             )
         module.step, module.grad_norm = self.point.step, document["grad_norm"]
         resume.restore_parameters(module.model, document)
@@ -201,7 +215,11 @@ class Saver(pl.Callback):
             try:
                 resume.write_point(self.run, module.step, document, module.spread.group)
             except UserError as error:  # the trained file is there: no reason to end the run
-                self.emit(events.Warned(text=f"{error.message} A resumed run goes on from an earlier step."))
+                self.emit(
+                    events.Warned(
+                        text=_("{message} A resumed run goes on from an earlier step.", message=error.message)
+                    )
+                )
         self.last, self.wanted = time.monotonic(), False
 
     def _save_trained(self, module: TuneModule) -> None:

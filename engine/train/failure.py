@@ -10,6 +10,7 @@ import torch
 from engine.checkpoints.inspect import inspect_model
 from engine.contract import events
 from engine.contract.errors import UserError, first_line
+from engine.contract.i18n import N_, _
 from engine.contract.memory import advice, savings
 from engine.contract.rundir import RunDir
 from engine.contract.settings import TrainSettings
@@ -23,15 +24,21 @@ def failed(error: Exception, run: RunDir) -> events.Failed:
     detail = "".join(traceback.format_exception(error))
     gpu = isinstance(error, torch.OutOfMemoryError)
     if gpu or isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
-        reason = f"The memory of the {'GPU' if gpu else 'computer'} is full: {first_line(error)}."
+        said = (
+            N_("The memory of the GPU is full: {error}.")
+            if gpu
+            else N_("The memory of the computer is full: {error}.")
+        )
+        reason = _(said, error=first_line(error))
         remedy, fix = _less_memory(run, _room() if gpu else 0)
         return events.Failed(reason=reason, remedy=remedy, detail=detail, fix=fix, cause="memory")
     if isinstance(error, OSError) and error.filename is not None:
         cause = "disk" if error.errno == errno.ENOSPC else "file"
         reason = f"{error.filename}: {error.strerror}."
-        return events.Failed(reason=reason, remedy="Check disk and permissions.", detail=detail, cause=cause)
+        remedy = _("Check disk and permissions.")
+        return events.Failed(reason=reason, remedy=remedy, detail=detail, cause=cause)
     reason = f"{type(error).__name__}: {first_line(error)}."
-    return events.Failed(reason=reason, remedy=f"The full report is in {run.log}.", detail=detail)
+    return events.Failed(reason=reason, remedy=_("The full report is in {log}.", log=run.log), detail=detail)
 
 
 def _less_memory(run: RunDir, room: int) -> tuple[str, dict[str, str]]:
@@ -40,7 +47,7 @@ def _less_memory(run: RunDir, room: int) -> tuple[str, dict[str, str]]:
         settings = run.read_settings()
         found = what_fits(_of_its_model(settings), room) if room else None
     except UserError:
-        return "Take a smaller model.", {}
+        return _("Take a smaller model."), {}
     return found or (advice(settings), next((saving.changes for saving in savings(settings)), {}))
 
 

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 from engine.contract import events
+from engine.contract.i18n import _
 from engine.contract.plain import say
 from engine.contract.rundir import RunDir
 
@@ -54,7 +55,7 @@ class OnFinish:
                 stdin=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
         except OSError as error:
-            say(f"on_finish: it could not be started ({error})")
+            say(_("on_finish: it could not be started ({error})", error=error))
 
 
 def last_loss(path: Path) -> float | None:

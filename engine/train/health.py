@@ -6,7 +6,8 @@ import math
 from typing import Any
 
 from engine.contract import events
-from engine.contract.errors import UserError
+from engine.contract.errors import Diverged
+from engine.contract.i18n import _
 
 SMOOTHING = 0.95  # weight of the past in an average
 BAD_STEPS = 3  # in a row without a finite loss, which end a run
@@ -15,12 +16,6 @@ STEEP = 100.0  # times the usual norm of the gradients
 FAR = 3.0  # nats above the lowest average loss: twenty times its perplexity
 WARN_AFTER, STOP_AFTER = 3, 50  # steps in a row that are steep or far
 USUAL_STEPS = 20  # before there is a usual norm
-
-
-class Diverged(UserError):
-    """Going on makes no sense: the numbers are none, or run away."""
-
-    cause = "diverged"
 
 
 class Average:
@@ -67,9 +62,18 @@ class Health:
             self.bad_steps += 1
             if self.bad_steps >= BAD_STEPS:
                 raise Diverged(
-                    f"The loss is {loss} since step {step - BAD_STEPS + 1} (learning rate {rate:g}).",
-                    "Lower lr_init, or lengthen warmup_steps; files saved before are intact."
-                    + (" What overflows in fp16 may be fine in bf16." if self.fp16 else ""),
+                    _(
+                        "The loss is {loss} since step {step} (learning rate {rate:g}).",
+                        loss=loss,
+                        step=step - BAD_STEPS + 1,
+                        rate=rate,
+                    ),
+                    _(
+                        "Lower lr_init, or lengthen warmup_steps; files saved before are intact. What "
+                        "overflows in fp16 may be fine in bf16."
+                    )
+                    if self.fp16
+                    else _("Lower lr_init, or lengthen warmup_steps; files saved before are intact."),
                 )
             return
         self.bad_steps = 0
@@ -83,32 +87,53 @@ class Health:
         """A step whose gradients overflowed in fp16; the loss scale is now `scale`."""
         if scale < LEAST_SCALE:
             raise Diverged(
-                f"The gradients are beyond fp16 at step {step}, however small the loss is scaled.",
-                "Set precision to bf16 or fp32, or lower lr_init; files saved before are intact.",
+                _(
+                    "The gradients are beyond fp16 at step {step}, however small the loss is scaled.",
+                    step=step,
+                ),
+                _("Set precision to bf16 or fp32, or lower lr_init; files saved before are intact."),
             )
-        self.emit(events.Log(text=(
-            f"step {step}: a gradient overflowed in fp16, so the parameters did not move; "
-            f"loss scale now {scale:g}"
-        )))  # fmt: skip
+        self.emit(
+            events.Log(
+                text=(
+                    _(
+                        "step {step}: a gradient overflowed in fp16, so the parameters did not move; loss "
+                        "scale now {scale:g}",
+                        step=step,
+                        scale=scale,
+                    )
+                )
+            )
+        )
 
     def _note_wildness(self, step: int, loss: float, rate: float, norm: float | None) -> None:
         usual = self.norms.value if self.norms.weight > 1 - SMOOTHING**USUAL_STEPS else None
         steep = norm is not None and usual is not None and norm > STEEP * math.exp(usual)
         if not steep and loss <= self.lowest + FAR:
             if self.wild_steps >= WARN_AFTER:
-                self.emit(events.Log(text=f"step {step}: loss and gradients are back to what they were"))
+                self.emit(
+                    events.Log(
+                        text=_("step {step}: loss and gradients are back to what they were", step=step)
+                    )
+                )
             self.wild_steps = 0
             if norm is not None and 0 < norm < math.inf:
                 self.norms.add(math.log(norm))
             return
         self.wild_steps += 1
-        gradients = f", the gradients' norm {norm:.3g}" if norm is not None else ""
-        low = f", {self.lowest:.3g} before" if math.isfinite(self.lowest) else ""
-        what = f"the loss is {loss:.3g}{low}{gradients} (learning rate {rate:g})"
+        parts = [_("the loss is {loss:.3g}", loss=loss)]
+        if math.isfinite(self.lowest):
+            parts.append(_("{loss:.3g} before", loss=self.lowest))
+        if norm is not None:
+            parts.append(_("the gradients' norm {norm:.3g}", norm=norm))
+        what = _("{what} (learning rate {rate:g})", what=_(", ").join(parts), rate=rate)
         if self.wild_steps == WARN_AFTER:
-            self.emit(events.Warned(text=f"step {step}: training runs away: {what}"))
+            self.emit(events.Warned(text=_("step {step}: training runs away: {what}", step=step, what=what)))
         if self.wild_steps >= STOP_AFTER:
             raise Diverged(
-                f"Training has run away since step {step - STOP_AFTER + 1}: {what}.",
-                "Lower lr_init, or lengthen warmup_steps, or lower grad_clip; files saved before are intact.",
+                _("Training has run away since step {step}: {what}.", step=step - STOP_AFTER + 1, what=what),
+                _(
+                    "Lower lr_init, or lengthen warmup_steps, or lower grad_clip; files saved before are "
+                    "intact."
+                ),
             )

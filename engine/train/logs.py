@@ -12,6 +12,7 @@ from typing import Any
 from engine.contract import events
 from engine.contract.errors import UserError
 from engine.contract.flags import changed
+from engine.contract.i18n import _
 from engine.contract.rundir import RunDir
 from engine.contract.settings import TrainSettings
 from engine.packages import require
@@ -70,7 +71,15 @@ class RunLog:
         except OSError as error:
             self._losses.close()
             self._losses = None
-            self._events(events.Warned(text=f"{self._run.loss_data} is no longer written ({error.strerror})"))
+            self._events(
+                events.Warned(
+                    text=_(
+                        "{loss_data} is no longer written ({strerror})",
+                        loss_data=self._run.loss_data,
+                        strerror=error.strerror,
+                    )
+                )
+            )
 
     def _follow(self, act: Callable[[WandbLog], None]) -> None:
         """Whatever goes wrong in a log elsewhere, it must not end the run."""
@@ -79,7 +88,11 @@ class RunLog:
                 act(self._wandb)
             except Exception as error:
                 self._wandb = None
-                self._events(events.Warned(text=f"wandb: no longer logged to ({error}); the run goes on"))
+                self._events(
+                    events.Warned(
+                        text=_("wandb: no longer logged to ({error}); the run goes on", error=error)
+                    )
+                )
 
 
 class LossData:
@@ -105,7 +118,7 @@ class LossData:
     def _open(self, step: int) -> Any:
         file = self._path.open("a+", encoding="utf-8", buffering=1)
         file.seek(0)
-        for _ in range(step - 1):
+        for _line in range(step - 1):
             file.readline()
         file.truncate(file.tell())
         return file
@@ -135,8 +148,11 @@ class WandbLog:
         except wandb.errors.Error as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
             raise UserError(
-                f"wandb: cannot start ({reason}).",
-                "Log in with `wandb login`, set WANDB_MODE=offline to only write it, or leave wandb empty.",
+                _("wandb: cannot start ({reason}).", reason=reason),
+                _(
+                    "Log in with `wandb login`, set WANDB_MODE=offline to only write it, or leave wandb "
+                    "empty."
+                ),
             ) from None
         self._run.define_metric("*", step_metric="step")  # ours, so that any order of events is kept
         self._step = 0

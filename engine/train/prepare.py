@@ -11,6 +11,7 @@ import torch
 from engine.checkpoints.inspect import inspect_model
 from engine.contract import events
 from engine.contract.errors import Problem, SettingsError, UserError
+from engine.contract.i18n import N_, _
 from engine.contract.memory import host_emb
 from engine.contract.reports import ModelInfo
 from engine.contract.settings import TrainSettings
@@ -63,8 +64,11 @@ def choose_device(accelerator: str) -> str:
         return "cuda"
     if accelerator == "gpu":
         raise UserError(
-            f"accelerator: gpu was asked for, but torch {torch.__version__} finds none here.",
-            "Use --accelerator auto or cpu; `rwkv-tune doctor` tells more.",
+            _(
+                "accelerator: gpu was asked for, but torch {version} finds none here.",
+                version=torch.__version__,
+            ),
+            _("Use --accelerator auto or cpu; `rwkv-tune doctor` tells more."),
         )
     return "cpu"
 
@@ -74,24 +78,42 @@ def check_model(settings: TrainSettings, info: ModelInfo) -> None:
     said = {"n_layer": info.n_layer, "n_embd": info.n_embd, "vocab_size": info.vocab_size}
     problems = [
         Problem(
-            name, f"{getattr(settings, name)} contradicts the model file, which has {real}; use 0 or {real}"
+            name,
+            _(
+                "{value} contradicts the model file, which has {real}; use 0 or {real}",
+                value=getattr(settings, name),
+                real=real,
+            ),
         )
         for name, real in said.items()
         if getattr(settings, name) not in (0, real)
     ]
     if settings.pre_ffn and not info.pre_ffn:
-        problems.append(Problem(
-            "pre_ffn", "the model file has attention in its first layer; use 0, or train from random weights"
-        ))  # fmt: skip
+        problems.append(
+            Problem(
+                "pre_ffn",
+                _("the model file has attention in its first layer; use 0, or train from random weights"),
+            )
+        )
     if settings.head_qk not in (0, info.head_qk):
-        what = f"has a copying head of width {info.head_qk}" if info.head_qk else "has no copying head"
-        problems.append(Problem(
-            "head_qk", f"the model file {what}; use {info.head_qk}, or train from random weights"
-        ))  # fmt: skip
+        head = N_("the model file has no copying head; use {width}, or train from random weights")
+        if info.head_qk:
+            head = N_(
+                "the model file has a copying head of width {width}; use {width}, or train from random "
+                "weights"
+            )
+        problems.append(Problem("head_qk", _(head, width=info.head_qk)))
     if settings.my_testing not in ("auto", info.version):
-        problems.append(Problem(
-            "my_testing", f"{settings.my_testing} contradicts the model, which is {info.version}; use auto"
-        ))  # fmt: skip
+        problems.append(
+            Problem(
+                "my_testing",
+                _(
+                    "{my_testing} contradicts the model, which is {version}; use auto",
+                    my_testing=settings.my_testing,
+                    version=info.version,
+                ),
+            )
+        )
     if problems:
         raise SettingsError(problems)
 
@@ -100,8 +122,12 @@ def check_devices(settings: TrainSettings, device: str) -> None:
     """Raises UserError when there are fewer GPUs than asked for."""
     if device == "cuda" and settings.devices > torch.cuda.device_count():
         raise UserError(
-            f"devices: {settings.devices} GPUs were asked for, and torch finds {torch.cuda.device_count()}.",
-            f"Set devices to {torch.cuda.device_count()} or less.",
+            _(
+                "devices: {devices} GPUs were asked for, and torch finds {found}.",
+                devices=settings.devices,
+                found=torch.cuda.device_count(),
+            ),
+            _("Set devices to {found} or less.", found=torch.cuda.device_count()),
         )
 
 
@@ -121,10 +147,18 @@ def load(
     check_model(settings, info)
     data, held_out = _read_data(settings, info.vocab_size, emit, stop)
     if settings.dataload != "get" and len(data) < settings.micro_bsz:
-        emit(events.Warned(text=(
-            f"The data hold {len(data)} documents, fewer than micro_bsz {settings.micro_bsz}: each step "
-            "learns some of them twice. Lower micro_bsz, or give more documents."
-        )))  # fmt: skip
+        emit(
+            events.Warned(
+                text=(
+                    _(
+                        "The data hold {n} documents, fewer than micro_bsz {micro_bsz}: each step learns "
+                        "some of them twice. Lower micro_bsz, or give more documents.",
+                        n=len(data),
+                        micro_bsz=settings.micro_bsz,
+                    )
+                )
+            )
+        )
     stop.check()
     if group.rank == 0:
         operator = _operator(settings, info, device, emit, cache, op)
@@ -132,7 +166,7 @@ def load(
     else:  # what was timed may differ, what is used may not
         operator = _operator(settings, info, device, emit, cache, group.tell())
     stop.check()
-    emit(events.Progress(phase="loading the model", done=0, total=info.file_bytes, unit="B"))
+    emit(events.Progress(phase=N_("loading the model"), done=0, total=info.file_bytes, unit="B"))
     torch.manual_seed(settings.random_seed)
     torch.set_float32_matmul_precision("high" if settings.precision == "tf32" else "highest")
     tuning = tuning_for(settings)
@@ -142,7 +176,9 @@ def load(
     )  # fmt: skip
     model.grad_cp = settings.grad_cp
     tuning.attach(model)
-    emit(events.Progress(phase="loading the model", done=info.file_bytes, total=info.file_bytes, unit="B"))
+    emit(
+        events.Progress(phase=N_("loading the model"), done=info.file_bytes, total=info.file_bytes, unit="B")
+    )
     stop.check()
     return Loaded(settings, info, device, data, model, tuning, operator, held_out, group)
 
@@ -166,13 +202,13 @@ def _read_data(
 ) -> tuple[Documents, Documents | None]:
     """The documents to train on, and those held out."""
 
-    def progress(phase: str, done: int, total: int) -> None:
+    def progress(_phase: str, done: int, total: int) -> None:
         stop.check()
-        emit(events.Progress(phase=f"{phase} the data", done=done, total=total, unit="B"))
+        emit(events.Progress(phase=N_("reading the data"), done=done, total=total, unit="B"))
 
     def splitting(done: int, total: int) -> None:
         stop.check()
-        emit(events.Progress(phase="holding out documents", done=done, total=total, unit="documents"))
+        emit(events.Progress(phase=N_("holding out documents"), done=done, total=total, unit=N_("documents")))
 
     data = open_data(settings, vocab_size, progress)
     check_vocabulary(data, vocab_size)
@@ -194,12 +230,22 @@ def _operator(
         try:
             return named(begun, need, cache)
         except UserError as error:
-            emit(events.Warned(text=f"{error.message} The run began with it and goes on with another one."))
+            emit(
+                events.Warned(
+                    text=_(
+                        "{message} The run began with it and goes on with another one.", message=error.message
+                    )
+                )
+            )
     chosen = choose(settings.op, need, cache)
     if settings.op == "auto":
         others = "; ".join(f"{name}: {reason}" for name, reason in chosen.reasons.items())
         slow = device == "cuda" and chosen.name == SAFE
-        emit((events.Warned if slow else events.Log)(text=f"op auto is {chosen.name}. Not {others}."))
+        emit(
+            (events.Warned if slow else events.Log)(
+                text=_("op auto is {name}. Not {others}.", name=chosen.name, others=others)
+            )
+        )
     return chosen
 
 
@@ -223,4 +269,6 @@ def make_plan(loaded: Loaded) -> events.Plan:
 
 
 def _device_name(device: str) -> str:
-    return torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    return (
+        torch.cuda.get_device_name() if device == "cuda" else _("CPU, {n} threads", n=torch.get_num_threads())
+    )

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from engine.chat.generate import generate
 from engine.contract import events
+from engine.contract.i18n import N_, _
 from engine.data.tokenizer import Tokenizer
 from engine.train.evaluate import measure
 from engine.train.evaluate import spread as spread_evenly
@@ -65,7 +66,7 @@ class Probe:
                     tuned = self.answer(prompt)
                     self.emit(events.Sample(step=step, prompt=prompt, base=self.base(place), tuned=tuned))
         except Stopped:
-            self.emit(events.Log(text="asked to stop while measuring: the trained files are complete"))
+            self.emit(events.Log(text=_("asked to stop while measuring: the trained files are complete")))
 
     def _loss(self, when: Literal["before", "after"]) -> float | None:
         examples = self.loaded.examples
@@ -76,7 +77,8 @@ class Probe:
 
         def progress(done: int, total: int) -> None:
             self.stop.check_together()
-            self.emit(events.Progress(phase=f"loss {when} tuning", done=done, total=total, unit="documents"))
+            phase = N_("loss before tuning") if when == "before" else N_("loss after tuning")
+            self.emit(events.Progress(phase=phase, done=done, total=total, unit=N_("documents")))
 
         with self.loaded.spread.readable(self.loaded.model.head.weight):
             report = measure(

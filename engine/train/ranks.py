@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from engine.contract import events
 from engine.contract.errors import UserError
-from engine.contract.i18n import spoken
+from engine.contract.i18n import _, sentences, spoken
 from engine.contract.plain import say
 from engine.contract.process import Process
 from engine.contract.rundir import RunDir
@@ -114,26 +114,33 @@ class Rank:
     def bereft(self) -> bool:
         """Whether it ended for want of the others."""
         said = self.failure.reason if self.failure else ""
-        return self.overdue or "closed by peer" in said or "reset by peer" in said
+        return self.overdue or "closed by peer" in said or "reset by peer" in said  # unsaid
 
     def account(self, size: int) -> events.Failed:
         """How it ended, as an event of the run."""
-        who = f"Process {self.rank} of {size} (rank {self.rank}, pid {self.process.pid})"
+        who = _(
+            "Process {rank} of {size} (rank {rank}, pid {pid})",
+            rank=self.rank,
+            size=size,
+            pid=self.process.pid,
+        )
         if self.failure and self.failure.detail:
-            told = {"reason": f"{who} failed: {self.failure.reason}"}
+            told = {"reason": _("{who} failed: {reason}", who=who, reason=self.failure.reason)}
             if self.bereft:
-                told["remedy"] = "Another machine's process has ended: its engine.log says why."
+                told["remedy"] = _("Another machine's process has ended: its engine.log says why.")
             return self.failure.model_copy(update=told)
         if self.failure:  # an error of the person's, which all processes share
             return self.failure
         status = self.process.returncode
-        how = f"ended with status {status} and said nothing"
+        reason = _("{who} ended with status {status} and said nothing.", who=who, status=status)
         if status < 0:
-            how = f"was killed by {signal.Signals(-status).name}"
-        remedy = "`rwkv-tune resume` goes on from the last saved step."
+            reason = _("{who} was killed by {name}.", who=who, name=signal.Signals(-status).name)
+        remedy = _("`rwkv-tune resume` goes on from the last saved step.")
         if status == -signal.SIGKILL:
-            remedy = f"If nobody did that, memory ran out: lower micro_bsz or ctx_len. {remedy}"
-        return events.Failed(reason=f"{who} {how}.", remedy=remedy, detail="\n".join(self.words))
+            remedy = _(
+                "If nobody did that, memory ran out: lower micro_bsz or ctx_len. {remedy}", remedy=remedy
+            )
+        return events.Failed(reason=reason, remedy=remedy, detail="\n".join(self.words))
 
 
 def train_in_ranks(run: RunDir, number: int, stop: StopRequest, on_finish: str = "") -> int:
@@ -177,7 +184,7 @@ def train_in_ranks(run: RunDir, number: int, stop: StopRequest, on_finish: str =
 
 
 def _fail(run: RunDir, on_finish: str, failed: events.Failed) -> int:
-    say(f"{failed.reason} {failed.remedy}")
+    say(sentences(failed.reason, failed.remedy))
     log = RunLog(run, on_finish)
     log(failed)
     log.close()

@@ -33,6 +33,7 @@ from engine.checkpoints.save import owned, save_document
 from engine.contract import events
 from engine.contract.errors import UserError
 from engine.contract.files import write_atomic
+from engine.contract.i18n import N_, _
 from engine.contract.rundir import RunDir
 from engine.train.group import Group
 
@@ -76,7 +77,9 @@ def write_point(run: RunDir, step: int, document: dict[str, Any], group: Group) 
         failure = error
     if group.any(failure is not None):
         path.unlink(missing_ok=True)
-        raise failure or UserError(f"Another process could not write its part of {run.resume_file(step)}.")
+        raise failure or UserError(
+            _("Another process could not write its part of {path}.", path=run.resume_file(step))
+        )
     if not group.leads:
         return
     try:
@@ -85,7 +88,9 @@ def write_point(run: RunDir, step: int, document: dict[str, Any], group: Group) 
         for old in run.resume_steps()[KEPT:]:
             _forget(run, old)
     except OSError as error:
-        raise UserError(f"Cannot write {path} ({error.strerror}).", "Free some space.") from error
+        raise UserError(
+            _("Cannot write {path} ({strerror}).", path=path, strerror=error.strerror), _("Free some space.")
+        ) from error
 
 
 def newest_point(run: RunDir, emit: events.Emit) -> Point:
@@ -105,8 +110,10 @@ def newest_point(run: RunDir, emit: events.Emit) -> Point:
         _forget(run, step)
     if damaged:
         names = ", ".join(run.resume_file(step).name for step in damaged)
-        place = f"step {found.step}" if found.step else "the beginning"
-        emit(events.Warned(text=f"{names} is damaged: going on from {place} instead"))
+        said = N_("{names} is damaged: going on from the beginning instead")
+        if found.step:
+            said = N_("{names} is damaged: going on from step {step} instead")
+        emit(events.Warned(text=_(said, names=names, step=found.step)))
     return found
 
 
@@ -132,13 +139,17 @@ def shared_point(run: RunDir, point: Point, group: Group) -> Point:
     disagree about it."""
     steps = group.gather(point.step)[:: group.place.here]
     if len({step for (step,) in steps}) > 1:
-        said = ", ".join(f"node {node} from step {step}" for node, (step,) in enumerate(steps))
-        raise UserError(
-            f"The machines would go on from different steps: {said}.",
-            "Remove the resume files of later steps (.pt and .sha256) where there are any, or copy those of "
-            "the earliest from one proj_dir to the others.",
+        said = ", ".join(
+            _("node {node} from step {step}", node=node, step=at) for node, (at,) in enumerate(steps)
         )
-    ((step,), *_) = steps
+        raise UserError(
+            _("The machines would go on from different steps: {said}.", said=said),
+            _(
+                "Remove the resume files of later steps (.pt and .sha256) where there are any, or "
+                "copy those of the earliest from one proj_dir to the others."
+            ),
+        )
+    step = steps[0][0]
     if not step or group.leads:
         return point
     return Point(step, _load(run.resume_file(step)) | _load(run.resume_file(step, group.place.local)))
@@ -177,8 +188,8 @@ def restore_parameters(model: nn.Module, document: dict[str, Any]) -> None:
     shapes = {name: p.shape for name, p in learned.items()}
     if shapes != {name: t.shape for name, t in saved.items()}:
         raise UserError(
-            "The saved run trains other parameters than its settings say.",
-            "Put back settings.yaml and the model as they were, or start a new run.",
+            _("The saved run trains other parameters than its settings say."),
+            _("Put back settings.yaml and the model as they were, or start a new run."),
         )
     for name, p in learned.items():
         p.copy_(saved[name])

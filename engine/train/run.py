@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from engine.contract import events
+from engine.contract.i18n import _
 from engine.contract.plain import say
 from engine.contract.process import Process
 from engine.contract.rundir import RunDir
@@ -151,10 +152,17 @@ def _fit(
     reporter = Reporter(run, emit, stop, group, fp16=s.precision == "fp16")
     callbacks: list[pl.Callback] = [reporter, validation, saver]  # what has a state comes before the saver
     if not loaded.spread.whole:
-        emit(events.Log(text=(
-            f"{s.strategy}: no process has the whole model while it trains, so prompts are not answered "
-            "after saves, and a state's norms are not shown"
-        )))  # fmt: skip
+        emit(
+            events.Log(
+                text=(
+                    _(
+                        "{strategy}: no process has the whole model while it trains, so prompts are not "
+                        "answered after saves, and a state's norms are not shown",
+                        strategy=s.strategy,
+                    )
+                )
+            )
+        )
     if s.method == "state" and loaded.spread.whole:
         callbacks.insert(1, StateHealth(module, emit, reporter))
     if s.sample_len and s.sample_share and loaded.spread.whole and group.leads:

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from engine.contract import events
+from engine.contract.i18n import _
 from engine.train.callbacks import Saver
 from engine.train.lightning import pl
 from engine.train.module import TuneModule
@@ -81,7 +82,17 @@ class Samples(pl.Callback):
     def _leave_out(self, count: int) -> None:
         if not self.told:
             self.told = True
-            self.emit(events.Log(text=(
-                f"{count} of {len(self.probe.prompts)} sample prompts wait for a later save: an answer takes "
-                f"{self.cost:.2g} s, and all of them at most {self.share:.1%} of the time (sample_share)"
-            )))  # fmt: skip
+            self.emit(
+                events.Log(
+                    text=(
+                        _(
+                            "{count} of {n} sample prompts wait for a later save: an answer takes {cost:.2g} "
+                            "s, and all of them at most {share:.1%} of the time (sample_share)",
+                            count=count,
+                            n=len(self.probe.prompts),
+                            cost=self.cost,
+                            share=self.share,
+                        )
+                    )
+                )
+            )

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from engine.contract import events
+from engine.contract.i18n import _
 from engine.train.callbacks import Reporter
 from engine.train.lightning import pl
 from engine.train.module import TuneModule
@@ -51,17 +52,29 @@ class Watch:
         if self._runs_away(then, now) and "away" not in self._said:
             self._said.add("away")
             layer, head = divmod(max(range(len(now.norms)), key=now.norms.__getitem__), self.heads)
-            return (
-                f"The state runs away: from step {then.step} to {now.step} the largest head, head {head} of "
-                f"layer {layer}, grew from {max(then.norms):.3g} to {max(now.norms):.3g} while the loss rose "
-                f"from {then.loss:.3f} to {now.loss:.3f}. Lower lr_init; the saved files are intact."
+            return _(
+                "The state runs away: from step {first} to {last} the largest head, head {head} of "
+                "layer {layer}, grew from {small:.3g} to {large:.3g} while the loss rose from "
+                "{low:.3f} to {high:.3f}. Lower lr_init; the saved files are intact.",
+                first=then.step,
+                last=now.step,
+                head=head,
+                layer=layer,
+                small=max(then.norms),
+                large=max(now.norms),
+                low=then.loss,
+                high=now.loss,
             )
         if self._is_still(then, now) and "still" not in self._said:
             self._said.add("still")
-            return (
-                f"The state is saturated: from step {then.step} to {now.step} its norms moved by less than "
-                f"{STILL:.1%} although the rate is {now.rate:.3g}. It learns nothing more here; a lower "
-                "lr_init may get further."
+            return _(
+                "The state is saturated: from step {first} to {last} its norms moved by less than "
+                "{still:.1%} although the rate is {rate:.3g}. It learns nothing more here; a lower "
+                "lr_init may get further.",
+                first=then.step,
+                last=now.step,
+                still=STILL,
+                rate=now.rate,
             )
         return None
 

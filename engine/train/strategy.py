@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.contract.errors import UserError
+from engine.contract.i18n import _
 from engine.contract.settings import TrainSettings
 from engine.train.group import Group
 
@@ -35,7 +36,7 @@ class Spread:
     @property
     def kind(self) -> str:
         """What a resumed run must have in common with what it was."""
-        return "one process"
+        return "one process"  # unsaid
 
     def check(self) -> None:
         """Raises UserError when a library that it needs cannot be had; comes before the long loading."""
@@ -77,7 +78,7 @@ class Replicas(Spread):
 
     @property
     def kind(self) -> str:
-        return f"ddp over {self.group.size} processes"
+        return f"ddp over {self.group.size} processes"  # unsaid
 
     def lightning(self) -> dict[str, Any]:
         from engine.train.lightning import pl
@@ -122,12 +123,18 @@ class Zero(Spread):
             # Its own collectives for the CPU want a compiler, and gloo is there already.
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         except Exception as error:  # a broken installation may raise anything
-            reason = (str(error).strip().splitlines() or ["no message"])[0].rstrip(".")
+            reason = (str(error).strip().splitlines() or [_("no message")])[0].rstrip(".")
             raise UserError(
-                f"strategy: {self.settings.strategy} needs DeepSpeed, which does not load here "
-                f"({type(error).__name__}: {reason}).",
-                "Set strategy to ddp (several devices) or auto, which train the same without it, or mend it "
-                "with `pip install --force-reinstall deepspeed`.",
+                _(
+                    "strategy: {strategy} needs DeepSpeed, which does not load here ({name}: {reason}).",
+                    strategy=self.settings.strategy,
+                    name=type(error).__name__,
+                    reason=reason,
+                ),
+                _(
+                    "Set strategy to ddp (several devices) or auto, which train the same without it, or "
+                    "mend it with `pip install --force-reinstall deepspeed`."
+                ),
             ) from error
 
     def lightning(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from engine.contract import events
 from engine.contract.errors import UserError
+from engine.contract.i18n import N_, _, n_
 from engine.data.dataset import cut
 from engine.train.callbacks import Saver
 from engine.train.evaluate import measure
@@ -63,7 +64,7 @@ class Validation(pl.Callback):
 
         def progress(done: int, total: int) -> None:
             self.stop.check_together()
-            self.emit(events.Progress(phase="validation", done=done, total=total, unit="documents"))
+            self.emit(events.Progress(phase=N_("validation"), done=done, total=total, unit=N_("documents")))
 
         loaded.model.eval()
         try:
@@ -76,9 +77,14 @@ class Validation(pl.Callback):
             loaded.model.train()
         if not report.tokens:
             raise UserError(
-                f"val_split: the {report.documents} held-out documents have nothing to learn under loss_mask "
-                f"{loaded.settings.loss_mask} within ctx_len {loaded.settings.ctx_len}.",
-                "Hold out more, raise ctx_len, or set val_split to 0.",
+                _(
+                    "val_split: the {documents} held-out documents have nothing to learn under loss_mask "
+                    "{loss_mask} within ctx_len {ctx_len}.",
+                    documents=report.documents,
+                    loss_mask=loaded.settings.loss_mask,
+                    ctx_len=loaded.settings.ctx_len,
+                ),
+                _("Hold out more, raise ctx_len, or set val_split to 0."),
             )
         better = report.loss < self.best_loss
         if better:
@@ -97,9 +103,14 @@ class Validation(pl.Callback):
             self.saver.want()
         if self.over and module.step < self.loaded.settings.total_steps:
             trainer.should_stop = True
-            epochs = "epoch" if self.since_best == 1 else f"{self.since_best} epochs"
-            self.emit(events.Log(text=(
-                f"early_stop: the validation loss has not become better in the last {epochs}; the best was "
-                f"epoch {self.best_epoch} with {self.best_loss:.4f} "
-                f"({self.saver.run.checkpoint(self.best_epoch).name})"
-            )))  # fmt: skip
+            told = n_(
+                "early_stop: the validation loss has not become better in the last epoch; the best was epoch "
+                "{best_epoch} with {best_loss:.4f} ({name})",
+                "early_stop: the validation loss has not become better in the last {n} epochs; the best was "
+                "epoch {best_epoch} with {best_loss:.4f} ({name})",
+                self.since_best,
+                best_epoch=self.best_epoch,
+                best_loss=self.best_loss,
+                name=self.saver.run.checkpoint(self.best_epoch).name,
+            )
+            self.emit(events.Log(text=told))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from engine.contract.errors import UserError
 from engine.contract.events import Event, dump_event
+from engine.contract.i18n import _
 
 LONGEST_WAIT = 4 << 20  # bytes, some 20,000 steps
 
@@ -27,13 +28,16 @@ class EventWriter:
             self._file = path.open("a+b", buffering=0)
         except OSError as error:
             raise UserError(
-                f"Cannot write {path} ({error.strerror}).", "Check that the folder is there and writable."
+                _("Cannot write {path} ({strerror}).", path=path, strerror=error.strerror),
+                _("Check that the folder is there and writable."),
             ) from None
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._file.close()
-            raise UserError(f"The run in {path.parent} is alive.", "Stop it before you resume it.") from None
+            raise UserError(
+                _("The run in {parent} is alive.", parent=path.parent), _("Stop it before you resume it.")
+            ) from None
         except OSError:
             pass  # a file system without locks: the launcher has looked for the process
         self.continued = self._file.seek(0, os.SEEK_END) > 0
@@ -50,7 +54,8 @@ class EventWriter:
         except OSError as error:
             if len(self._waiting) > LONGEST_WAIT:
                 raise UserError(
-                    f"Cannot write {self._path} ({error.strerror}).", "Free some space, then resume the run."
+                    _("Cannot write {path} ({strerror}).", path=self._path, strerror=error.strerror),
+                    _("Free some space, then resume the run."),
                 ) from error
         else:
             self._waiting = self._waiting[written:]  # a disk that becomes full takes a part

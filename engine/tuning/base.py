@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.checkpoints.save import save_tensors
-from engine.contract.errors import UserError
+from engine.contract.errors import Diverged
 from engine.contract.i18n import _
 from engine.models.base import RWKV
 
@@ -44,10 +44,10 @@ class Tuning(ABC):
 
 
 def check_numbers(tensors: Mapping[str, Tensor]) -> None:
-    """Raises UserError for values that are no numbers: what was saved before is better than they are."""
+    """Raises Diverged for values that are no numbers: what was saved before is better than they are."""
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
-            raise UserError(
+            raise Diverged(
                 _(
                     "Training has made values that are no numbers (in {name}); they were not saved.",
                     name=name,

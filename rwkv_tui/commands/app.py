@@ -7,6 +7,7 @@ import os
 import sys
 
 from engine.contract.errors import UserError
+from engine.contract.i18n import _
 from engine.contract.paths import UserPaths
 
 
@@ -14,8 +15,8 @@ def require_terminal() -> None:
     """Raises UserError where no screen can be shown."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UserError(
-            "The screens need a terminal.",
-            "Without one use `rwkv-tune train --help` or `rwkv-tune demo --headless`.",
+            _("The screens need a terminal."),
+            _("Without one use `rwkv-tune train --help` or `rwkv-tune demo --headless`."),
         )
 
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from engine.contract.i18n import N_, _, n_
 from engine.contract.plain import say, say_file, say_json
 from engine.contract.reports import DataSummary, DocumentTokens, PairReport
 from rwkv_tui.marks import LEVEL_SIGNS, TOKEN_SIGNS, TOKEN_WORDS, rest, stretches, title
@@ -22,12 +23,12 @@ if TYPE_CHECKING:
     from engine.data.plan import DataPlan
 
 COLOURS = {
-    "trained": ("black on green", "black on bright_green"),
+    "trained": ("black on green", "black on bright_green"),  # unsaid
     "masked": ("", "reverse"),
-    "cut": ("strike red", "strike bright_red"),
-    "end": ("white on magenta", "white on magenta"),
+    "cut": ("strike red", "strike bright_red"),  # unsaid
+    "end": ("white on magenta", "white on magenta"),  # unsaid
 }
-LEVELS = {"error": "bold red", "warning": "yellow", "note": "cyan"}
+LEVELS = {"error": "bold red", "warning": "yellow", "note": "cyan"}  # unsaid
 _BAR = 40
 
 
@@ -44,14 +45,41 @@ def convert(args: argparse.Namespace) -> int:
     if args.json:
         say_json(report.model_dump_json(indent=2))
         return 0
-    say(f"{report.prefix}.bin and .idx: {report.documents:,} documents, {report.items:,} items, "
-        f"{report.tokens:,} tokens in {report.seconds:.1f} s")  # fmt: skip
+    say(
+        _(
+            "{prefix}.bin and .idx: {documents:,} documents, {items:,} items, {tokens:,} tokens "
+            "in {seconds:.1f} s",
+            prefix=report.prefix,
+            documents=report.documents,
+            items=report.items,
+            tokens=report.tokens,
+            seconds=report.seconds,
+        )
+    )
     if report.held_out_prefix:
-        say(f"{report.held_out_prefix}.bin and .idx: {report.held_out_documents:,} documents held out")
+        say(
+            _(
+                "{prefix}.bin and .idx: {documents:,} documents held out",
+                prefix=report.held_out_prefix,
+                documents=report.held_out_documents,
+            )
+        )
     if report.skipped:
-        say(f"{report.skipped:,} lines could not be read and were left out.")
+        say(
+            n_(
+                "{n:,} line could not be read and was left out.",
+                "{n:,} lines could not be read and were left out.",
+                report.skipped,
+            )
+        )
     if report.magic_prime:
-        say(f"magic_prime {report.magic_prime} (for ctx_len {args.ctx_len})")
+        say(
+            _(
+                "magic_prime {magic_prime} (for ctx_len {ctx_len})",
+                magic_prime=report.magic_prime,
+                ctx_len=args.ctx_len,
+            )
+        )
     return 0
 
 
@@ -107,7 +135,7 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
 
         def progress(phase: str, done: int, total: int) -> None:
             if phase not in tasks:
-                tasks[phase] = bar.add_task(phase, total=total)
+                tasks[phase] = bar.add_task(_(phase), total=total)
             bar.update(tasks[phase], completed=done, total=total)
 
         yield progress
@@ -115,30 +143,46 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
 
 def _linted(report: DataSummary) -> Text:
     """What was found, in a page: numbers, lengths, findings with places and remedies."""
-    text = Text(f"{plain(report.path)}: {plain(report.described)}\n")
-    text.append(f"{report.documents:,} documents, {report.tokens:,} tokens; each ends with token 0\n")
+    text = Text(_("{what}: {kinds}", what=plain(report.path), kinds=plain(report.described)) + "\n")
+    text.append(
+        _(
+            "{documents:,} documents, {tokens:,} tokens; each ends with token 0",
+            documents=report.documents,
+            tokens=report.tokens,
+        )
+        + "\n"
+    )
     shortest, longest = plain(report.shortest_at), plain(report.longest_at)
     text.append(
-        f"lengths {report.shortest:,} ({shortest}) to {report.longest:,} ({longest}), "
-        f"{report.tokens / report.documents:,.0f} on average\n"
+        _(
+            "lengths {shortest:,} ({shortest_at}) to {longest:,} ({longest_at}), {mean:,.0f} on average",
+            shortest=report.shortest,
+            shortest_at=shortest,
+            longest=report.longest,
+            longest_at=longest,
+            mean=report.tokens / report.documents,
+        )
+        + "\n"
     )
     if report.scripts:
-        shares = [f"{name} {count / report.documents:.0%}" for name, count in report.scripts]
-        text.append(f"scripts: {', '.join(shares)} of the documents\n")
+        shares = [f"{_(name)} {count / report.documents:.0%}" for name, count in report.scripts]
+        text.append(_("scripts: {shares} of the documents", shares=", ".join(shares)) + "\n")
     text.append_text(_bars(report))
     for finding in report.findings:
         text.append(f"\n{LEVEL_SIGNS[finding.level]} {finding.what}\n", LEVELS[finding.level])
         for found in finding.places:
-            text.append(f"    {one_line(found.where)}: {one_line(found.reason)}\n")
+            where, reason = one_line(found.where), one_line(found.reason)
+            text.append("    " + _("{where}: {reason}", where=where, reason=reason) + "\n")
         if finding.count > len(finding.places) > 1:
-            text.append(f"    and {finding.count - len(finding.places):,} more\n")
+            more = finding.count - len(finding.places)
+            text.append("    " + _("and {n:,} more", n=more) + "\n")
         text.append(f"  {finding.remedy}\n", "italic")
     if report.bad_count:
-        text.append("\nConversion refuses this as it is.", "bold red")
+        text.append("\n" + _("Conversion refuses this as it is."), "bold red")  # unsaid
     elif not report.findings:
-        text.append("\n✓ Nothing to mend.", "green")
+        text.append("\n✓ " + _("Nothing to mend."), "green")
     else:
-        text.append("\nConversion takes this as it is.")
+        text.append("\n" + _("Conversion takes this as it is."))
     return text
 
 
@@ -152,19 +196,27 @@ def _bars(report: DataSummary) -> Text:
         text.append(f"  ≤ {bound:>{wide},} ").append("█" * -(-count * _BAR // most), style)
         text.append(f" {count:,}\n")
     if report.cut_documents:
-        text.append(f"  ctx_len {report.ctx_len:,} cuts {report.cut_documents:,} documents and loses "
-                    f"{report.cut_tokens:,} tokens ({report.cut_tokens / report.tokens:.1%})\n")  # fmt: skip
+        told = _(
+            "ctx_len {ctx_len:,} cuts {documents:,} documents and loses {tokens:,} tokens ({share:.1%})",
+            ctx_len=report.ctx_len, documents=report.cut_documents, tokens=report.cut_tokens,
+            share=report.cut_tokens / report.tokens,
+        )  # fmt: skip
+        text.append(f"  {told}\n")
     return text
 
 
 def _shown(document: DocumentTokens, plan: DataPlan) -> Text:
     """A line of facts, the tokens, a legend. Signs say what colours say, for pipes and the colour-blind."""
-    text = Text(f"{plain(document.path)}: {title(document)}, ")
-    text.append(f"ctx_len {plan.ctx_len:,}, loss_mask {plan.loss_mask}\n")
+    text = Text(
+        _(
+            "{path}: {title}, ctx_len {ctx_len:,}, loss_mask {loss_mask}",
+            path=plain(document.path), title=title(document), ctx_len=plan.ctx_len, loss_mask=plan.loss_mask,
+        ) + "\n"
+    )  # fmt: skip
     for place, (sign, token, written) in enumerate(stretches(document)):
         text.append(sign and f"\n{sign} ", "dim").append(written, COLOURS[token.kind][place % 2])
     text.append(
-        "\n\n" + "  ".join(f"{sign} {TOKEN_WORDS[kind]}" for kind, sign in TOKEN_SIGNS.items()), "dim"
+        "\n\n" + "  ".join(f"{sign} {_(TOKEN_WORDS[kind])}" for kind, sign in TOKEN_SIGNS.items()), "dim"
     )
     return text.append("\n" + rest(document), "dim")
 
@@ -182,33 +234,60 @@ def inspect(args: argparse.Namespace) -> int:
 
 
 def _inspected(report: PairReport, ctx_len: int) -> Iterator[str]:
-    lengths = f"{report.items:,} items of {report.shortest:,} to {report.longest:,} tokens"
-    yield f"{plain(report.prefix)}.bin and .idx belong together: {lengths}, {report.tokens:,} in all"
-    prime = f"magic_prime {report.magic_prime} (for ctx_len {ctx_len})"
-    yield f"{report.dtype}, largest id {report.largest_id:,}; {prime}"
+    lengths = _(
+        "{items:,} items of {shortest:,} to {longest:,} tokens",
+        items=report.items,
+        shortest=report.shortest,
+        longest=report.longest,
+    )
+    yield _(
+        "{prefix}.bin and .idx belong together: {lengths}, {tokens:,} in all",
+        prefix=plain(report.prefix),
+        lengths=lengths,
+        tokens=report.tokens,
+    )
+    prime = _(
+        "magic_prime {magic_prime} (for ctx_len {ctx_len})", magic_prime=report.magic_prime, ctx_len=ctx_len
+    )
+    yield _(
+        "{dtype}, largest id {largest_id:,}; {prime}",
+        dtype=report.dtype,
+        largest_id=report.largest_id,
+        prime=prime,
+    )
     if report.unended:
-        yield f"! {report.unended:,} items do not end with token 0, the end of a document"
+        yield _("! {unended:,} items do not end with token 0, the end of a document", unended=report.unended)
     origin = report.origin
     if origin is None:
-        yield "How it was made is not known: there is no description beside it."
+        yield _("How it was made is not known: there is no description beside it.")
         return
     for difference in report.differs:
-        yield f"! The description beside it is of another pair: {difference}"
-    yield f"made by {origin.made_by} with {origin.tokenizer}: repeat {origin.repeat}, seed {origin.seed}"
+        yield _("! The description beside it is of another pair: {difference}", difference=difference)
+    yield _(
+        "made by {made_by} with {tokenizer}: repeat {repeat}, seed {seed}",
+        made_by=origin.made_by,
+        tokenizer=origin.tokenizer,
+        repeat=origin.repeat,
+        seed=origin.seed,
+    )
     if origin.held_out:
-        part = "documents held out" if origin.part == "held out" else "rest"
-        yield f"the {part} of --held-out {origin.held_out:g}"
+        said = N_("the documents held out by --held-out {share:g}")
+        if origin.part == "train":
+            said = N_("what --held-out {share:g} has left")
+        yield _(said, share=origin.held_out)
     if origin.template:
-        yield f"template\n{plain(origin.template).strip()}"
+        yield _("template") + f"\n{plain(origin.template).strip()}"
     if origin.fields:
-        yield f"fields {plain(origin.fields)}"
+        yield _("fields {fields}", fields=plain(origin.fields))
     for source in origin.sources:
-        weight = "" if source.weight is None else f", weight {source.weight:g}"
-        skipped = f", {source.skipped:,} bad lines left out" if source.skipped else ""
-        counts = f"{source.documents:,} documents, {source.tokens:,} tokens"
+        parts = [_("{n:,} documents", n=source.documents), _("{n:,} tokens", n=source.tokens)]
+        if source.weight is not None:
+            parts.append(_("weight {weight:g}", weight=source.weight))
+        if source.skipped:
+            parts.append(_("{n:,} bad lines left out", n=source.skipped))
         kind = f" ({source.kind})" if source.kind else ""
-        yield f"  {plain(source.path)}{plain(kind)}: {counts}{weight}{skipped}"
-        yield f"    {source.bytes:,} bytes, sha256 {source.sha256}"
+        yield f"  {plain(source.path)}{plain(kind)}: {_(', ').join(parts)}"
+        yield "    " + _("{bytes:,} bytes, sha256 {sha256}", bytes=source.bytes, sha256=source.sha256)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

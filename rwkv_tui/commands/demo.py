@@ -13,6 +13,7 @@ from typing import Any
 from engine.contract.check import require_settings
 from engine.contract.errors import UserError
 from engine.contract.events import Sample
+from engine.contract.i18n import _
 from engine.contract.paths import UserPaths
 from engine.contract.plain import say
 from engine.contract.rundir import RunDir
@@ -33,7 +34,9 @@ def demo(args: argparse.Namespace) -> int:
         base = _base(paths)
         source = _place_data(folder)
     except OSError as error:
-        raise UserError(f"The demo cannot write its files ({error}).", "Choose another --dir.") from error
+        raise UserError(
+            _("The demo cannot write its files ({error}).", error=error), _("Choose another --dir.")
+        ) from error
     values = {**STATE_SETTINGS, "load_model": base, "proj_dir": _fresh(folder / "emoji-state")}
     if args.headless:
         return _headless(paths, folder, source, values)
@@ -51,10 +54,25 @@ def _headless(paths: UserPaths, folder: Path, source: Path, values: dict[str, An
         return status
     state = max(run.path.glob("rwkv-*.pth"), key=lambda p: int(p.stem.partition("-")[2]))
     base_loss, tuned_loss = _loss(values["load_model"], heldout), _loss(values["load_model"], heldout, state)
-    say(f"\nheld-out loss: base {base_loss:.4f}, tuned {tuned_loss:.4f} ({tuned_loss / base_loss - 1:+.0%})")
-    say(f"state: {state}\n")
+    say(
+        "\n"
+        + _(
+            "held-out loss: base {base:.4f}, tuned {tuned:.4f} ({change:+.0%})",
+            base=base_loss,
+            tuned=tuned_loss,
+            change=tuned_loss / base_loss - 1,
+        )
+    )
+    say(_("state: {state}", state=state) + "\n")
     sample = next(e for e in RunTail(run).poll() if isinstance(e, Sample))
-    say(f"User:  {sample.prompt}\nbase:  {sample.base}\ntuned: {sample.tuned}")
+    say(
+        _(
+            "User:  {prompt}\nbase:  {base}\ntuned: {tuned}",
+            prompt=sample.prompt,
+            base=sample.base,
+            tuned=sample.tuned,
+        )
+    )
     return 0
 
 
@@ -79,7 +97,14 @@ def _convert(source: Path, prefix: Path) -> Path:
     from engine.data.convert import convert
 
     report = convert(source, prefix, repeat=1, ctx_len=64, force=True)
-    say(f"{prefix}.bin: {report.documents} documents, {report.tokens:,} tokens")
+    say(
+        _(
+            "{prefix}.bin: {documents} documents, {tokens:,} tokens",
+            prefix=prefix,
+            documents=report.documents,
+            tokens=report.tokens,
+        )
+    )
     return prefix
 
 
@@ -103,7 +128,10 @@ def _job(name: str, *words: str) -> str:
         engine_command(name, *words), env=engine_environment(), capture_output=True, text=True, check=False
     )  # fmt: skip
     if done.returncode:
-        raise UserError(f"The demo's {name} failed: {done.stderr.strip()}", "`rwkv-tune doctor` tells more.")
+        raise UserError(
+            _("The demo's {name} failed: {reason}", name=name, reason=done.stderr.strip()),
+            _("`rwkv-tune doctor` tells more."),
+        )
     return done.stdout
 
 
@@ -113,7 +141,7 @@ def _base(paths: UserPaths) -> Path:
     base = folder / f"base-{base_id()}.pth"
     if base.is_file():
         return base
-    say("Making the demo's base model: a small x070 trained here, once (about a minute).")
+    say(_("Making the demo's base model: a small x070 trained here, once (about a minute)."))
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix="base-") as scratch:
         base_run = _train_base(Path(scratch))
@@ -134,5 +162,5 @@ def _train_base(scratch: Path) -> RunDir:
     if status == 130:
         raise KeyboardInterrupt
     if status:
-        raise UserError("The base model could not be trained.", "`rwkv-tune doctor` tells more.")
+        raise UserError(_("The base model could not be trained."), _("`rwkv-tune doctor` tells more."))
     return run

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from typing import Any
 
 from engine.contract.events import dump_json
+from engine.contract.i18n import _
 from engine.contract.paths import UserPaths
 from engine.contract.plain import say, say_json
 from rwkv_tui.plain import size
@@ -24,7 +25,7 @@ ENGINE_TIMEOUT = 120  # seconds; a cold disk makes the imports slow
 def doctor(args: argparse.Namespace) -> int:
     """Exit status 0 when a run could start here, else 1."""
     if sys.stderr.isatty():
-        say("Loading the training stack to see whether it works ...", error=True)
+        say(_("Loading the training stack to see whether it works ..."), error=True)
     report = _report()
     if args.json:
         say_json(dump_json(report))
@@ -39,7 +40,7 @@ def _report() -> dict[str, Any]:
     problems = [f"{name}: {found['error']}" for name, found in engine.get("packages", {}).items()
                 if "error" in found]  # fmt: skip
     if "error" in engine:
-        problems.append(f"the engine does not start: {engine['error']}")
+        problems.append(_("the engine does not start: {reason}", reason=engine["error"]))
     return {
         "ok": not problems,
         "problems": problems,
@@ -72,7 +73,12 @@ def _engine() -> dict[str, Any]:
     except (OSError, subprocess.TimeoutExpired) as error:
         return {"error": str(error)}
     if done.returncode:
-        return {"error": (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]}
+        return {
+            "error": (
+                done.stderr.strip().splitlines()
+                or [_("exit status {returncode}", returncode=done.returncode)]
+            )[-1]
+        }
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
 
@@ -80,14 +86,19 @@ def _engine() -> dict[str, Any]:
 def _describe(report: dict[str, Any]) -> str:
     lines = [f"rwkv-tune {report['rwkv_tune']}, Python {report['python']}, {report['platform']}", ""]
     for name, found in report["engine"].get("packages", {}).items():
-        lines.append(f"  {name:<20} {found.get('version', 'broken')}  {found.get('error', '')}".rstrip())
+        lines.append(f"  {name:<20} {found.get('version') or _('broken')}  {found.get('error', '')}".rstrip())
     lines += _optional(report["engine"].get("optional", {}))
     lines += _operators(report["engine"].get("operators", {}))
     torch = report["engine"].get("torch", {})
     if torch:
         lines += [
             "",
-            f"torch sees {len(torch['gpus'])} GPU(s), CUDA {torch['cuda']}; {torch['threads']} CPU threads",
+            _(
+                "torch sees {gpus} GPU(s), CUDA {cuda}; {threads} CPU threads",
+                gpus=len(torch["gpus"]),
+                cuda=torch["cuda"],
+                threads=torch["threads"],
+            ),
         ]
     for gpu in report["gpus"]:
         total = gpu["total_bytes"]
@@ -95,13 +106,13 @@ def _describe(report: dict[str, Any]) -> str:
     lines += [report["gpu_note"]] if report["gpu_note"] else []
     terminal = report["terminal"]
     lines += [
-        f"terminal {terminal['columns']}x{terminal['rows']}, {terminal['encoding']}",
-        f"free disk here {size(report['free_bytes'])}",
-        f"your presets {report['presets']}",
-        f"your runs    {report['runs']}",
+        _("terminal {columns}x{rows}, {encoding}", **terminal),
+        _("free disk here {size}", size=size(report["free_bytes"])),
+        _("your presets {path}", path=report["presets"]),
+        _("your runs    {path}", path=report["runs"]),
         "",
     ]
-    lines += [f"problem: {p}" for p in report["problems"]] or ["A run can start here."]
+    lines += [_("problem: {problem}", problem=p) for p in report["problems"]] or [_("A run can start here.")]
     return "\n".join(lines)
 
 
@@ -110,7 +121,7 @@ def _optional(packages: dict[str, dict[str, str]]) -> list[str]:
     lines = []
     for name, found in packages.items():
         if "error" in found:
-            lines.append(f"  {name:<20} broken  {found['error']} {found['remedy']}")
+            lines.append(f"  {name:<20} {_('broken')}  {found['error']} {found['remedy']}")
         else:
             lines.append(f"  {name:<20} {found['version']}")
     return lines
@@ -122,6 +133,8 @@ def _operators(recurrences: dict[str, dict[str, str]]) -> list[str]:
     for recurrence, operators in recurrences.items():
         for name, reason in operators.items():
             told.setdefault((name, reason), []).append(recurrence)
-    lines = [f"  {name:<20} {reason or 'works'}{'' if len(which) == len(recurrences) else f' ({which[0]})'}"
-             for (name, reason), which in told.items()]  # fmt: skip
-    return ["", "operators (op)", *lines] if lines else []
+    lines = [
+        f"  {name:<20} {reason or _('works')}{'' if len(which) == len(recurrences) else f' ({which[0]})'}"
+        for (name, reason), which in told.items()
+    ]
+    return ["", _("operators (op)"), *lines] if lines else []

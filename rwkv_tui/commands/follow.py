@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from engine.contract import events
+from engine.contract.i18n import N_, _, sentences
 from engine.contract.plain import one_line, plain, say
 from engine.contract.rundir import RunDir
 from rwkv_tui.commands.app import in_tmux
@@ -62,7 +63,7 @@ def follow(name: str, run: RunDir, show: Show, since: int = 0, *, owning: bool =
     def stop(signum: int, frame: FrameType | None) -> None:
         nonlocal asked
         if owning and (stop_run(run) or (owner and owner.interrupt())) and not asked:
-            show.note("stopping: the step is finished and saved first")
+            show.note(_("stopping: the step is finished and saved first"))
         asked = True
 
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -84,7 +85,7 @@ def follow(name: str, run: RunDir, show: Show, since: int = 0, *, owning: bool =
     finally:
         show.close()
     if alive:
-        show.note(f"The run goes on; `rwkv-tune attach {name}` comes back to it.")
+        show.note(_("The run goes on; `rwkv-tune attach {name}` comes back to it.", name=name))
         return STOPPED
     if watched:
         show.ended(name, last.status if isinstance(last, events.Finished) else "failed" if last else "died")
@@ -95,13 +96,23 @@ def _status(name: str, run: RunDir, last: events.Event | None) -> int:
     if isinstance(last, events.Finished):
         return 0 if last.status == "finished" else STOPPED
     if isinstance(last, events.Failed):
-        said = f"{last.reason} {last.remedy}"
+        said = sentences(last.reason, last.remedy)
     elif not run.process.is_file():
-        saved = ", ".join(sorted(path.name for path in run.path.glob("rwkv-*"))) or "nothing"
-        said = f"The folder of the run {name}, {run.path}, was deleted while it ran; saved since: {saved}."
+        saved = ", ".join(sorted(path.name for path in run.path.glob("rwkv-*"))) or _("nothing")
+        said = _(
+            "The folder of the run {name}, {path}, was deleted while it ran; saved since: {saved}.",
+            name=name,
+            path=run.path,
+            saved=saved,
+        )
     else:
-        words = engine_log_tail(run).strip().splitlines()[-1:] or ["nothing"]
-        said = f"{ending_of(summarise(name, run))} Its last words in {run.log}: {words[0]}"
+        words = engine_log_tail(run).strip().splitlines()[-1:] or [_("nothing")]
+        said = _(
+            "{ending} Its last words in {log}: {words}",
+            ending=ending_of(summarise(name, run)),
+            log=run.log,
+            words=words[0],
+        )
     say(f"rwkv-tune: {one_line(said)}", error=True)
     return 1
 
@@ -109,39 +120,79 @@ def _status(name: str, run: RunDir, last: events.Event | None) -> int:
 def describe(event: events.Event) -> str | None:
     """An event as a line for people; None for those that only move a bar."""
     match event:
-        case events.Started(plan=p):
-            return (f"{p.version} {p.n_layer}x{p.n_embd}, {p.method}: {p.trainable:,} trainable of "
-                    f"{p.parameters:,} parameters on {p.device}, {p.precision}, op {p.op}\n"
-                    f"{p.documents:,} documents, {p.tokens:,} tokens, {_cut(p)}; "
-                    f"{p.steps:,} steps x {p.micro_bsz} = {p.passes:.2f} passes"
-                    + (f"; {p.held_out:,} documents held out" if p.held_out else ""))  # fmt: skip
+        case events.Started(plan=plan):
+            return _started(plan)
         case events.Resumed():
-            return f"going on after step {event.step:,}" if event.step else "starting from the beginning"
+            return (
+                _("going on after step {step:,}", step=event.step)
+                if event.step
+                else _("starting from the beginning")
+            )
         case events.Evaluated():
-            return f"loss {event.when} tuning {event.loss:.4f} ({event.documents} documents)"
+            said = N_("loss before tuning {loss:.4f} ({documents} documents)")
+            if event.when == "after":
+                said = N_("loss after tuning {loss:.4f} ({documents} documents)")
+            return _(said, loss=event.loss, documents=event.documents)
         case events.Epoch():
-            loss = "n/a" if event.loss is None else f"{event.loss:.4f}"
-            return f"epoch {event.epoch}: loss {loss}, lr {event.lr:g}, {event.seconds:.1f} s"
+            return _(
+                "epoch {epoch}: loss {loss}, lr {lr:g}, {seconds:.1f} s",
+                epoch=event.epoch, loss=number(event.loss), lr=event.lr, seconds=event.seconds,
+            )  # fmt: skip
         case events.Validated():
-            return (f"validation loss {number(event.loss)} after epoch {event.epoch}; best "
-                    f"{number(event.best_loss)} in epoch {event.best_epoch}")  # fmt: skip
+            return _(
+                "validation loss {loss} after epoch {epoch}; best {best_loss} in epoch {best_epoch}",
+                loss=number(event.loss),
+                epoch=event.epoch,
+                best_loss=number(event.best_loss),
+                best_epoch=event.best_epoch,
+            )
         case events.Checkpoint():
-            return f"saved {event.path}"
+            return _("saved {path}", path=event.path)
         case events.Sample():
-            return f"Q: {event.prompt}\n  base:  {event.base}\n  tuned: {event.tuned}"
+            return _(
+                "Q: {prompt}\n  base:  {base}\n  tuned: {tuned}",
+                prompt=event.prompt, base=event.base, tuned=event.tuned,
+            )  # fmt: skip
         case events.Log():
             return event.text
         case events.Warned():
-            return f"warning: {event.text}"
+            return _("warning: {text}", text=event.text)
         case events.Finished():
-            return f"{event.status} after {event.step:,} steps, {event.seconds:.0f} s"
+            said = N_("finished after {step:,} steps, {seconds:.0f} s")
+            if event.status == "stopped":
+                said = N_("stopped after {step:,} steps, {seconds:.0f} s")
+            return _(said, step=event.step, seconds=event.seconds)
     return None
 
 
-def _cut(plan: events.Plan) -> str:
-    if plan.windows:
-        return f"{plan.windows:,} windows of ctx_len {plan.ctx_len}"
-    return f"{plan.cut_documents:,} documents cut at ctx_len {plan.ctx_len} ({plan.cut_tokens:,} tokens)"
+def _started(p: events.Plan) -> str:
+    """What a run is going to do, in two lines."""
+    model = _(
+        "{version} {n_layer}x{n_embd}, {method}: {trainable:,} trainable of {parameters:,} parameters on "
+        "{device}, {precision}, op {op}",
+        version=p.version, n_layer=p.n_layer, n_embd=p.n_embd, method=p.method, trainable=p.trainable,
+        parameters=p.parameters, device=p.device, precision=p.precision, op=p.op,
+    )  # fmt: skip
+    if p.windows:
+        cut = _("{windows:,} windows of ctx_len {ctx_len}", windows=p.windows, ctx_len=p.ctx_len)
+    else:
+        cut = _(
+            "{documents:,} documents cut at ctx_len {ctx_len} ({tokens:,} tokens)",
+            documents=p.cut_documents, ctx_len=p.ctx_len, tokens=p.cut_tokens,
+        )  # fmt: skip
+    data = _(
+        "{documents:,} documents, {tokens:,} tokens, {cut}; {steps:,} steps x {micro_bsz} = "
+        "{passes:.2f} passes",
+        documents=p.documents,
+        tokens=p.tokens,
+        cut=cut,
+        steps=p.steps,
+        micro_bsz=p.micro_bsz,
+        passes=p.passes,
+    )
+    if p.held_out:
+        data = _("{data}; {n:,} documents held out", data=data, n=p.held_out)
+    return f"{model}\n{data}"
 
 
 class JsonShow(Show):
@@ -169,8 +220,11 @@ class LineShow(Show):
             time.monotonic() - self.last > LINE_EVERY or event.step == self.steps
         ):
             self.last = time.monotonic()
-            self.note(f"step {event.step}/{self.steps} loss {number(event.loss)} smoothed "
-                      f"{number(event.loss_smooth)} lr {event.lr:.3g} {event.kt_s:.2f} kt/s")  # fmt: skip
+            self.note(_(
+                "step {step}/{steps} loss {loss} smoothed {smooth} lr {lr:.3g} {speed:.2f} kt/s",
+                step=event.step, steps=self.steps, loss=number(event.loss), smooth=number(event.loss_smooth),
+                lr=event.lr, speed=event.kt_s,
+            ))  # fmt: skip
         line = describe(event)
         if line is not None:
             self.note(line)
@@ -206,11 +260,14 @@ class BarShow(Show):
         if isinstance(event, events.Resumed):
             self.begun = event.step
         elif isinstance(event, events.Started):
-            self._move("training", self.begun, event.plan.steps)
+            self._move(N_("training"), self.begun, event.plan.steps)
         elif isinstance(event, events.Progress):
             self._move(event.phase, event.done, event.total)
         elif isinstance(event, events.Step):
-            note = f"loss {number(event.loss_smooth)}  lr {event.lr:.3g}  {event.kt_s:.2f} kt/s"
+            note = _(
+                "loss {loss}  lr {lr:.3g}  {speed:.2f} kt/s",
+                loss=number(event.loss_smooth), lr=event.lr, speed=event.kt_s,
+            )  # fmt: skip
             self._move("training", event.step, None, note)
         line = describe(event)
         if line is not None:
@@ -219,7 +276,7 @@ class BarShow(Show):
     def _move(self, phase: str, done: int, total: int | None, note: str = "") -> None:
         """Moves the bar of a phase; `total` None leaves it as it was."""
         if phase not in self.tasks:
-            self.tasks[phase] = self.bar.add_task(one_line(phase), total=total, note="")
+            self.tasks[phase] = self.bar.add_task(one_line(_(phase)), total=total, note="")
         self.bar.update(self.tasks[phase], completed=done, total=total, note=note)
 
     def note(self, text: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from engine.contract.errors import UserError
+from engine.contract.i18n import _
 from engine.contract.paths import UserPaths
 from engine.contract.plain import say
 from rwkv_tui.services.preferences import keys_file, read_keys
@@ -18,6 +19,6 @@ def show(args: argparse.Namespace) -> int:
     keys = read_keys(folder)
     if wrong := mistakes(keys):
         raise UserError(f"{keys_file(folder)}: {wrong[0]}.")
-    say(f"# Keys of one's own are lines like these in {keys_file(folder)}")
+    say(_("# Keys of one's own are lines like these in {path}", path=keys_file(folder)))
     say(listing(keys))
     return 0

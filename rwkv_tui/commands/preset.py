@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 
 from engine.contract.errors import UserError
+from engine.contract.i18n import _
 from engine.contract.paths import UserPaths
 from engine.contract.plain import say, say_file
 from engine.contract.presets import PresetStore
+from rwkv_tui.plain import column
 
 
 def _store() -> PresetStore:
@@ -16,7 +18,8 @@ def _store() -> PresetStore:
 
 def show_list(args: argparse.Namespace) -> int:
     for preset in _store().all():
-        say(f"{preset.name:<20} {'shipped' if preset.shipped else 'yours':<8} {preset.summary}")
+        whose = _("shipped") if preset.shipped else _("yours")
+        say(f"{preset.name:<20} {column(whose, 8)} {_(preset.summary)}")
     return 0
 
 
@@ -29,7 +32,10 @@ def save(args: argparse.Namespace) -> int:
     try:
         text = args.source.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"Cannot read {args.source} ({error}).", "Give a YAML file of settings.") from None
+        raise UserError(
+            _("Cannot read {source} ({error}).", source=args.source, error=error),
+            _("Give a YAML file of settings."),
+        ) from None
     say(str(_store().save(args.name, text)))
     return 0
 
@@ -42,7 +48,7 @@ def import_script(args: argparse.Namespace) -> int:
     for note in script.notes:
         say(note)
     for name, path in save_script(script, args.script, _store(), args.name or "").items():
-        say(f"saved as {name}: {path}")
+        say(_("saved as {name}: {path}", name=name, path=path))
     return 0
 
 
@@ -56,5 +62,5 @@ def export(args: argparse.Namespace) -> int:
 
 def delete(args: argparse.Namespace) -> int:
     _store().delete(args.name)
-    say(f"deleted {args.name}")
+    say(_("deleted {name}", name=args.name))
     return 0

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from engine.contract.errors import UserError
 from engine.contract.events import dump_json
+from engine.contract.i18n import _, p_
 from engine.contract.paths import UserPaths
 from engine.contract.plain import one_line, say, say_json
 from engine.contract.rundir import RunDir, RunList
@@ -44,7 +45,7 @@ def show_list(args: argparse.Namespace) -> int:
         say_json(dump_json([{**asdict(run), "proj_dir": str(run.proj_dir)} for run in runs]))
         return 0
     if not runs:
-        say("There are no runs yet. Start one with `rwkv-tune` or `rwkv-tune train`.")
+        say(_("There are no runs yet. Start one with `rwkv-tune` or `rwkv-tune train`."))
         return 0
     console = Console(
         highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else PIPE_WIDTH
@@ -58,19 +59,19 @@ def show_list(args: argparse.Namespace) -> int:
 
 def _table(runs: list[RunSummary], now: float) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    table.add_column("run", overflow="fold")
-    table.add_column("status")
-    table.add_column("step", justify="right")
-    table.add_column("loss", justify="right")
-    table.add_column("trains")
-    table.add_column("last word", justify="right")
+    table.add_column(p_("column", "run"), overflow="fold")
+    table.add_column(_("status"))
+    table.add_column(_("step"), justify="right")
+    table.add_column(_("loss"), justify="right")
+    table.add_column(_("trains"))
+    table.add_column(_("last word"), justify="right")
     for run in runs:
         table.add_row(
-            one_line(run.name), run.status,
+            one_line(run.name), _(run.status),
             f"{run.step:,}/{run.steps:,}" if run.steps else "",
             f"{run.loss:.4f}" if run.loss is not None else "",
             f"{run.method} {run.version}".strip(),
-            f"{duration(now - run.updated)} ago" if run.updated else "",
+            _("{time} ago", time=duration(now - run.updated)) if run.updated else "",
         )  # fmt: skip
     return table
 
@@ -81,11 +82,11 @@ def stop(args: argparse.Namespace) -> int:
     while (alive := is_alive(run)) is None:
         time.sleep(POLL)
     if not alive:
-        say(f"It had ended already. {one_line(ending_of(summarise(name, run)))}")
+        say(_("It had ended already. {ending}", ending=one_line(ending_of(summarise(name, run)))))
         return 0
     told = RunTail(run, run.events.stat().st_size if run.events.exists() else 0)
     stop_run(run)
-    say("Asked to stop: it finishes its step and saves.", error=True)
+    say(_("Asked to stop: it finishes its step and saves."), error=True)
     asked, killed = time.monotonic(), False
     try:
         alive = True
@@ -97,16 +98,18 @@ def stop(args: argparse.Namespace) -> int:
                 say(line, error=True)
             time.sleep(POLL)
     except KeyboardInterrupt:
-        say(f"It still stops; `rwkv-tune logs {name}` tells how it ended.", error=True)
+        say(_("It still stops; `rwkv-tune logs {name}` tells how it ended.", name=name), error=True)
         return 130
-    done = "It did not end within five seconds and was ended at once. " if killed else ""
-    say(done + one_line(ending_of(summarise(name, run))))
+    ending = one_line(ending_of(summarise(name, run)))
+    if killed:
+        ending = _("It did not end within five seconds and was ended at once. {ending}", ending=ending)
+    say(ending)
     return 0
 
 
 def logs(args: argparse.Namespace) -> int:
     """What the process printed, then what the run told; with -f until it ends."""
-    _, run = find_run(UserPaths.of_user().runs, args.run)
+    _name, run = find_run(UserPaths.of_user().runs, args.run)
     told, model, printed, shown = RunTail(run), RunModel(), 0, 0
     while True:
         alive = is_alive(run) is not False  # before reading: a run that ends in between is read to its end
@@ -146,24 +149,29 @@ def rm(args: argparse.Namespace) -> int:
     removal = plan_removal(name, run, trained=args.trained)
     say(_describe(removal))
     if not args.yes and not _agreed():
-        say("Nothing was deleted.")
+        say(_("Nothing was deleted."))
         return 1
     remove(removal, runs)
-    say(f"{one_line(name)} is removed.")
+    say(_("{name} is removed.", name=one_line(name)))
     return 0
 
 
 def _describe(removal: Removal) -> str:
     if not removal.run.path.is_dir():
-        return f"The folder {one_line(str(removal.run.path))} is gone; only the run's name is forgotten."
-    lines = [f"To be deleted in {one_line(str(removal.run.path))} ({size(removal.size)}):"]
+        return _(
+            "The folder {path} is gone; only the run's name is forgotten.",
+            path=one_line(str(removal.run.path)),
+        )
+    lines = [
+        _("To be deleted in {path} ({size}):", path=one_line(str(removal.run.path)), size=size(removal.size))
+    ]
     lines += [f"  {one_line(path.name)}" for path in removal.doomed]
     if removal.kept:
-        lines += ["Kept:", *(f"  {one_line(path.name)}" for path in removal.kept)]
+        lines += [_("Kept:"), *(f"  {one_line(path.name)}" for path in removal.kept)]
     return "\n".join(lines)
 
 
 def _agreed() -> bool:
     if not sys.stdin.isatty():
-        raise UserError("Nobody can be asked here; nothing was deleted.", "Add --yes to delete.")
-    return input("Delete them? [y/N] ").strip().lower() in ("y", "yes")
+        raise UserError(_("Nobody can be asked here; nothing was deleted."), _("Add --yes to delete."))
+    return input(_("Delete them? [y/N] ")).strip().lower() in ("y", "yes")
