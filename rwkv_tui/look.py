@@ -70,7 +70,7 @@ def _drawn(code: int) -> str:
     if 0x2800 <= code <= 0x28FF:
         return _dots(code - 0x2800)
     name = unicodedata.name(chr(code), "")
-    if name.startswith("BOX DRAWINGS"):
+    if name.startswith("BOX DRAWINGS"):  # unsaid
         upright, level = ("VERTICAL" in name, "HORIZONTAL" in name)
         single = upright != level and not {"LEFT", "RIGHT", "UP", "DOWN"} & set(name.split())
         return ("|" if upright else "-") if single else "+"
@@ -87,7 +87,7 @@ def _block(name: str) -> str:
         return "'"
     if name.startswith("RIGHT"):
         return "|"
-    heights = {"ONE EIGHTH": 1, "ONE QUARTER": 2, "THREE EIGHTHS": 3, "HALF": 4, "FIVE EIGHTHS": 5}
+    heights = {"ONE EIGHTH": 1, "ONE QUARTER": 2, "THREE EIGHTHS": 3, "HALF": 4, "FIVE EIGHTHS": 5}  # unsaid
     part = next((n for words, n in heights.items() if words in name), 8)
     return "_.,-=+##"[part - 1] if name.startswith("LOWER") else "|" if part <= 2 else "#"
 

@@ -57,7 +57,7 @@ class Staged:
         if not self._replace:
             for target in self.targets:
                 if target.exists():
-                    raise FileExistsError(f"{target} appeared meanwhile")
+                    raise FileExistsError(f"{target} appeared meanwhile")  # unsaid
         try:
             for target, old in reversed(list(zip(self.targets, self._olds, strict=True))):
                 if target.exists():

@@ -25,7 +25,7 @@ def _clean_path(value: object) -> object:
     if not isinstance(value, (str, Path)):
         return value
     if "\0" in str(value):
-        raise ValueError("no path holds a zero")
+        raise ValueError("no path holds a zero")  # unsaid
     str(value).encode()  # a name that is no UTF-8 could not be written into settings.yaml
     try:
         return Path(str(value)).expanduser()
@@ -38,7 +38,7 @@ def _json_object(value: object) -> object:
         try:
             return json.loads(value) if value.strip() else {}
         except RecursionError:
-            raise ValueError("brackets without end") from None
+            raise ValueError("brackets without end") from None  # unsaid
     return value
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Quant = Literal["fp16", "int8", "nf4"]
-Fit = Literal["fits", "tight", "too big"]
+Fit = Literal["fits", "tight", "too big"]  # unsaid
 QUANTS: tuple[Quant, ...] = ("fp16", "int8", "nf4")
 
 
@@ -53,5 +53,5 @@ def fit(needed_gb: float, total_bytes: int) -> Fit:
     """Whether a run of `needed_gb` (published, GB) fits a device: tight is above 90 % of its memory."""
     share = needed_gb * 1e9 / total_bytes
     if share > 1:
-        return "too big"
+        return "too big"  # unsaid
     return "tight" if share > 0.9 else "fits"

@@ -17,7 +17,7 @@ BASE_SETTINGS: dict[str, object] = {
 }  # fmt: skip
 STATE_SETTINGS: dict[str, object] = {
     **_HERE, "micro_bsz": 8, "epoch_count": 4, "epoch_steps": 40,
-    "sample_prompt": "What colour is the sky?", "sample_len": 24,
+    "sample_prompt": "What colour is the sky?", "sample_len": 24,  # unsaid
 }  # fmt: skip
 
 
