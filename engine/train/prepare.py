@@ -11,7 +11,7 @@ import torch
 from engine.checkpoints.inspect import inspect_model
 from engine.contract import events
 from engine.contract.errors import Problem, SettingsError, UserError
-from engine.contract.i18n import N_, _
+from engine.contract.i18n import N_, _, p_
 from engine.contract.memory import host_emb
 from engine.contract.reports import ModelInfo
 from engine.contract.settings import TrainSettings
@@ -239,7 +239,9 @@ def _operator(
             )
     chosen = choose(settings.op, need, cache)
     if settings.op == "auto":
-        others = "; ".join(f"{name}: {reason}" for name, reason in chosen.reasons.items())
+        others = p_("list", "; ").join(
+            _("{field}: {message}", field=name, message=reason) for name, reason in chosen.reasons.items()
+        )
         slow = device == "cuda" and chosen.name == SAFE
         emit(
             (events.Warned if slow else events.Log)(

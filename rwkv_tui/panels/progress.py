@@ -140,10 +140,10 @@ def _amount(count: int, unit: str) -> str:
 
 
 def _phase(progress: Progress, width: int) -> Content:
-    phase = one_line(progress.phase)
+    phase = one_line(_(progress.phase))
     if not progress.total:
         return Content(phase)
-    unit = "" if progress.unit == "B" else one_line(progress.unit)
+    unit = "" if progress.unit == "B" else one_line(_(progress.unit))
     done, total = _amount(progress.done, progress.unit), _amount(progress.total, progress.unit)
     note = " " + _("{done} of {total} {unit}", done=done, total=total, unit=unit).rstrip()
     room = min(30, width - 26 - 28)
