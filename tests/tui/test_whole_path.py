@@ -127,7 +127,7 @@ def test_the_keys_arrive_through_tmux(tmux: Callable[..., str], home: Path) -> N
     keys("Enter")
     sees("before and after")
     keys("q")
-    sees("2 of 2")
+    sees("2/2")
     ((_, run),) = RunList(home / ".local" / "state" / "rwkv-tune" / "runs").all()
     assert (run.path / "rwkv-0.pth").is_file()
     keys("q")
