@@ -37,7 +37,7 @@ def test_the_description_says_what_a_person_needs_to_make_it_again(
     assert {s["documents"] for s in origin["sources"]} == {12}
 
     said = rwkv_tune("data", "inspect", "x-val").stdout
-    assert "1 items" in said and "the documents held out of --held-out 1" in said and digest in said
+    assert "1 items" in said and "the documents held out by --held-out 1" in said and digest in said
 
 
 def test_a_foreign_pair_is_inspected_as_well(rwkv_tune: Command, tmp_path: Path) -> None:
