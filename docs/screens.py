@@ -1,4 +1,4 @@
-"""Makes the pictures of the README from the real app: `python docs/screens.py DEMO_DIR`.
+"""Makes the pictures of the README, in each language, from the real app: `python docs/screens.py DEMO_DIR`.
 
 DEMO_DIR is what `rwkv-tune demo --headless --dir DEMO_DIR` left behind.
 """
@@ -10,6 +10,7 @@ import os
 import sys
 from pathlib import Path
 
+from engine.contract import i18n
 from engine.contract.paths import UserPaths
 from engine.contract.rundir import RunDir
 from engine.demo import STATE_SETTINGS
@@ -19,16 +20,24 @@ HERE = Path(__file__).parent / "screens"
 SIZE = (110, 32)
 
 
-async def picture(app: TuneApp, name: str, *keys: str, run: RunDir | None = None) -> None:
-    """Presses the keys, waits for what they start, and writes the screen as SVG."""
+async def picture(
+    app: TuneApp, name: str, *keys: str, step: str = "", field: str = "", run: RunDir | None = None
+) -> None:
+    """Goes to a step of the wizard or to a run, presses the keys, and writes the screen as SVG."""
     async with app.run_test(size=SIZE) as pilot:
         if run is not None:
             from rwkv_tui.screens.monitor import MonitorScreen
 
             await app.push_screen(MonitorScreen(run.name(), run))
+        if step:
+            await pilot.pause(2)
+            app.open_wizard(step, field)
+        await pilot.pause(1)
         await pilot.press(*keys)
         await pilot.pause(4)
-        (HERE / f"{name}.svg").write_text(app.export_screenshot(title="rwkv-tune"), encoding="utf-8")
+        language = "" if i18n.spoken() == "en" else f".{i18n.spoken()}"
+        file = HERE / f"{name}{language}.svg"
+        file.write_text(app.export_screenshot(title="rwkv-tune"), encoding="utf-8")
 
 
 async def main(folder: Path) -> None:
@@ -37,8 +46,13 @@ async def main(folder: Path) -> None:
     run = RunDir(Path("emoji-state-1").absolute())
     paths = UserPaths.under(Path("/nonexistent"))
     values = {**STATE_SETTINGS, "data_file": "emoji"}
-    await picture(TuneApp(paths, draft=values, start="wizard"), "data")
-    await picture(TuneApp(paths, start=""), "monitor", run=run)
+    for language in i18n.LANGUAGES:
+        i18n.speak(language)
+        await picture(TuneApp(paths, draft=values, start="wizard"), "data")
+        await picture(
+            TuneApp(paths, draft=values, start="wizard"), "parameters", step="parameters", field="lr_init"
+        )
+        await picture(TuneApp(paths, start=""), "monitor", run=run)
 
 
 if __name__ == "__main__":
