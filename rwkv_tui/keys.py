@@ -47,7 +47,8 @@ def key_of(node: DOMNode, name: str) -> str:
 def spell_key(key: str) -> str:
     """A key as printed on a keyboard."""
     names = {"left_square_bracket": "[", "right_square_bracket": "]", "question_mark": "?", "slash": "/",
-             "colon": ":", "escape": "esc"}  # fmt: skip
+             "colon": ":", "escape": "esc", "comma": ",", "full_stop": ".", "plus": "+", "minus": "-",
+             "equals_sign": "="}  # fmt: skip
     return names.get(key, key)
 
 

@@ -61,7 +61,7 @@ class CompareScreen(TuneScreen[None]):
         Binding("x", "along", N_("Steps, tokens, time"), id="compare.along"),
         Binding("y", "scale", N_("Logarithmic"), id="compare.scale"),
         Binding("m", "smooth", N_("Smoothing"), id="compare.smooth"),
-        Binding("escape,q", "dismiss(None)", N_("Back"), key_display="Esc", id="compare.close"),
+        Binding("escape,q", "dismiss(None)", N_("Back"), key_display="esc", id="compare.close"),
     ]
 
     def __init__(self, runs: list[tuple[str, RunDir]]) -> None:
