@@ -20,19 +20,13 @@ HERE = Path(__file__).parent / "screens"
 SIZE = (110, 32)
 
 
-async def picture(
-    app: TuneApp, name: str, *keys: str, step: str = "", field: str = "", run: RunDir | None = None
-) -> None:
-    """Goes to a step of the wizard or to a run, presses the keys, and writes the screen as SVG."""
+async def picture(app: TuneApp, name: str, *keys: str, run: RunDir | None = None) -> None:
+    """Goes to a run if one is given, presses the keys, and writes the screen as SVG."""
     async with app.run_test(size=SIZE) as pilot:
         if run is not None:
             from rwkv_tui.screens.monitor import MonitorScreen
 
             await app.push_screen(MonitorScreen(run.name(), run))
-        if step:
-            await pilot.pause(2)
-            app.open_wizard(step, field)
-        await pilot.pause(1)
         await pilot.press(*keys)
         await pilot.pause(4)
         language = "" if i18n.spoken() == "en" else f".{i18n.spoken()}"
@@ -49,9 +43,6 @@ async def main(folder: Path) -> None:
     for language in i18n.LANGUAGES:
         i18n.speak(language)
         await picture(TuneApp(paths, draft=values, start="wizard"), "data")
-        await picture(
-            TuneApp(paths, draft=values, start="wizard"), "parameters", step="parameters", field="lr_init"
-        )
         await picture(TuneApp(paths, start=""), "monitor", run=run)
 
 
