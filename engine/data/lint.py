@@ -155,7 +155,9 @@ KINDS = {
 }
 """By code; errors are what conversion refuses."""
 
-_WRITTEN_OUT = re.compile(r"\\n(?:\\n|\\r|[-*#•] |\d+[.)]|[^\W\da-z_])|\\r\\n")  # not TeX, not code
+_WRITTEN_OUT = re.compile(  # not TeX, not code
+    r"\\n(?:\\n|\\r|[-*#•] |\d+[.)]|[^\W\da-z_])|\\r\\n|[.!?。！？；，：]\\n[^\W\d_]{2}"
+)
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff\ufffe\uffff]")
 _WRECKS = re.compile("\ufffd|锟斤拷|烫烫烫|ï»¿")
 _LATIN_PAIR = re.compile(

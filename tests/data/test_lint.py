@@ -53,6 +53,7 @@ def found(summary: DataSummary) -> dict[str, Finding]:
         ({"prompt": "a", "completion": "b\nUser: c"}, "marker", "b⏎User: c… begins"),
         (QA.format("one\\n\\ntwo"), "backslash", "one\\n\\ntwo"),
         (QA.format("One.\\nTwo."), "backslash", "One.\\nTwo"),
+        (QA.format("one.\\nthen two"), "backslash", "one.\\nthen"),
         (QA.format("a\x1b[31m"), "control", "U+001B at character 9"),
         (QA.format("\ufeff"), "control", "U+FEFF"),
         (QA.format("l\u00e2\u20ac\u2122\u00e9t\u00e9"), "mojibake", "â€™"),
