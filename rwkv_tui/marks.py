@@ -5,27 +5,33 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from engine.contract.i18n import N_, _
-from engine.contract.reports import DocumentTokens, Token
+from engine.contract.reports import DocumentTokens
 from rwkv_tui.plain import plain
 
-TOKEN_SIGNS = {"trained": "▶", "masked": "·", "cut": "✂", "end": "■"}
+TOKEN_SIGNS = {"trained": "▶", "masked": "·", "cut": "✂", "end": "■", "padding": "░"}
 TOKEN_WORDS = {
     "trained": N_("learned"), "masked": N_("only read"), "cut": N_("cut off by ctx_len"),
-    "end": N_("end of document"),
+    "end": N_("end of document"), "padding": N_("padding"),
 }  # fmt: skip
 LEVEL_SIGNS = {"error": "✗", "warning": "!", "note": "·"}
 
 
-def stretches(document: DocumentTokens) -> Iterator[tuple[str, Token, str]]:
-    """(sign where a stretch of another kind begins, token, its text made harmless) of each token.
+_PADDING_SHOWN = 64
+
+
+def stretches(document: DocumentTokens) -> Iterator[tuple[str, str, str]]:
+    """(sign where a stretch of another kind begins, kind, text made harmless) of each token, and of the
+    first places that fill up a batch.
 
     Line ends are kept and shown; a token that shows nothing is its id.
     """
-    kind = ""
+    last = ""
     for token in document.tokens:
         written = "" if token.kind == "end" else plain(token.text).replace("\n", "⏎\n")
-        yield TOKEN_SIGNS[token.kind] if token.kind != kind else "", token, written or f"[{token.id}]"
-        kind = token.kind
+        yield TOKEN_SIGNS[token.kind] if token.kind != last else "", token.kind, written or f"[{token.id}]"
+        last = token.kind
+    for place in range(min(document.padding, _PADDING_SHOWN)):
+        yield "" if place else TOKEN_SIGNS["padding"], "padding", "[0]"
 
 
 def title(document: DocumentTokens) -> str:

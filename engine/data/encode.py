@@ -54,11 +54,21 @@ def _encoded(read: int, batch: list[str], size: int, bad: list[BadLine], threads
     return Encoded(read, *Tokenizer().encode_documents(batch, size, threads), bad)
 
 
+def ids_of(text: str) -> NDArray[np.uint16]:
+    """The ids of one document, its end included; of a long one in two bytes each from the beginning."""
+    if len(text) <= _PIECE:
+        return np.array([*Tokenizer().encode(text), END_OF_DOCUMENT], np.uint16)
+    return np.concatenate([*Tokenizer().encode_long(_pieces(text)), np.array([END_OF_DOCUMENT], np.uint16)])
+
+
+def _pieces(text: str) -> Iterator[str]:
+    return (text[start : start + _PIECE] for start in range(0, len(text), _PIECE))
+
+
 def _long(begin: int, end: int, document: str) -> Iterator[Encoded]:
     """One document, piece by piece; it lies between these bytes of the source."""
     size = 0
-    pieces = (document[start : start + _PIECE] for start in range(0, len(document), _PIECE))
-    for number, ids in enumerate(Tokenizer().encode_long(pieces), 1):
+    for number, ids in enumerate(Tokenizer().encode_long(_pieces(document)), 1):
         size += len(ids)
         share = min(1.0, number * _PIECE / len(document))
         yield Encoded(begin + round((end - begin) * share), ids, [], [])

@@ -172,6 +172,7 @@ _SCRIPTS = {
 }  # fmt: skip
 _MIXED = 0.2
 _CHUNK = 1 << 14
+_PART = 1 << 18  # characters that are looked at together
 
 
 class Linter:
@@ -293,9 +294,11 @@ def _script_table() -> NDArray[np.uint8]:
 
 def _script_shares(text: str) -> Counter[str]:
     """Letters by script."""
-    units = np.frombuffer(text.encode("utf-16-le"), "<u2")
-    counts = np.bincount(_script_table()[units], minlength=len(_SCRIPTS) + 1).tolist()
-    return Counter({name: n for name, n in zip(_SCRIPTS, counts[1:], strict=True) if n})
+    counts = np.zeros(len(_SCRIPTS) + 1, np.int64)
+    for start in range(0, len(text), _PART):
+        units = np.frombuffer(text[start : start + _PART].encode("utf-16-le"), "<u2")
+        counts += np.bincount(_script_table()[units], minlength=len(counts))
+    return Counter({name: n for name, n in zip(_SCRIPTS, counts[1:].tolist(), strict=True) if n})
 
 
 class _Copies:

@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from numpy.typing import NDArray
 
 from engine.contract.errors import UserError
 from engine.contract.i18n import _
 from engine.contract.reports import BadLine, DocumentTokens, Token, place
 from engine.data.binidx import BinIdx
+from engine.data.encode import ids_of
 from engine.data.plan import DataPlan
 from engine.data.rows import open_corpus
 from engine.data.summary import pair_prefix
-from engine.data.tokenizer import END_OF_DOCUMENT, Tokenizer
+from engine.data.tokenizer import Tokenizer
 
 LISTED = 8192
 """Tokens of a document that are given at most."""
@@ -47,7 +47,7 @@ def _of_rows(
         if not isinstance(document, BadLine):
             count += 1
             if count == number:
-                ids = np.array([*Tokenizer().encode(document.text), END_OF_DOCUMENT])
+                ids = ids_of(document.text)
                 return _view(name, number, None, document.row.where, ids, plan)
     raise _missing(name, number, count)
 

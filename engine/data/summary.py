@@ -17,11 +17,12 @@ from engine.contract.errors import UserError
 from engine.contract.i18n import N_, _
 from engine.contract.reports import BadLine, DataSummary, DocumentSample, Segment, place
 from engine.data.binidx import MAGIC, BinIdx, cut_numbers
+from engine.data.encode import ids_of
 from engine.data.lint import FEW, Linter
 from engine.data.plan import DataPlan
 from engine.data.rows import NO_DOCUMENTS, Corpus, open_corpus
 from engine.data.rows.files import open_source
-from engine.data.tokenizer import END_OF_DOCUMENT, StreamDecoder, Tokenizer
+from engine.data.tokenizer import END_OF_DOCUMENT, StreamDecoder
 
 Kind = Literal["trained", "masked", "cut"]
 Progress = Callable[[str, int, int], None]
@@ -100,7 +101,7 @@ def _of_pair(path: Path, prefix: Path, plan: DataPlan, samples: int) -> DataSumm
 def _of_rows(
     corpus: Corpus, paths: Sequence[Path], plan: DataPlan, samples: int, limit: int | None, progress: Progress
 ) -> DataSummary:
-    tokenizer, lengths, linter = Tokenizer(), Lengths(plan.ctx_len), Linter(plan.loss_mask)
+    lengths, linter = Lengths(plan.ctx_len), Linter(plan.loss_mask)
     shown: list[DocumentSample] = []
     done, complete = 0, True
     for read, document in corpus.documents():
@@ -112,7 +113,7 @@ def _of_rows(
         if isinstance(document, BadLine):
             linter.bad(document)
             continue
-        ids = [*tokenizer.encode(document.text), END_OF_DOCUMENT]
+        ids = ids_of(document.text)
         lengths.add(len(ids), document.row.where)
         linter.document(document)
         if lost := max(0, len(ids) - plan.ctx_len - 1):
@@ -122,7 +123,7 @@ def _of_rows(
                 _("{n:,} tokens, of which {lost:,} are lost", n=len(ids), lost=lost),
             )
         if len(shown) < samples:
-            shown.append(sample(lengths.documents, np.array(ids), plan))
+            shown.append(sample(lengths.documents, ids, plan))
     _note_plan(linter, plan, lengths, corpus)
     findings = linter.findings()
     if not lengths.documents:

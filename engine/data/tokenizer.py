@@ -28,6 +28,7 @@ VOCAB_SIZE = 65536
 END_OF_DOCUMENT = 0
 
 _ENTRIES = 65529
+_AT_ONCE = 1 << 16  # ids; each takes some hundred bytes on the way to its own
 _UNKNOWN = "\N{REPLACEMENT CHARACTER}".encode()
 
 
@@ -124,6 +125,17 @@ def _known(ids: NDArray[Any]) -> NDArray[Any]:
     return np.where((ids < 0) | (ids >= VOCAB_SIZE), VOCAB_SIZE - 1, ids)
 
 
+def _bytes_of(ids: NDArray[Any]) -> bytes:
+    known = _known(ids)
+    lengths = _lengths()[known]
+    ends = np.cumsum(lengths, dtype=np.int64)
+    joined, starts = _joined()
+    places: NDArray[np.int64] = np.repeat(starts[known] - (ends - lengths), lengths)
+    places += np.arange(len(places))
+    data: bytes = joined[places].tobytes()
+    return data
+
+
 class Tokenizer:
     """Free to construct; the vocabulary is loaded once, when it is first needed.
 
@@ -201,14 +213,7 @@ class Tokenizer:
 
     def bytes_of(self, ids: NDArray[Any]) -> bytes:
         """As `decode_bytes`, for many ids [t] at once."""
-        known = _known(ids)
-        lengths = _lengths()[known]
-        ends = np.cumsum(lengths, dtype=np.int64)
-        joined, starts = _joined()
-        places: NDArray[np.int64] = np.repeat(starts[known] - (ends - lengths), lengths)
-        places += np.arange(len(places))
-        data: bytes = joined[places].tobytes()
-        return data
+        return b"".join(_bytes_of(ids[first : first + _AT_ONCE]) for first in range(0, len(ids), _AT_ONCE))
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes of all ids, joined; not necessarily valid UTF-8."""

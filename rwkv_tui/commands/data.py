@@ -27,6 +27,7 @@ COLOURS = {
     "masked": ("", "reverse"),
     "cut": ("strike red", "strike bright_red"),  # unsaid
     "end": ("white on magenta", "white on magenta"),  # unsaid
+    "padding": ("dim", "dim reverse"),  # unsaid
 }
 LEVELS = {"error": "bold red", "warning": "yellow", "note": "cyan"}  # unsaid
 _BAR = 40
@@ -213,8 +214,8 @@ def _shown(document: DocumentTokens, plan: DataPlan) -> Text:
             path=plain(document.path), title=title(document), ctx_len=plan.ctx_len, loss_mask=plan.loss_mask,
         ) + "\n"
     )  # fmt: skip
-    for place, (sign, token, written) in enumerate(stretches(document)):
-        text.append(sign and f"\n{sign} ", "dim").append(written, COLOURS[token.kind][place % 2])
+    for place, (sign, kind, written) in enumerate(stretches(document)):
+        text.append(sign and f"\n{sign} ", "dim").append(written, COLOURS[kind][place % 2])
     text.append(
         "\n\n" + "  ".join(f"{sign} {_(TOKEN_WORDS[kind])}" for kind, sign in TOKEN_SIGNS.items()), "dim"
     )

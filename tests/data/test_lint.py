@@ -5,6 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -168,3 +171,26 @@ def test_any_bytes_are_linted_or_refused(tmp_path: Path) -> None:
             assert error.remedy
         else:
             assert summary.documents
+
+
+def test_memory_does_not_grow_with_the_file_nor_ids_with_a_line(tmp_path: Path) -> None:
+    """The most memory of a process that lints a small file and then one eight times as large; then one with
+    a line of 4 MiB, which takes a multiple of that, but not the thirty times of a list of its ids."""
+    code = textwrap.dedent("""
+        import sys
+        from pathlib import Path
+        from engine.data.plan import DataPlan
+        from engine.data.summary import summarise
+        for name in sys.argv[1:]:
+            summarise([Path(name)], DataPlan(), limit_bytes=None)
+            lines = open("/proc/self/status").read().splitlines()
+            print(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
+    """)
+    line = json.dumps({"text": QA.format("a quick answer 🙂 " * 60)}) + "\n"
+    long_line = json.dumps({"text": QA.format("b 你 🙂 " * (4 << 18))}, ensure_ascii=False)
+    for name, content in (("a", line * 1000), ("b", line * 8000), ("c", long_line)):
+        (tmp_path / f"{name}.jsonl").write_text(content, encoding="utf-8")
+    command = [sys.executable, "-c", code, *(str(tmp_path / f"{name}.jsonl") for name in "abc")]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    small, large, long = map(int, done.stdout.split())
+    assert large - small < 8 << 10 and long - large < 16 * (4 << 10), f"{small} {large} {long} KiB"

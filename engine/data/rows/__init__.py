@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from engine.contract.i18n import N_, _
 from engine.contract.reports import BadLine
+from engine.data.rows import formats
 from engine.data.rows.files import describe, find_sources
 from engine.data.rows.formats import Row, Rows, read_blocks
 from engine.data.rows.shapes import SHAPES, RowError, Shape, blank, groups_of, kind, read_fields, shape_of
@@ -70,7 +71,8 @@ class Corpus:
         try:
             shape = self._fields or shape_of(row.values)
             text = self._render(row, shape)
-            size = len(text.encode("utf-8"))
+            if (size := len(text.encode("utf-8"))) > formats.MAX_LINE:
+                raise RowError("row", formats.too_long())
         except RowError as error:
             return row.bad(str(error), error.code)
         except UnicodeEncodeError as error:
@@ -90,7 +92,7 @@ class Corpus:
             raise RowError(
                 "fields", lacks or _('"{name}" is {what} instead of a string', name=name, what=kind(text))
             )
-        if not text.strip():
+        if not text or text.isspace():
             raise RowError("empty", blank(f'"{name}"', text))
         return text
 

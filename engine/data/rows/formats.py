@@ -17,11 +17,11 @@ from engine.contract.reports import BadLine, place
 from engine.data.rows.files import Opened, Source, delimiter, opened
 from engine.data.rows.shapes import kind
 
-MAX_LINE = 256 << 20
-"""Bytes; longer lines are no documents but some other format without line ends."""
+MAX_LINE = 16 << 20
+"""Bytes of a line or a document; what is longer is some other format, or a book that belongs in a text file.
+Reading one takes up to ten times its length of memory."""
 
 _BOM = b"\xef\xbb\xbf"
-_CELL = 16 << 20
 _PIECE = 1 << 20
 _LINES = 1 << 18
 _BATCH = 64
@@ -101,8 +101,12 @@ def _lines(block: bytes, first: int, read: int, long: bool, source: Source) -> R
             except ValueError as error:
                 yield place, BadLine(line=number, reason=str(error), file=source.name)
     if long:
-        reason = _("longer than {limit} MiB", limit=MAX_LINE >> 20)
-        yield read, BadLine(line=first + len(lines), reason=reason, file=source.name)
+        yield read, BadLine(line=first + len(lines), reason=too_long(), file=source.name)
+
+
+def too_long() -> str:
+    """What is wrong with a row of more than MAX_LINE bytes."""
+    return _("longer than {limit} MiB: give a text that long as a .txt file", limit=MAX_LINE >> 20)
 
 
 def _skip_line(file: IO[bytes]) -> None:
@@ -170,7 +174,7 @@ def _json(opened: Opened, source: Source) -> Rows:
 
 def _table(opened: Opened, source: Source) -> Rows:
     """CSV with a header; bytes that are no UTF-8 are found row by row."""
-    csv.field_size_limit(_CELL)
+    csv.field_size_limit(MAX_LINE)
     text = io.TextIOWrapper(opened.file, "utf-8-sig", errors="surrogateescape", newline="")
     header = text.readline()
     separator = delimiter(header) or ","
@@ -239,7 +243,7 @@ def _piece(text: str, first: int, source: Source) -> Row | BadLine:
 
 
 def _parquet(opened: Opened, source: Source, columns: Collection[str]) -> Rows:
-    """The rows of a table, a few at a time."""
+    """The rows of a table, a few at a time; its pages, whose size whoever wrote it chose, are read whole."""
     try:
         import pyarrow as arrow
         from pyarrow import parquet
@@ -250,10 +254,13 @@ def _parquet(opened: Opened, source: Source, columns: Collection[str]) -> Rows:
         ) from None
     number = 0
     try:
-        table = parquet.ParquetFile(opened.file)
+        table = parquet.ParquetFile(opened.file, buffer_size=_PIECE)
         wanted = [name for name in table.schema_arrow.names if name in columns]
         names, total = wanted or table.schema_arrow.names, table.metadata.num_rows
-        for batch in table.iter_batches(batch_size=_BATCH, columns=names, use_threads=False):
+        groups = map(table.metadata.row_group, range(table.num_row_groups))
+        longest = max((group.total_byte_size // max(1, group.num_rows) for group in groups), default=0)
+        some = min(_BATCH, _PIECE // max(1, longest) + 1)
+        for batch in table.iter_batches(batch_size=some, columns=names, use_threads=False):
             for values in batch.to_pylist():
                 number += 1
                 yield source.size * number // total, Row(values, number, "row", source.name)

@@ -26,6 +26,7 @@ STYLES = {
     "masked": ("$foreground on $panel", "$foreground on $surface"),
     "cut": ("$text-error strike on $error-muted", "$text-error strike on $error-muted 50%"),
     "end": ("$text-accent reverse", "$text-accent reverse"),
+    "padding": ("$text-muted on $panel", "$text-muted on $surface"),
 }
 """Two for each kind, in turn, so that one sees where a token ends."""
 
@@ -96,8 +97,8 @@ class TokenScreen(TuneScreen[None]):
 def text(found: DocumentTokens) -> Content:
     """The tokens, each stretch of one kind behind its sign."""
     parts: list[tuple[str, str]] = []
-    for place, (sign, token, written) in enumerate(stretches(found)):
-        parts += [(sign, "dim"), (written, STYLES[token.kind][place % 2])]
+    for place, (sign, kind, written) in enumerate(stretches(found)):
+        parts += [(sign, "dim"), (written, STYLES[kind][place % 2])]
     return Content.assemble(*parts, ("\n" + rest(found), "dim"))
 
 
