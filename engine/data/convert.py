@@ -161,8 +161,8 @@ def _read(
             said = _("{name} holds no documents.", name=corpus.name)
             if bad.count:
                 said = n_(
-                    "{name} holds no documents ({n} bad line was skipped).",
-                    "{name} holds no documents ({n} bad lines were skipped).",
+                    "{name} holds no documents ({n} bad row was skipped).",
+                    "{name} holds no documents ({n} bad rows were skipped).",
                     bad.count,
                     name=corpus.name,
                 )
@@ -274,8 +274,8 @@ def refusal(what: str, bad: BadLines, remedy: str) -> UserError:
     listed += _("  and {more} more", more=more) + "\n" if more else ""
     return UserError(
         n_(
-            "{what}:\n{listed}{n} bad line; nothing was written.",
-            "{what}:\n{listed}{n} bad lines; nothing was written.",
+            "{what}:\n{listed}{n} bad row; nothing was written.",
+            "{what}:\n{listed}{n} bad rows; nothing was written.",
             bad.count,
             what=what,
             listed=listed,

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from numpy.typing import NDArray
 
 from engine.contract.errors import UserError
-from engine.contract.i18n import _
+from engine.contract.i18n import _, n_
 from engine.contract.reports import BadLine, DocumentTokens, Token, place
 from engine.data.binidx import BinIdx
 from engine.data.encode import ids_of
@@ -55,7 +55,9 @@ def _of_rows(
 def _missing(name: str, number: int, count: int) -> UserError:
     return UserError(
         _("{name} has no document {number:,}.", name=name, number=number),
-        _("It has {count:,}, counted from 1.", count=count),
+        n_("It has one: show number 1.", "It has {n:,}: give a number from 1 to {n:,}.", count)
+        if count
+        else _("There is none at all; `rwkv-tune data lint` says why."),
     )
 
 

@@ -68,8 +68,8 @@ def convert(args: argparse.Namespace) -> int:
     if report.skipped:
         say(
             n_(
-                "{n:,} line could not be read and was left out.",
-                "{n:,} lines could not be read and were left out.",
+                "{n:,} row could not be read and was left out.",
+                "{n:,} rows could not be read and were left out.",
                 report.skipped,
             )
         )
@@ -285,7 +285,7 @@ def _inspected(report: PairReport, ctx_len: int) -> Iterator[str]:
         if source.weight is not None:
             parts.append(_("weight {weight:g}", weight=source.weight))
         if source.skipped:
-            parts.append(_("{n:,} bad lines left out", n=source.skipped))
+            parts.append(_("{n:,} bad rows left out", n=source.skipped))
         kind = f" ({source.kind})" if source.kind else ""
         yield f"  {plain(source.path)}{plain(kind)}: {_(', ').join(parts)}"
         yield "    " + _("{bytes:,} bytes, sha256 {sha256}", bytes=source.bytes, sha256=source.sha256)

@@ -159,7 +159,7 @@ def test_a_bad_line_is_named_or_skipped(tmp_path: Path, line: bytes, reason: str
     with pytest.raises(UserError) as caught:
         convert(source, tmp_path / "a")
     assert f"line 3: {reason}\n" in caught.value.message
-    assert "1 bad line; nothing was written" in caught.value.message
+    assert "1 bad row; nothing was written" in caught.value.message
     assert names(tmp_path) == ["a.jsonl"]
     report = convert(source, tmp_path / "a", repeat=1, skip_bad=True)
     assert (report.documents, report.skipped) == (2, 1)
@@ -173,7 +173,7 @@ def test_ten_bad_lines_are_listed_and_all_counted(tmp_path: Path) -> None:
         convert(source, tmp_path / "a")
     lines = caught.value.message.splitlines()
     assert [line.split(":")[0] for line in lines[1:11]] == [f"  line {n}" for n in range(2, 12)]
-    assert lines[11:] == ["  and 13 more", "23 bad lines; nothing was written."]
+    assert lines[11:] == ["  and 13 more", "23 bad rows; nothing was written."]
 
 
 def test_a_line_without_end_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,11 +60,11 @@ def test_rows_are_shown_before_they_are_converted(tmp_path: Path) -> None:
     assert "".join(token.text for token in shown.tokens) == "User: c\n\nAssistant: d"
     assert (shown.where, shown.documents) == ("line 4", None)
     for number in (0, 3):
-        with pytest.raises(UserError, match=f"no document {number}. It has 2"):
+        with pytest.raises(UserError, match=f"no document {number}. It has 2: give a number from 1 to 2"):
             show_document([tmp_path / "a.csv"], number, DataPlan())
 
 
 def test_a_pair_without_that_document(prefix: Path) -> None:
     for number in (0, 7, -1):
-        with pytest.raises(UserError, match=f"no document {number}. It has 6, counted from 1"):
+        with pytest.raises(UserError, match=f"no document {number}. It has 6: give a number from 1 to 6"):
             show_document([prefix], number, DataPlan())

@@ -13,7 +13,17 @@ from engine.contract.reports import BadLine
 from engine.data.rows import formats
 from engine.data.rows.files import describe, find_sources
 from engine.data.rows.formats import Row, Rows, read_blocks
-from engine.data.rows.shapes import SHAPES, RowError, Shape, blank, groups_of, kind, read_fields, shape_of
+from engine.data.rows.shapes import (
+    SHAPES,
+    RowError,
+    Shape,
+    blank,
+    groups_of,
+    kind,
+    lacks,
+    read_fields,
+    shape_of,
+)
 from engine.data.rows.template import Template, read_template
 
 NO_DOCUMENTS = N_(
@@ -88,10 +98,8 @@ class Corpus:
             return self.template.render(groups_of(row.values, shape))
         name = shape.fields["text"]
         if not isinstance(text := row.values.get(name), str):
-            lacks = "" if name in row.values else _('no "{name}" in it', name=name)
-            raise RowError(
-                "fields", lacks or _('"{name}" is {what} instead of a string', name=name, what=kind(text))
-            )
+            wrong = _('"{name}" is {what} instead of a string', name=name, what=kind(text))
+            raise RowError("fields", wrong if name in row.values else lacks(name, row.values))
         if not text or text.isspace():
             raise RowError("empty", blank(f'"{name}"', text))
         return text

@@ -100,17 +100,24 @@ def shape_of(row: Mapping[str, Any]) -> Shape:
     for shape in SHAPES:
         if shape.fits(row):
             return shape
-    has = ", ".join(f'"{name}"' for name in list(row)[:8]) or _("nothing")
-    raise RowError(
-        "fields", _("none of text, messages, prompt and completion is in it; it has {has}", has=has)
-    )
+    none = _("none of text, messages, prompt and completion is in it; it has {has}", has=_names(row))
+    raise RowError("fields", none)
+
+
+def lacks(field: str, row: Mapping[str, Any]) -> str:
+    """Says that a row has no such field, and which it has."""
+    return _('no "{field}" in it; it has {has}', field=field, has=_names(row))
+
+
+def _names(row: Mapping[str, Any]) -> str:
+    return ", ".join(f'"{name}"' for name in list(row)[:8]) or _("nothing")
 
 
 def groups_of(row: Mapping[str, Any], shape: Shape) -> list[Group]:
     """What a row that is no plain text says, turn by turn; RowError when it is no conversation."""
     if not shape.fits(row):
         lacking = [f for part, f in shape.fields.items() if f not in row and part not in _OPTIONAL]
-        raise RowError("fields", _('no "{lacking}" in it', lacking=lacking[0]))
+        raise RowError("fields", lacks(lacking[0], row))
     part = {name: row.get(field) for name, field in shape.fields.items()}
     system = _text(part.get("system"), "system", optional=True)
     before = [{SYSTEM: system}] if system else []
