@@ -175,7 +175,7 @@ def test_any_bytes_are_linted_or_refused(tmp_path: Path) -> None:
 
 def test_memory_does_not_grow_with_the_file_nor_ids_with_a_line(tmp_path: Path) -> None:
     """The most memory of a process that lints a small file and then one eight times as large; then one with
-    a line of 4 MiB, which takes a multiple of that, but not the thirty times of a list of its ids."""
+    a line of 6 MiB, which takes a multiple of that, but not the thirty times of a list of its ids."""
     code = textwrap.dedent("""
         import sys
         from pathlib import Path
@@ -187,7 +187,7 @@ def test_memory_does_not_grow_with_the_file_nor_ids_with_a_line(tmp_path: Path) 
             print(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
     """)
     line = json.dumps({"text": QA.format("a quick answer 🙂 " * 60)}) + "\n"
-    long_line = json.dumps({"text": QA.format("b 你 🙂 " * (4 << 18))}, ensure_ascii=False)
+    long_line = json.dumps({"text": QA.format("b 你 🙂 " * (1 << 19))}, ensure_ascii=False)
     for name, content in (("a", line * 1000), ("b", line * 8000), ("c", long_line)):
         (tmp_path / f"{name}.jsonl").write_text(content, encoding="utf-8")
     command = [sys.executable, "-c", code, *(str(tmp_path / f"{name}.jsonl") for name in "abc")]

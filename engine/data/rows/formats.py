@@ -106,7 +106,10 @@ def _lines(block: bytes, first: int, read: int, long: bool, source: Source) -> R
 
 def too_long() -> str:
     """What is wrong with a row of more than MAX_LINE bytes."""
-    return _("longer than {limit} MiB: give a text that long as a .txt file", limit=MAX_LINE >> 20)
+    return _(
+        "longer than {limit} MiB: make several rows of it, or a .txt file, which is cut at line ends",
+        limit=MAX_LINE >> 20,
+    )
 
 
 def _skip_line(file: IO[bytes]) -> None:
