@@ -17,12 +17,14 @@ from engine.contract.i18n import _
 from engine.contract.settings import TrainSettings
 from engine.data.binidx import cut_numbers
 from engine.data.documents import Documents, Stored
-from engine.data.masks import trained_mask
+from engine.data.masks import MARKER_TOKENS, Turns, trained_mask, turns_of
 
 IGNORED = -100
 """A target that is not learned; torch's cross_entropy skips it by default."""
 
 _CHUNK = 1 << 24
+_FAR = 4  # windows behind a document's beginning, from where on its turns are remembered
+_TURNS = 1 << 22  # that are remembered at most, in nine bytes each
 
 Pair = tuple[Tensor, Tensor]
 
@@ -65,10 +67,15 @@ class PadDataset(Dataset[Pair]):
         )
         learned = there
         if self.loss_mask not in ("none", "pad"):
-            learned = np.zeros_like(there)
-            for row, item in enumerate(chosen):
-                mask = trained_mask(self.data.item(item), self.loss_mask, self.mask_ids, self.ctx_len + 1)
-                learned[row, : len(mask)] = mask
+            sizes = np.minimum(self.sizes[index], self.ctx_len + 1 + MARKER_TOKENS)
+            seen, known = _gather(self.data, self.data.places(index), sizes)
+            starts = _starts(sizes)
+            turns = turns_of(
+                seen[known], starts, self.loss_mask, self.mask_ids, lambda i: self.data.item(chosen[i])
+            )
+            mask = np.zeros_like(known)
+            mask[known] = turns.between(0, int(starts[-1]))
+            learned = mask[:, : there.shape[1]]
         return _batch(tokens, there, learned)
 
 
@@ -84,7 +91,9 @@ class WindowDataset(Dataset[Pair]):
         self, data: Documents, ctx_len: int, loss_mask: str, mask_ids: tuple[int, int] | None = None
     ) -> None:
         self.data, self.ctx_len, self.loss_mask, self.mask_ids = data, ctx_len, loss_mask, mask_ids
-        self._starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(data.sizes, dtype=np.int64)])
+        self._starts = _starts(data.sizes)
+        self._known: dict[int, Turns] = {}
+        self._room = _TURNS
         begins = np.arange(0, max(data.tokens - 1, 1), ctx_len)
         self.sizes: NDArray[np.int64] = np.minimum(begins + ctx_len + 1, data.tokens) - begins
 
@@ -92,38 +101,74 @@ class WindowDataset(Dataset[Pair]):
         return len(self.sizes)
 
     def __getitem__(self, index: int) -> Pair:
-        begin = index * self.ctx_len
-        end = begin + int(self.sizes[index])
-        first = int(np.searchsorted(self._starts, begin, "right")) - 1
-        last = int(np.searchsorted(self._starts, end, "left"))
-        tokens, targets = zip(*(self._part(i, begin, end) for i in range(first, last)), strict=True)
-        inputs, wanted = np.concatenate(tokens), np.concatenate(targets)
-        return torch.from_numpy(inputs[:-1]), torch.from_numpy(wanted[1:])
+        length = int(self.sizes[index]) - 1
+        inputs, targets = self.__getitems__([index])
+        return inputs[0, :length], targets[0, :length]
 
     def __getitems__(self, chosen: Sequence[int]) -> Pair:
         """These windows as a batch, as `PadDataset.__getitems__`."""
         index = np.asarray(chosen)
         begins, lengths = index * self.ctx_len, self.sizes[index]
         there = np.arange(max(2, lengths.max())) < lengths[:, None]
-        if self.loss_mask in ("none", "pad"):
-            stream = np.minimum(begins[:, None] + np.arange(there.shape[1]), self.data.tokens - 1)
-            items = np.searchsorted(self._starts, stream, "right") - 1
-            tokens = self.data.stream[self.data.places(items) + stream - self._starts[items]]
-            return _batch(tokens, there, there)
-        inputs, targets = np.zeros(there[:, 1:].shape, np.int64), np.full(there[:, 1:].shape, IGNORED)
-        for row, window in enumerate(map(self.__getitem__, chosen)):
-            inputs[row, : len(window[0])], targets[row, : len(window[1])] = window
-        return torch.from_numpy(inputs), torch.from_numpy(targets)
+        stream = np.minimum(begins[:, None] + np.arange(there.shape[1]), self.data.tokens - 1)
+        items = np.searchsorted(self._starts, stream, "right") - 1
+        tokens = self.data.stream[self.data.places(items) + stream - self._starts[items]]
+        learned = there
+        if self.loss_mask not in ("none", "pad"):
+            learned = np.zeros_like(there)
+            learned[there] = self._learned(begins, begins + lengths)
+        return _batch(tokens, there, learned)
 
-    def _part(self, index: int, begin: int, end: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """What document `index` has between two places of the stream, as tokens and as targets."""
-        document, start = self.data.item(index), int(self._starts[index])
-        here = slice(max(begin - start, 0), end - start)
-        tokens = document[here].astype(np.int64)
-        if self.loss_mask in ("none", "pad"):
-            return tokens, tokens
-        learned = trained_mask(document, self.loss_mask, self.mask_ids, here.stop)[here]
-        return tokens, np.where(learned, tokens, IGNORED)
+    def _learned(self, begins: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which tokens are learned between these places of the documents laid end to end, window by window.
+
+        Each piece of a document is read from the document's beginning, but of a window that lies far inside a
+        long one its turns are remembered, or reading all its windows would take the square of its length.
+        """
+        firsts = np.searchsorted(self._starts, begins, "right") - 1
+        counts = np.searchsorted(self._starts, ends, "left") - firsts
+        row, items = np.repeat(np.arange(len(begins)), counts), _ranges(firsts, counts)
+        start, size = self._starts[items], self.data.sizes[items]
+        here, until = np.maximum(begins[row] - start, 0), np.minimum(ends[row] - start, size)
+        far = here > _FAR * self.ctx_len
+        known = np.where(far, 0, np.minimum(until + MARKER_TOKENS, size))
+        pieces, places = _starts(known), _starts(until - here)
+        near = turns_of(
+            self.data.stream[_ranges(self.data.places(items), known)], pieces, self.loss_mask, self.mask_ids,
+            lambda i: self.data.item(int(items[i])),
+        ).between(0, int(pieces[-1]))  # fmt: skip
+        learned = np.zeros(int(places[-1]), np.bool_)
+        shown = np.where(far, 0, until - here)
+        learned[_ranges(places[:-1], shown)] = near[_ranges(pieces[:-1] + here, shown)]
+        for i in np.flatnonzero(far):  # one a window at most
+            learned[places[i] : places[i + 1]] = self._turns(int(items[i])).between(here[i], until[i])
+        return learned
+
+    def _turns(self, item: int) -> Turns:
+        """The turns of a document, those used last remembered."""
+        turns = self._known.pop(item, None)
+        if turns is None:
+            document = self.data.item(item)
+            turns = turns_of(
+                document, np.array([0, len(document)]), self.loss_mask, self.mask_ids, lambda _: document
+            )
+            self._room -= len(turns.places)
+            while self._room < 0 and self._known:
+                self._room += len(self._known.pop(next(iter(self._known))).places)
+        self._known[item] = turns
+        return turns
+
+
+def _starts(sizes: NDArray[Any]) -> NDArray[np.int64]:
+    """Where things of these sizes begin end to end, and where the last one ends [n + 1]."""
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes, dtype=np.int64)])
+
+
+def _ranges(begins: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The numbers from each of these on, as many as its length, end to end."""
+    starts = _starts(lengths)
+    numbers: NDArray[np.int64] = np.repeat(begins - starts[:-1], lengths) + np.arange(starts[-1])
+    return numbers
 
 
 def _gather(

@@ -27,7 +27,7 @@ from engine.data.dataset import (
     plan_numbers,
 )
 from engine.data.documents import Subset, TokenArray
-from engine.data.masks import trained_mask
+from engine.data.masks import Turns, trained_mask, turns_of
 from engine.data.tokenizer import Tokenizer
 
 
@@ -119,6 +119,28 @@ def test_a_window_learns_what_its_documents_teach(
     assert [t for i in range(len(windows)) for t in windows[i][1].tolist()] == expected.tolist()
 
 
+@pytest.mark.parametrize("loss_mask", ["qa", "se"])
+def test_windows_of_a_long_document_are_not_each_read_from_its_beginning(
+    monkeypatch: pytest.MonkeyPatch, loss_mask: str
+) -> None:
+    turn = Tokenizer().encode("User: a\n\nAssistant: b\n\n")
+    stream = np.array(turn * 300, np.uint16)
+    read = []
+
+    def counted(tokens: np.ndarray, *rest: object) -> Turns:
+        read.append(len(tokens))
+        return turns_of(tokens, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("engine.data.dataset.turns_of", counted)
+    windows = WindowDataset(TokenArray(Path("x"), stream, np.array([0, len(stream)])), 8, loss_mask, (11, 59))
+    for i in range(len(windows)):
+        windows.__getitems__([i])
+    assert sum(read) < 2 * len(stream)
+    windows._room = 0  # as if many other documents had been read since
+    windows._turns(0)
+    assert list(windows._known) == [0]
+
+
 def test_windows_over_some_of_the_documents() -> None:
     data = TokenArray(Path("x"), np.arange(10), np.array([0, 3, 5, 10]))
     windows = WindowDataset(Subset(data, np.array([0, 2])), 4, "none")
@@ -130,7 +152,7 @@ def test_windows_over_some_of_the_documents() -> None:
 
 @given(
     st.lists(st.integers(0, 12), min_size=1, max_size=8).filter(any), st.integers(1, 9), st.data(),
-    st.sampled_from(["none", "se"]), st.sampled_from([PadDataset, WindowDataset]), st.booleans(),
+    st.sampled_from(["none", "qa", "se"]), st.sampled_from([PadDataset, WindowDataset]), st.booleans(),
 )  # fmt: skip
 def test_a_batch_is_its_examples_padded(
     sizes: list[int], ctx_len: int, draw: st.DataObject, loss_mask: str,

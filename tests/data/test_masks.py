@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.data.masks import has_answer, trained_mask
+from engine.data.masks import has_answer, trained_mask, turns_of
 from engine.data.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer()
@@ -90,3 +92,52 @@ def test_no_tokens() -> None:
 def test_an_unknown_mask_is_an_error() -> None:
     with pytest.raises(ValueError, match="se"):
         trained_mask(np.array([1]), "se")
+
+
+PARTS = [
+    "User:",
+    "Assistant:",
+    "System:",
+    "Instruction:",
+    "Input:",
+    "Response:",
+    "\n",
+    "\n\n",
+    "\r\n",
+    "a",
+    "🙂",
+    ":",
+]
+TEXTS = st.lists(st.sampled_from(PARTS), max_size=14).map("".join)
+
+
+def read_in_order(tokens: list[int]) -> list[bool]:
+    """The same rule of qa as one reads it: from marker to marker."""
+    text, begins = b"", []
+    for token in tokens:
+        begins.append(len(text))
+        text += TOKENIZER.token_bytes(token)
+    apart = rb"(?:\A|(?<=\n\n)|(?<=\n\r\n))"
+    first = re.search(apart + rb"(?:(Instruction)|User|Assistant):", text)
+    turns = rb"(?m)^(?:(Assistant)|User):"
+    if first and first[1]:
+        turns = apart + rb"(?:(Response)|Instruction|Input|System):"
+    elif re.search(rb"\n\r?\nAssistant:", text):
+        turns = apart + rb"(?:(Assistant)|User|System):"
+    learned = [False] * len(tokens)
+    for marker in re.finditer(turns, text):
+        place = marker.end() if marker[1] else marker.start()
+        learned = [bool(marker[1]) if b >= place else old for b, old in zip(begins, learned, strict=True)]
+    return learned
+
+
+@given(st.lists(st.tuples(TEXTS, st.lists(st.sampled_from([0, 65535]), max_size=2)), min_size=1, max_size=4))
+def test_qa_is_read_of_many_documents_at_once_as_of_each(drawn: list[tuple[str, list[int]]]) -> None:
+    """Also of empty ones, and of ones that do not end with token 0."""
+    documents = [[*TOKENIZER.encode(text), *end] for text, end in drawn]
+    tokens = np.array([token for document in documents for token in document], np.uint16)
+    starts = np.cumsum([0, *map(len, documents)])
+    found = turns_of(tokens, starts, "qa", None, lambda i: np.array(documents[i])).between(0, len(tokens))
+    expected = [read_in_order(document) for document in documents]
+    assert found.tolist() == [learned for each in expected for learned in each]
+    assert has_answer(drawn[0][0]) == any(read_in_order([*TOKENIZER.encode(drawn[0][0]), 0]))
