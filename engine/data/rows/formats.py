@@ -255,6 +255,7 @@ def _parquet(opened: Opened, source: Source, columns: Collection[str]) -> Rows:
             _("Reading {path} needs pyarrow, which is not installed.", path=source.path),
             _('Install it: pip install "rwkv-tune[parquet]". Or export the table as jsonl.'),
         ) from None
+    arrow.set_memory_pool(arrow.system_memory_pool())  # its own keeps up to twice a page for later
     number = 0
     try:
         table = parquet.ParquetFile(opened.file, buffer_size=_PIECE)
