@@ -9,6 +9,7 @@ depend on the machine.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from engine.contract.i18n import _
@@ -22,6 +23,7 @@ BYTES = {"fp16": 2.0, "int8": 1.0, "nf4": 0.5 + 4 / 64}  # of a weight in a laye
 # Bytes a token and channel that a block keeps for its backward pass, weights being frozen: counted by
 # autograd's hooks (tests/test_estimate.py counts again).
 KEPT = {"x052": 35.2, "x060": 56.5, "x070": 69.1}
+PROCESS = 5e8  # bytes that Python and torch take before there is a model
 PASSING = 24  # bytes a token and channel of gradients and products on their way, about six tensors in fp32
 HIDDEN = (
     16  # the same of what the loss holds beside the logits: the last block's output, its copies and gradient
@@ -94,7 +96,28 @@ def needed(s: TrainSettings) -> Memory | None:
     )  # fmt: skip
 
 
-def what_fits(s: TrainSettings, room: float) -> tuple[str, dict[str, str]] | None:
+def needed_of_host(s: TrainSettings) -> Memory | None:
+    """The same of the computer's memory, for a run on the CPU in any precision, with what Python takes.
+
+    Its operators keep somewhat more than those for a GPU, of which this is the arithmetic.
+    """
+    if s.method != "state" or s.my_testing == "auto" or not (s.n_layer and s.n_embd):
+        return None
+    need = state_memory(
+        s.my_testing, s.n_layer, s.n_embd, quant="fp16" if s.quant == "none" else s.quant,
+        ctx_len=s.ctx_len, micro_bsz=s.micro_bsz, grad_cp=s.grad_cp, vocabulary=s.vocab_size or VOCABULARY,
+        on_host=False,
+    )  # fmt: skip
+    wide = 2 if s.precision in ("fp32", "tf32") else 1
+    return Memory(
+        weights=need.weights * (wide if s.quant == "none" else 1), states=need.states,
+        activations=need.activations * wide, working=need.working * wide + PROCESS,
+    )  # fmt: skip
+
+
+def what_fits(
+    s: TrainSettings, room: float, needed: Callable[[TrainSettings], Memory | None] = needed
+) -> tuple[str, dict[str, str]] | None:
     """Of a run that did not fit into `room` bytes: the cheapest changes that make it fit, as a sentence and
     as settings; None where that cannot be told.
 

@@ -13,6 +13,7 @@ from engine.checkpoints.header import TensorInfo, read_header
 from engine.contract.errors import UserError
 from engine.contract.i18n import N_, _
 from engine.contract.reports import ModelInfo
+from engine.contract.settings import TrainSettings
 from engine.contract.sizes import size_name
 
 Version = Literal["x052", "x060", "x070"]
@@ -89,6 +90,17 @@ def inspect_model(path: str | Path) -> ModelInfo:
         pre_ffn=_pre_ffn(header),
         head_qk=header["head_q.weight"].shape[0] if "head_q.weight" in header else 0,
     )
+
+
+def with_size(settings: TrainSettings) -> TrainSettings:
+    """The settings with the size that the model's file tells. Raises UserError as `inspect_model`."""
+    if settings.load_model is None:
+        return settings
+    info = inspect_model(settings.load_model)
+    return settings.model_copy(update={
+        "my_testing": info.version, "n_layer": info.n_layer, "n_embd": info.n_embd,
+        "vocab_size": info.vocab_size,
+    })  # fmt: skip
 
 
 def inspect_state(path: str | Path) -> StateInfo:

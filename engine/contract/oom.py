@@ -1,4 +1,4 @@
-"""How often the kernel has ended a process for lack of memory, as it counts itself."""
+"""How often the kernel has ended a process for lack of memory, as it counts itself, and how much there is."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path("/")
+LIMITS = "memory.max", "memory.limit_in_bytes"
+"""Where the two kinds of memory groups say how many bytes they may have; "max": no limit."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,14 @@ class OomKills:
         found = _count(Path(self.file))
         return 0 if found is None else max(0, found - self.count)
 
+    def room(self) -> int:
+        """Bytes that a process of the group can have at present: what is free, and no more than the group may
+        have."""
+        import psutil
+
+        free = int(psutil.virtual_memory().available)
+        return min([free, *(n for name in LIMITS if (n := _limit(Path(self.file).with_name(name))))])
+
 
 def _places(root: Path) -> list[Path]:
     """Where the kernel counts: in a memory group of either kind, seen from within a container or without."""
@@ -60,6 +70,13 @@ def _places(root: Path) -> list[Path]:
             continue
         places += [base / path.lstrip("/") / name, base / name]
     return [*places, root / "proc/vmstat"]
+
+
+def _limit(path: Path) -> int:
+    try:
+        return int(path.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return 0
 
 
 def _count(path: Path) -> int | None:

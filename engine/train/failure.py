@@ -7,14 +7,14 @@ import traceback
 
 import torch
 
-from engine.checkpoints.inspect import inspect_model
+from engine.checkpoints.inspect import with_size
 from engine.contract import events
 from engine.contract.errors import UserError, first_line
 from engine.contract.i18n import N_, _
 from engine.contract.memory import advice, savings
+from engine.contract.oom import OomKills
 from engine.contract.rundir import RunDir
-from engine.contract.settings import TrainSettings
-from engine.estimate import what_fits
+from engine.estimate import needed, needed_of_host, what_fits
 
 
 def failed(error: Exception, run: RunDir) -> events.Failed:
@@ -30,7 +30,7 @@ def failed(error: Exception, run: RunDir) -> events.Failed:
             else N_("The memory of the computer is full: {error}.")
         )
         reason = _(said, error=first_line(error))
-        remedy, fix = _less_memory(run, _room() if gpu else 0)
+        remedy, fix = _less_memory(run, gpu)
         return events.Failed(reason=reason, remedy=remedy, detail=detail, fix=fix, cause="memory")
     if isinstance(error, OSError) and error.filename is not None:
         cause = "disk" if error.errno == errno.ENOSPC else "file"
@@ -41,25 +41,19 @@ def failed(error: Exception, run: RunDir) -> events.Failed:
     return events.Failed(reason=reason, remedy=_("The full report is in {log}.", log=run.log), detail=detail)
 
 
-def _less_memory(run: RunDir, room: int) -> tuple[str, dict[str, str]]:
-    """What to do to fit into `room` bytes (0: unknown), and the same, or the first of it, as settings."""
+def _less_memory(run: RunDir, gpu: bool) -> tuple[str, dict[str, str]]:
+    """What to do to fit into the GPU, or the computer, and the same, or the first of it, as settings."""
     try:
         settings = run.read_settings()
-        found = what_fits(_of_its_model(settings), room) if room else None
+        if gpu:
+            room, need = _room(), needed
+        else:
+            kills, need = OomKills.now(), needed_of_host
+            room = kills.room() // max(1, settings.devices) if kills else 0
+        found = what_fits(with_size(settings), room, need) if room else None
     except UserError:
         return _("Take a smaller model."), {}
     return found or (advice(settings), next((saving.changes for saving in savings(settings)), {}))
-
-
-def _of_its_model(settings: TrainSettings) -> TrainSettings:
-    """The settings with the size that the model's file tells."""
-    if settings.load_model is None:
-        return settings
-    info = inspect_model(settings.load_model)
-    return settings.model_copy(update={
-        "my_testing": info.version, "n_layer": info.n_layer, "n_embd": info.n_embd,
-        "vocab_size": info.vocab_size,
-    })  # fmt: skip
 
 
 def _room() -> int:

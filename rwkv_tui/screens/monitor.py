@@ -36,7 +36,7 @@ from rwkv_tui.screens.log import LogScreen
 from rwkv_tui.services.diagnosis import Diagnosis, diagnose
 from rwkv_tui.services.gpu import GpuReading, GpuSampler
 from rwkv_tui.services.launch import resume
-from rwkv_tui.services.postmortem import short_of_disk, short_of_memory
+from rwkv_tui.services.postmortem import shortage
 from rwkv_tui.services.run_tail import RunModel, RunWatch
 from rwkv_tui.services.runs import engine_log_tail, is_alive, status_of, stop_run
 from rwkv_tui.widgets.trail import Trail
@@ -221,8 +221,9 @@ class MonitorScreen(TuneScreen[None]):
     def _show_ending(self) -> None:
         printed, steps = engine_log_tail(self.run_dir), self.run_dir.resume_steps()
         self._given = self._settings() if self.status in ENDED else None
-        shortage = short_of_memory(self.run_dir) or short_of_disk(self.run_dir)
-        self._found = diagnose(self.status, self._model, printed, self._given, shortage)
+        plan = self._model.plan
+        lacked = shortage(self.run_dir, plan.device if plan else "") if self.status == "died" else None
+        self._found = diagnose(self.status, self._model, printed, self._given, lacked)
         resumable = steps[0] if steps else 0
         card = ending(self.status, self.run_dir, self._model, self._found, partial(key_of, self), resumable)
         self.query_one("#ending", Static).update(card or "")

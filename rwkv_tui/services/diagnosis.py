@@ -12,6 +12,7 @@ from engine.contract.memory import savings
 from engine.contract.rundir import Status
 from engine.contract.settings import TrainSettings
 from rwkv_tui.plain import plain, short
+from rwkv_tui.services.postmortem import Shortage
 from rwkv_tui.services.run_tail import RunModel
 
 Fix = Callable[[TrainSettings], dict[str, str]]
@@ -115,10 +116,14 @@ _SIGNS = (
 
 
 def diagnose(
-    status: Status, model: RunModel, printed: str, settings: TrainSettings | None, shortage: str = ""
+    status: Status,
+    model: RunModel,
+    printed: str,
+    settings: TrainSettings | None,
+    shortage: Shortage | None = None,
 ) -> Diagnosis | None:
-    """Of a run that failed or died; `printed` is the end of its log and `shortage` a sentence
-    on what it is known to have lacked. None when there is nothing to say."""
+    """Of a run that failed or died; `printed` is the end of its log and `shortage` what it is known to have
+    lacked. None when there is nothing to say."""
     closing = model.closing
     if status == "failed" and isinstance(closing, Failed):
         sign = _sign(f"{closing.reason}\n{closing.detail}", closing.cause) if settings else None
@@ -128,14 +133,16 @@ def diagnose(
         cause = _(sign.cause) if sign and not closing.remedy else closing.reason
         return Diagnosis(plain(cause).strip(), evidence, plain(remedy).strip(), tuple(changes.items()))
     if status == "died":
-        sign = None if shortage else _sign(printed)
+        if shortage is not None:
+            return Diagnosis(shortage.said, _last(printed), shortage.remedy, tuple(shortage.changes.items()))
+        sign = _sign(printed)
         if sign is not None:
             changes = sign.fix(settings) if settings else {}
             return Diagnosis(
                 _(sign.cause), (*_last(printed), *_trend(model)), _(sign.remedy), tuple(changes.items())
             )
         return Diagnosis(
-            shortage or _(UNKNOWN),
+            _(UNKNOWN),
             _last(printed),
             _("Resume it. If that happens again it lacks memory: make a step smaller."),
             tuple(_less_memory(settings).items()) if settings else (),

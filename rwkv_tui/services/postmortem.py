@@ -3,11 +3,54 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass, field
 
+from engine.contract.errors import UserError
 from engine.contract.i18n import _, n_
+from engine.contract.memory import advice, savings
 from engine.contract.rundir import RunDir
 
 LEAST_FREE = 1 << 20  # bytes; a disk with less is as good as full
+
+
+@dataclass(frozen=True)
+class Shortage:
+    """What a run is known to have lacked, in a sentence; what to do, in another one and, as far as that
+    would do, as `changes` of its settings."""
+
+    said: str
+    remedy: str
+    changes: dict[str, str] = field(default_factory=dict)
+
+
+def shortage(run: RunDir, device: str) -> Shortage | None:
+    """Of a run that died; `device` is what it computed with, "" where it died before that was chosen."""
+    if memory := short_of_memory(run):
+        return Shortage(memory, *_less_memory(run, device))
+    if disk := short_of_disk(run):
+        return Shortage(disk, _("Free some space, then resume the run."))
+    return None
+
+
+def _less_memory(run: RunDir, device: str) -> tuple[str, dict[str, str]]:
+    """What would fit into this computer's memory, the cheapest first; of a run on a GPU that holds little
+    but the model while it is loaded."""
+    from engine.checkpoints.inspect import with_size
+    from engine.estimate import needed_of_host, what_fits
+
+    try:
+        s = run.read_settings()
+        if device not in ("", "cpu"):
+            offload = s.strategy.endswith("_offload")
+            changes = {"strategy": s.strategy.removesuffix("_offload")} if offload else {}
+            return _("Close other programs, or take a smaller model: the run was on a GPU, and of the "
+                     "computer's memory it takes what its model needs to be loaded."), changes  # fmt: skip
+        kills = run.oom_kills()
+        room = kills.room() // max(1, s.devices) if kills else 0
+        found = what_fits(with_size(s), room, needed_of_host) if room else None
+    except UserError:
+        return _("Close other programs, or take a smaller model."), {}
+    return found or (advice(s), next((saving.changes for saving in savings(s)), {}))
 
 
 def short_of_memory(run: RunDir) -> str:

@@ -12,11 +12,10 @@ from engine.contract.errors import UserError
 from engine.contract.events import Event, Failed, Finished, Resumed, Started, Step, parse_event
 from engine.contract.files import write_atomic
 from engine.contract.i18n import N_, _, p_
-from engine.contract.memory import advice
 from engine.contract.process import Process
 from engine.contract.rundir import RunDir, RunList, Status
 from rwkv_tui.plain import moment
-from rwkv_tui.services.postmortem import short_of_disk, short_of_memory
+from rwkv_tui.services.postmortem import shortage
 
 RESUMABLE: tuple[Status, ...] = ("stopped", "failed", "died")
 STATUS_WORDS: dict[Status, str] = {
@@ -229,13 +228,9 @@ def _how_it_ended(run: RunSummary, folder: RunDir, status: str, step: str) -> st
 
 def _shortage(run: RunDir) -> str:
     """What the run lacked, with what to change, as far as that can be known; "" where it cannot."""
-    memory = short_of_memory(run)
-    if not memory:
-        return short_of_disk(run)
-    try:
-        return f"{memory} {advice(run.read_settings())}"
-    except UserError:
-        return memory
+    started = (e for e in _head_and_tail(run.events)[0] if isinstance(e, Started))
+    found = shortage(run, next((e.plan.device for e in started), ""))
+    return f"{found.said} {found.remedy}" if found else ""
 
 
 def engine_log_tail(run: RunDir) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from engine.train.run import run_training
 from engine.train.writer import EventWriter
 from rwkv_tui.services.diagnosis import diagnose
 from rwkv_tui.services.launch import launch
-from rwkv_tui.services.postmortem import short_of_memory
+from rwkv_tui.services.postmortem import short_of_memory, shortage
 from rwkv_tui.services.run_tail import RunModel
 from rwkv_tui.services.runs import ending_of, summarise
 from tests.train.test_run import CALL, told
@@ -280,13 +281,62 @@ def test_a_process_that_the_kernel_ended_for_lack_of_memory_is_told_as_such(
     assert "died before its first step" in said and "`rwkv-tune resume run`" in said
     assert f"Most likely the kernel killed it {said.partition('killed it ')[2]}" in said
     assert f"since the run began that has happened once {where}" in said and "grad_cp 1 (" in said
-    found = diagnose("died", RunModel(), "words", run.read_settings(), short_of_memory(run))
+    found = diagnose("died", RunModel(), "words", run.read_settings(), shortage(run, "cpu"))
     assert found is not None and "kernel" in found.cause and found.changes == (("grad_cp", "1"),)
     owner = run.owner()
     assert owner is not None
     run.record_process("run", Process(owner.pid, owner.started, "another boot"))
     _groups(root, kind, 5)
     assert not short_of_memory(run)  # the counts began anew with the machine
+
+
+@pytest.fixture
+def group(tmp_path: Path) -> Iterator[Path]:
+    """A memory group within that of the test, in which the kernel holds processes to LIMIT bytes."""
+    kinds = dict(line.split(":")[1:] for line in Path("/proc/self/cgroup").read_text().split())
+    if "memory" in kinds:
+        root, most = Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"
+    else:
+        root, most = Path("/sys/fs/cgroup"), "memory.max"
+    made = root / kinds.get("memory", kinds.get("", "")).lstrip("/") / f"rwkv-tune-{os.getpid()}"
+    try:
+        made.mkdir()
+        (made / most).write_text(str(LIMIT))
+    except OSError:
+        pytest.skip("there is no memory group here, or not the right to make one")
+    try:
+        yield made
+    finally:
+        for pid in (made / "cgroup.procs").read_text().split():
+            os.kill(int(pid), signal.SIGKILL)
+        while (made / "cgroup.procs").read_text():
+            time.sleep(0.05)
+        made.rmdir()
+
+
+LIMIT = 900 << 20
+
+
+@pytest.mark.soak
+def test_the_kernel_ends_a_run_that_takes_too_much(make: Making, group: Path) -> None:
+    """For real: nothing but the group's limit is made up. The settings that it advises are taken and fit."""
+    run = make(micro_bsz=256, ctx_len=512, data_type="dummy", epoch_steps=1, epoch_count=1, grad_cp=0)
+
+    def train() -> int:
+        def enter() -> None:
+            (group / "cgroup.procs").write_text("0")
+
+        words = [sys.executable, "-m", "engine", "train", str(run.path)]
+        return subprocess.run(words, preexec_fn=enter, capture_output=True, check=False).returncode
+
+    assert train() == -signal.SIGKILL
+    lacked = shortage(run, "cpu")
+    assert lacked is not None and "has happened once in its memory group" in lacked.said
+    assert lacked.remedy.startswith("Set grad_cp 1 (") and f"of the {LIMIT / 1e9:.3g} GB" in lacked.remedy
+    assert "Most likely the kernel killed it" in ending_of(summarise("run", run))
+    settings = TrainSettings.model_validate(run.read_settings().model_dump() | lacked.changes)
+    run.settings.write_text(render_yaml(settings, "run"))
+    assert train() == 0, lacked
 
 
 def forked_and_gone() -> Process:
