@@ -74,10 +74,24 @@ def _rate(s: TrainSettings) -> str:
 def _hardware(s: TrainSettings) -> str:
     places = {"auto": N_("a GPU if there is one, else the CPU"), "gpu": N_("the GPU"), "cpu": N_("the CPU")}
     where, precision = _(places[s.accelerator]), s.precision
-    if not s.grad_cp:
-        return _("{where} in {precision}.", where=where, precision=precision)
-    told = N_("{where} in {precision}; memory is saved by recomputing (grad_cp).")
-    return _(told, where=where, precision=precision)
+    if s.grad_cp:
+        told = N_("{where} in {precision}; memory is saved by recomputing (grad_cp).")
+    else:
+        told = N_("{where} in {precision}.")
+    return " ".join(filter(None, (_(told, where=where, precision=precision), _together(s))))
+
+
+def _together(s: TrainSettings) -> str:
+    """How several processes share the work; "" where there is one."""
+    if s.processes == 1:
+        return ""
+    if s.num_nodes == 1:
+        return _("{n} processes train together (devices); strategy {strategy}.",
+                 n=s.processes, strategy=s.strategy)  # fmt: skip
+    told = N_(
+        "{n} processes train together: devices {devices} on each of num_nodes {nodes}; strategy {strategy}."
+    )
+    return _(told, n=s.processes, devices=s.devices, nodes=s.num_nodes, strategy=s.strategy)
 
 
 def _files(s: TrainSettings, cwd: Path) -> str:

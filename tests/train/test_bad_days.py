@@ -248,6 +248,15 @@ def test_only_what_would_change_something_is_advised() -> None:
         assert saving.changes not in [s.changes for s in savings(changed)]
 
 
+@pytest.mark.parametrize("content", ["", "\n \n"], ids=["no bytes", "blank lines"])
+def test_data_without_documents_are_told(make: Making, content: str, tmp_path: Path) -> None:
+    data = tmp_path / "empty.jsonl"
+    data.write_text(content)
+    run = make(data_file=data, data_type="jsonl")
+    assert run_training(run) == 1
+    assert f"{data} holds no documents." in failure(run).reason and not list(run.path.glob("*.pth"))
+
+
 def _groups(root: Path, kind: str, count: int) -> None:
     """A file system in which the kernel counts what it ends: one of its two kinds of groups, or none."""
     files = {

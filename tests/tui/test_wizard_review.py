@@ -1,16 +1,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import pytest
 from textual.pilot import Pilot
 from textual.widgets import Button, Input, OptionList
 
 from engine.contract.paths import UserPaths
 from engine.contract.presets import PresetStore
 from engine.contract.rundir import RunList
+from engine.contract.settings import TrainSettings
 from rwkv_tui.app import TuneApp
+from rwkv_tui.draft import Draft
 from rwkv_tui.screens.wizard.presets import PresetScreen
 from rwkv_tui.screens.wizard.wizard import WizardScreen
+from rwkv_tui.widgets.review_text import TOPICS, sentences
 from tests.tui.conftest import MakeApp, says, until, write
 
 READY = {"load_model": "models/tiny.pth", "data_file": "pairs", "ctx_len": 16, "precision": "fp32"}
@@ -37,6 +42,20 @@ async def test_what_will_happen_is_told(make_app: MakeApp, pair: Path) -> None:
         assert says(pilot, "the run has only 5000 steps")
         assert says(pilot, "rwkv-tune train \\\n  --load_model models/tiny.pth \\\n")
         assert pilot.app.focused is pilot.app.screen.query_one("#launch")
+
+
+@pytest.mark.parametrize(("more", "said"), [
+    ({}, "the CPU in fp32."),
+    ({"devices": 2, "strategy": "deepspeed_stage_2"},
+     "the CPU in fp32. 2 processes train together (devices); strategy deepspeed_stage_2."),
+    ({"devices": 2, "num_nodes": 3}, "the CPU in fp32. 6 processes train together: devices 2 on each of "
+     "num_nodes 3; strategy auto."),
+])  # fmt: skip
+def test_how_processes_share_the_work_is_told(more: dict[str, Any], said: str, tmp_path: Path) -> None:
+    values = {"load_model": "a.pth", "data_file": "b", "precision": "fp32", "accelerator": "cpu",
+              "grad_cp": 0, "main_address": "one", **more}  # fmt: skip
+    told = sentences(TrainSettings.model_validate(values), Draft(), tmp_path)
+    assert told[TOPICS.index("With")] == said
 
 
 async def test_what_is_missing_is_listed_and_leads_to_its_field(make_app: MakeApp, pair: Path) -> None:
