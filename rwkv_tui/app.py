@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from textual import events
 from textual.app import App
 from textual.binding import Binding
 from textual.command import CommandPalette
@@ -21,8 +24,8 @@ from engine.contract.rundir import RunDir, RunList
 from rwkv_tui.draft import Draft
 from rwkv_tui.look import THEMES, NoColours, PlainSigns, break_between_signs
 from rwkv_tui.plain import announcement
+from rwkv_tui.screens.base import TuneScreen
 from rwkv_tui.services.gpu import GpuReading, read_gpus
-from rwkv_tui.services.jobs import GRACE
 from rwkv_tui.services.preferences import Look, keys_file, read_keys, read_look, write_look
 
 ENGINE_JOBS = ("summary", "convert", "init")
@@ -39,7 +42,11 @@ class TuneApp(App[None]):
     replaced by a test.
     """
 
-    CSS_PATH = "styles/app.tcss"
+    CSS_PATH = [
+        "styles/app.tcss",
+        "styles/home.tcss",
+        "styles/wizard.tcss",
+    ]  # parsed once, for any first frame
     TITLE = "rwkv-tune"
     ENABLE_COMMAND_PALETTE = False
     BINDINGS = [
@@ -85,6 +92,16 @@ class TuneApp(App[None]):
         self.look = Look(theme or kept.theme, ascii or kept.ascii)
         self._plain_signs = PlainSigns(self.look.ascii)
         break_between_signs()
+        self._begin_in(self.look.theme)
+
+    def _begin_in(self, theme: str) -> None:
+        """The theme from the start on: to change it later paints, and parses all styles, once more."""
+        for one in THEMES:
+            self.register_theme(one)
+        self.set_reactive(App.theme, theme)
+        self.stylesheet.set_variables(self.get_css_variables())
+        self.set_class(self.current_theme.dark, "-dark-mode", update=False)
+        self.set_class(not self.current_theme.dark, "-light-mode", update=False)
 
     def get_line_filters(self) -> Sequence[LineFilter]:
         """What goes over every line before it is written."""
@@ -92,17 +109,22 @@ class TuneApp(App[None]):
         return [*last, self._plain_signs] if self._plain_signs.enabled else last
 
     def on_mount(self) -> None:
-        from rwkv_tui.screens.home import HomeScreen
-
-        for one in THEMES:
-            self.register_theme(one)
-        self.theme = self.look.theme
         self._take_keys()
-        self.push_screen(HomeScreen())
         if self._run:
             self.open_run(*self._run)
         elif self._start == "wizard" or self._source or (self._start == "home" and not self._has_runs()):
             self.open_wizard()
+        else:
+            self.open_home()
+        self.call_after_refresh(_load_the_rest)
+
+    async def on_event(self, event: events.Event) -> None:
+        """A key waits until the screen that it is meant for has been made: nothing typed ahead is lost."""
+        if isinstance(event, events.Key | events.Paste) and isinstance(self.screen, TuneScreen):
+            await self.screen.made()
+        if isinstance(event, events.Key) and event.key == "ctrl+j":
+            event = events.Key("enter", "\r")  # as a terminal spells it before it is a screen's
+        await super().on_event(event)
 
     def _take_keys(self) -> None:
         """A person's own keys; what cannot be meant is told, and the usual keys hold."""
@@ -139,6 +161,8 @@ class TuneApp(App[None]):
 
     async def on_unmount(self) -> None:
         """Jobs under way end before the program does, so that none leaves a half-written file."""
+        from rwkv_tui.services.jobs import GRACE
+
         jobs = [asyncio.ensure_future(w.wait()) for w in self.workers if w.group in ENGINE_JOBS]
         if jobs:
             await asyncio.wait(jobs, timeout=2 * GRACE)
@@ -157,12 +181,22 @@ class TuneApp(App[None]):
         if step:
             wizard.go(step, field)
 
+    def open_home(self) -> None:
+        """Goes back to the list of runs, which is only made when somebody looks at it."""
+        from rwkv_tui.screens.home import HomeScreen
+
+        while len(self.screen_stack) > 2:
+            self.pop_screen()
+        if len(self.screen_stack) < 2:
+            self.push_screen(HomeScreen())
+        elif not isinstance(self.screen, HomeScreen):
+            self.switch_screen(HomeScreen())
+
     def open_run(self, name: str, run: RunDir) -> None:
         """Shows a run above the list of runs: how it goes, or what came of it."""
         from rwkv_tui.services.runs import summarise
 
-        while len(self.screen_stack) > 2:
-            self.pop_screen()
+        self.open_home()
         if summarise(name, run).status == "finished":
             from rwkv_tui.screens.done import DoneScreen
 
@@ -198,3 +232,13 @@ class TuneApp(App[None]):
         if not isinstance(self.screen, HelpScreen):
             about = _(getattr(self.screen, "HELP_TEXT", ""))
             self.push_screen(HelpScreen(about, self.screen.active_bindings.values()))
+
+
+def _load_the_rest() -> None:
+    """Once the first frame is there: what all but the first screens need, and what takes a while to load."""
+    for name in ("engine.contract.check", "rwkv_tui.services.run_tail"):
+        import_module(name)
+
+    if not gc.isenabled():
+        gc.freeze()  # what is loaded by now stays, so it need not be looked through again and again
+        gc.enable()

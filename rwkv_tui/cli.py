@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from importlib.metadata import version
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
@@ -122,21 +121,33 @@ class _Parser(argparse.ArgumentParser):
         )
 
 
+class _Version(argparse.Action):
+    """Looks the version up when it is asked for: that loads more than all commands."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *given: object) -> None:
+        from importlib.metadata import version
+
+        say(f"rwkv-tune {version('rwkv-tune')}")
+        parser.exit()
+
+
 def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
     translate_argparse()
     parser = _Parser(prog="rwkv-tune", description=_("Fine-tune RWKV, from jsonl to a tuned state."))
     parser.add_argument(
-        "--version",
-        action="version",
-        help=_("show program's version number and exit"),
-        version=f"rwkv-tune {version('rwkv-tune')}",
+        "--version", action=_Version, nargs=0, help=_("show program's version number and exit")
     )
     parser.add_argument(  # `choose` has taken it, from any place; here it is told
         "--lang", choices=LANGUAGES, help=_("the language, with any command; by default as the locale says")
     )
     _add_look(parser)
     parser.set_defaults(command="app:open_app", theme="", ascii=False)
-    commands = parser.add_subparsers(metavar="COMMAND", parser_class=_Parser)
+    if given:  # without a word there is no command to be read
+        _add_commands(parser.add_subparsers(metavar="COMMAND", parser_class=_Parser), given)
+    return parser
+
+
+def _add_commands(commands: argparse._SubParsersAction[_Parser], given: Sequence[str]) -> None:
     _add_train(commands, wanted="train" in given[:1])
     _add_resume(commands)
     _add_runs(commands)
@@ -164,7 +175,6 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
 
     command = commands.add_parser("keys", help=_("every key of the screens, and how to have others"))
     command.set_defaults(command="keys:show")
-    return parser
 
 
 def _add_look(command: argparse.ArgumentParser) -> None:

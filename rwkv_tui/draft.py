@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from engine.contract.check import Checked, check_values
 from engine.contract.errors import Problem
 from engine.contract.flags import spell
-from engine.contract.reports import DataSummary, ModelInfo
-from engine.contract.settings import TrainSettings, train_params
+
+if TYPE_CHECKING:
+    from engine.contract.check import Checked
+    from engine.contract.params import Param
+    from engine.contract.reports import DataSummary, ModelInfo
+    from engine.contract.settings import TrainSettings
 
 FROM_MODEL = ("my_testing", "n_layer", "n_embd")
 """What picking a model file fills in by itself."""
@@ -43,11 +46,15 @@ class Draft:
 
     def text(self, name: str) -> str:
         """What the field shows: what was typed, else the default."""
-        return self._texts.get(name, spell(train_params()[name].default))
+        return self._texts.get(name, spell(_params()[name].default))
+
+    def given(self, name: str) -> str:
+        """What was typed, "" for nothing: the same as `text` for files and folders, whose default is none."""
+        return self._texts.get(name, "")
 
     def put(self, name: str, text: str) -> None:
         """Takes a text as typed."""
-        if name == "data_file" and text != self.text(name):
+        if name == "data_file" and text != self.given(name):
             self.data = None
         self._texts[name] = text
         self.recheck()
@@ -83,11 +90,11 @@ class Draft:
 
     def usual(self, name: str) -> str:
         """The value of the preset loaded last, else the default."""
-        return self._base.get(name, spell(train_params()[name].default))
+        return self._base.get(name, spell(_params()[name].default))
 
     def is_changed(self, name: str) -> bool:
         """Whether it says something else than the preset; files and what they fill in do not count."""
-        if name not in self._base and (train_params()[name].group == "files" or name in FROM_MODEL):
+        if name not in self._base and (_params()[name].group == "files" or name in FROM_MODEL):
             return False
         return not _same(name, self.text(name), self.usual(name))
 
@@ -102,6 +109,8 @@ class Draft:
     @property
     def checked(self) -> Checked:
         if self._checked is None:
+            from engine.contract.check import check_values
+
             self._checked = check_values(self._values())
         return self._checked
 
@@ -122,6 +131,9 @@ class Draft:
 
     def approximate(self) -> TrainSettings:
         """The settings with unreadable fields at their default: good enough for a picture."""
+        from engine.contract.check import check_values
+        from engine.contract.settings import TrainSettings
+
         if self.checked.settings is not None:
             return self.checked.settings
         values = {n: t for n, t in self._values().items() if n not in self.errors}
@@ -159,8 +171,8 @@ class Draft:
 
     def _loaded(self, values: Mapping[str, Any]) -> dict[str, str]:
         """The texts as a preset would leave them."""
-        keep = {n for n, p in train_params().items() if p.group == "files" and n not in values}
-        if self.text("load_model").strip() and "load_model" not in values:
+        keep = {n for n, p in _params().items() if p.group == "files" and n not in values}
+        if self.given("load_model").strip() and "load_model" not in values:
             keep |= set(FROM_MODEL)
         texts = {n: t for n, t in self._texts.items() if n in keep}
         return {n: spell(v) for n, v in values.items() if n not in keep} | texts
@@ -168,15 +180,15 @@ class Draft:
     def differences(self, values: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         """(parameter, text now, text then) of all that loading a preset would change."""
         after = self._loaded(values)
-        defaults = {n: spell(p.default) for n, p in train_params().items()}
+        defaults = {n: spell(p.default) for n, p in _params().items()}
         rows = [(n, self.text(n), after.get(n, default)) for n, default in defaults.items()]
         return [(n, now or defaults[n], then) for n, now, then in rows if not _same(n, now, then)]
 
     def suggest_proj_dir(self, root: Path) -> None:
         """Names a new folder after model and data, unless the person has named one."""
-        if self.text("proj_dir").strip() not in ("", self._suggested):
+        if self.given("proj_dir").strip() not in ("", self._suggested):
             return
-        stems = (_stem(self.text("load_model"), ".pth"), _stem(self.text("data_file")))
+        stems = (_stem(self.given("load_model"), ".pth"), _stem(self.given("data_file")))
         base = "-".join(s for s in stems if s)[:80] or "run"
         number = 1
         while (root / "runs" / f"{base}-{number}").exists():
@@ -194,9 +206,16 @@ class Draft:
         return s.total_steps * s.step_documents / examples
 
 
+def _params() -> dict[str, Param]:
+    """All parameters, once somebody asks for them: a first frame does without what they load."""
+    from engine.contract.settings import train_params
+
+    return train_params()
+
+
 def _same(name: str, one: str, other: str) -> bool:
     """Whether two texts mean the same value: an empty one means the default, 1.0 is 1."""
-    param = train_params()[name]
+    param = _params()[name]
     texts = [text.strip() or spell(param.default) for text in (one, other)]
     if param.kind in ("int", "float"):
         try:

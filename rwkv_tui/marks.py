@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from engine.contract.i18n import N_, _
-from engine.contract.reports import DocumentTokens
 from rwkv_tui.plain import plain
+
+if TYPE_CHECKING:
+    from engine.contract.reports import DocumentTokens
 
 TOKEN_SIGNS = {"trained": "▶", "masked": "·", "cut": "✂", "end": "■", "padding": "░"}
 TOKEN_WORDS = {

@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.contract.i18n import _, sentences
-from engine.contract.settings import TrainSettings, train_params
+
+if TYPE_CHECKING:
+    from engine.contract.params import Param
+    from engine.contract.settings import TrainSettings
 
 _METAVARS = {"bool": "{0,1}", "int": "N", "float": "X"}
 # Flags of the command itself, beside a run's parameters, and whether they take a value.
@@ -18,7 +21,7 @@ OWN_FLAGS = {"--preset": True, "--json": False, "--detach": False, "--help": Fal
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """A flag for each parameter. Values stay text: `check` turns them into settings and explains errors."""
     groups: dict[str, Any] = {}
-    for p in train_params().values():
+    for p in _params().values():
         group = groups.setdefault(p.group, parser.add_argument_group(_(p.group)))
         choices = "{" + ",".join(p.choices) + "}"
         long = len(choices) > 40  # a list that would not fit a line goes into the text
@@ -34,15 +37,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def given_flags(namespace: argparse.Namespace) -> dict[str, str]:
     """The parameters that were given on the command line, as text."""
-    return {name: value for name, value in vars(namespace).items() if name in train_params()}
+    return {name: value for name, value in vars(namespace).items() if name in _params()}
 
 
 def changed(settings: TrainSettings) -> dict[str, Any]:
     """The settings that differ from their default."""
     return {
-        name: getattr(settings, name)
-        for name, p in train_params().items()
-        if getattr(settings, name) != p.default
+        name: getattr(settings, name) for name, p in _params().items() if getattr(settings, name) != p.default
     }
 
 
@@ -69,3 +70,10 @@ def command(settings: TrainSettings) -> str:
     for name, value in changed(settings).items():
         words += flag_words(name, spell(value))
     return shlex.join(words)
+
+
+def _params() -> dict[str, Param]:
+    """All parameters. pydantic takes a moment to load, and to spell a value it is not needed."""
+    from engine.contract.settings import train_params
+
+    return train_params()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 from dataclasses import dataclass
@@ -64,6 +63,8 @@ class Process:
 
 def die_with_parent(parent: int) -> None:
     """Has the kernel kill this process when `parent`, which started it, ends in whatever way."""
+    import ctypes
+
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, see prctl(2)
     if os.getppid() != parent:  # too late to be told
         os.kill(os.getpid(), signal.SIGKILL)

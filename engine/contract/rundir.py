@@ -19,16 +19,16 @@ import shlex
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from engine.contract.check import require_settings
 from engine.contract.errors import UserError
 from engine.contract.files import write_atomic, write_new
 from engine.contract.i18n import _
 from engine.contract.oom import OomKills
-from engine.contract.presets import parse_yaml
 from engine.contract.process import Process
-from engine.contract.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from engine.contract.settings import TrainSettings
 
 Status = Literal["starting", "running", "stopping", "finished", "stopped", "failed", "died"]
 
@@ -118,6 +118,9 @@ class RunDir:
 
     def read_settings(self) -> TrainSettings:
         """The settings of this run. Raises UserError when the file is gone or no longer valid."""
+        from engine.contract.check import require_settings  # pydantic: a list of runs does without
+        from engine.contract.presets import parse_yaml
+
         try:
             text = self.settings.read_text(encoding="utf-8")
         except OSError as error:

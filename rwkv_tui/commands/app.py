@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 
@@ -26,6 +27,7 @@ def in_tmux() -> bool:
 
 def open_app(args: argparse.Namespace) -> int:
     require_terminal()
+    gc.disable()  # until the first frame: looking for garbage where there is none takes a tenth of the time
     from rwkv_tui.app import TuneApp
 
     TuneApp(UserPaths.of_user(), theme=args.theme, ascii=args.ascii, tmux=in_tmux()).run()

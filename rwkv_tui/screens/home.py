@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import TYPE_CHECKING
+
 from rich.cells import cell_len
 from textual import getters, on, work
 from textual.app import ComposeResult
@@ -13,7 +16,6 @@ from textual.worker import get_current_worker
 
 from engine.contract.errors import UserError
 from engine.contract.i18n import N_, _
-from engine.contract.presets import Preset, PresetStore
 from engine.contract.rundir import RunDir, RunList
 from rwkv_tui.app import TuneApp
 from rwkv_tui.keys import key_of
@@ -21,13 +23,14 @@ from rwkv_tui.panels.panel import spark
 from rwkv_tui.plain import column, duration, plain, size
 from rwkv_tui.screens.ask import AskScreen, NameScreen
 from rwkv_tui.screens.base import TuneScreen
-from rwkv_tui.services.launch import resume
 from rwkv_tui.services.overview import Overview, Overviews
 from rwkv_tui.services.removal import Removal, plan_removal, remove
 from rwkv_tui.services.runs import RESUMABLE, RunSummary, is_alive, status_word
 from rwkv_tui.widgets.picker import Picker
 
 REFRESH = 2.0  # seconds
+PATIENCE = 0.3
+"""Seconds that the first frame waits for the list."""
 COMPARED = range(2, 7)
 SIGNS = {
     "starting": ("○", "$foreground"), "running": ("●", "$text-success"), "stopping": ("◐", "$text-warning"),
@@ -35,12 +38,14 @@ SIGNS = {
     "failed": ("✗", "$text-error"), "died": ("✗", "$text-error"),
 }  # fmt: skip
 
+if TYPE_CHECKING:
+    from engine.contract.presets import Preset
+
 
 class HomeScreen(TuneScreen[None]):
     """Runs, newest first, as they stand now; the way into the wizard."""
 
     app = getters.app(TuneApp)
-    CSS_PATH = "../styles/home.tcss"
     HELP_TEXT = N_(
         "Your runs. They go on whether this program is open or not.\n"
         "Space marks runs and c compares two to six of them; the filter finds names, tags, methods, models."
@@ -79,8 +84,11 @@ class HomeScreen(TuneScreen[None]):
         )
         yield Footer(compact=True)
 
-    def on_mount(self) -> None:
+    async def on_mount(self) -> None:
+        """The list is there before the first frame, and before the first key, unless the disk is slow."""
         self.query_one("#filter").display = False
+        reading = asyncio.ensure_future(self._read().wait())
+        await asyncio.wait([reading], timeout=PATIENCE)
         self.set_interval(REFRESH, self._refresh)
 
     def on_screen_resume(self) -> None:
@@ -120,7 +128,7 @@ class HomeScreen(TuneScreen[None]):
         self._runs, self._rows = [one.run for one in shown], rows
         self._say(bool(rows), bool(found))
         if rows and self.focused is None:
-            options.focus()
+            self.set_focus(options)  # at once: a key may be waiting already
 
     def _say(self, some: bool, any_at_all: bool) -> None:
         self.query_one("#runs").display = some
@@ -302,6 +310,8 @@ class HomeScreen(TuneScreen[None]):
 
     def action_resume(self) -> None:
         """Goes on with the run under the cursor, and into it."""
+        from rwkv_tui.services.launch import resume
+
         if run := self._chosen():
             try:
                 resume(run.name, RunDir(run.proj_dir), RunList(self.app.paths.runs))
@@ -314,6 +324,7 @@ class HomeScreen(TuneScreen[None]):
         self.app.open_wizard()
 
     def action_presets(self) -> None:
+        from engine.contract.presets import PresetStore
         from rwkv_tui.screens.wizard.presets import PresetScreen
 
         self.app.push_screen(

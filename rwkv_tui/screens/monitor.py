@@ -184,7 +184,7 @@ class MonitorScreen(TuneScreen[None]):
             return
         model, before = self._model, self.status
         self.status = status_of(
-            self.run_dir, alive=alive, began=model.started is not None, closing=model.closing
+            self.run_dir, alive=alive, began=model.started is not None, ending=model.ending
         )
         if self.status != before:
             self.refresh_bindings()

@@ -6,14 +6,15 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.contract.errors import UserError
-from engine.contract.presets import parse_yaml
+from engine.contract.glance import STEP_MARK
 from engine.contract.rundir import RunDir, RunList
-from rwkv_tui.services.run_tail import STEP_MARK
+from rwkv_tui.plain import plain
 from rwkv_tui.services.runs import RunSummary, status_word, summarise
 
 POINTS = 24
 CHUNK = 2048
+LARGEST = 1 << 16  # characters of a settings.yaml
+MODEL_KEY = "load_model: "
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,26 @@ def _loss(line: bytes) -> float | None:
 
 
 def _model(run: RunDir) -> str:
+    """The name of its model. Of the settings only the line that says it is read: all of it, checked, for
+    each run of a long list would take too long."""
     try:
-        return Path(str(parse_yaml(run.settings.read_text(encoding="utf-8"), "").get("load_model", ""))).stem
-    except (OSError, UserError):
+        with run.settings.open(encoding="utf-8") as file:
+            lines = file.read(LARGEST).splitlines()
+    except (OSError, ValueError):
+        return ""
+    value = next((line for line in lines if line.startswith(MODEL_KEY)), "").removeprefix(MODEL_KEY).strip()
+    return plain(Path(_unquoted(value)).stem)
+
+
+def _unquoted(value: str) -> str:
+    """What YAML means by a text on one line."""
+    if value[:1] not in ("'", '"'):
+        return value
+    import yaml
+
+    try:
+        return str(yaml.safe_load(value))
+    except (yaml.YAMLError, ValueError):
         return ""
 
 

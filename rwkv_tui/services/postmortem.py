@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 from engine.contract.errors import UserError
 from engine.contract.i18n import _, n_
-from engine.contract.memory import advice, savings
 from engine.contract.rundir import RunDir
 
 LEAST_FREE = 1 << 20  # bytes; a disk with less is as good as full
@@ -36,6 +35,7 @@ def _less_memory(run: RunDir, device: str) -> tuple[str, dict[str, str]]:
     """What would fit into this computer's memory, the cheapest first; of a run on a GPU that holds little
     but the model while it is loaded."""
     from engine.checkpoints.inspect import with_size
+    from engine.contract.memory import advice, savings  # pydantic: a list of runs does without
     from engine.estimate import needed_of_host, what_fits
 
     try:

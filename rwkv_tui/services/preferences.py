@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from engine.contract.errors import UserError
 from engine.contract.files import write_atomic
 from engine.contract.i18n import _
@@ -38,6 +36,8 @@ def read_look(folder: Path) -> Look:
 
 def write_look(folder: Path, look: Look) -> None:
     """Remembers it. Raises UserError where that cannot be written."""
+    import yaml  # which takes a moment, and most have no such file
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / "look.yaml", yaml.safe_dump(asdict(look)))
@@ -60,8 +60,6 @@ def keys_file(folder: Path) -> Path:
 def read_keys(folder: Path) -> dict[str, str]:
     """Keys by the id of what they do; empty without a file. Raises UserError for one that cannot be meant."""
     path = keys_file(folder)
-    if not path.exists():
-        return {}
     keys = {}
     for name, given in _mapping(path).items():
         words = [str(word).strip() for word in (given if isinstance(given, list) else str(given).split(","))]
@@ -76,17 +74,24 @@ def read_keys(folder: Path) -> dict[str, str]:
 
 
 def _mapping(path: Path) -> dict[Any, Any]:
-    """What a small YAML file of `key: value` lines holds."""
+    """What a small YAML file of `key: value` lines holds; nothing where there is none."""
     try:
         with path.open("rb") as file:
-            told = yaml.safe_load(file.read(LARGEST).decode("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError) as error:
+            raw = file.read(LARGEST)
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        where = f" ({error.strerror})"
+        raise UserError(
+            _("Cannot read {path}{where}.", path=path, where=where), _("Write one `name: value` a line.")
+        ) from None
+    import yaml
+
+    try:
+        told = yaml.safe_load(raw.decode("utf-8"))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         place = getattr(error, "problem_mark", None)
-        where = (
-            _(" in line {line}", line=place.line + 1)
-            if place
-            else f" ({getattr(error, 'strerror', _('not UTF-8'))})"
-        )
+        where = _(" in line {line}", line=place.line + 1) if place else f" ({_('not UTF-8')})"
         raise UserError(
             _("Cannot read {path}{where}.", path=path, where=where), _("Write one `name: value` a line.")
         ) from None

@@ -15,13 +15,13 @@ from typing import Any
 from pydantic_core import from_json
 
 from engine.contract import events as ev
+from engine.contract.glance import STEP_MARK, Ending
 from engine.contract.i18n import N_, _, n_
 from engine.contract.rundir import RunDir
 from rwkv_tui.plain import duration, short
 from rwkv_tui.series import Columns, Series
 from rwkv_tui.services.eta import Pace
 
-STEP_MARK = b'"type":"step"'
 STEP_INTEGERS = ("v", "epoch", "tokens")
 STEP_REALS = ("lr", "kt_s", "step_s", "t")
 STEP_CURVES = ("loss", "loss_smooth", "lr", "kt_s", "grad_norm", "tokens")
@@ -190,6 +190,13 @@ class RunModel:
     def steps(self) -> int:
         """Steps of the whole run, 0 while unknown."""
         return self.plan.steps if self.plan else 0
+
+    @property
+    def ending(self) -> Ending:
+        """How the run ended, "" while it goes on."""
+        if isinstance(self.closing, ev.Finished):
+            return self.closing.status
+        return "failed" if self.closing else ""
 
     @property
     def elapsed(self) -> float:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from engine.contract.errors import UserError
-from engine.contract.events import Event, Failed, Finished, Resumed, Started, Step, parse_event
 from engine.contract.files import write_atomic
+from engine.contract.glance import Ending, glance
 from engine.contract.i18n import N_, _, p_
 from engine.contract.process import Process
 from engine.contract.rundir import RunDir, RunList, Status
@@ -22,8 +21,6 @@ STATUS_WORDS: dict[Status, str] = {
     "starting": N_("starting"), "running": N_("running"), "stopping": N_("stopping"),
     "finished": N_("finished"), "stopped": N_("stopped"), "failed": N_("failed"), "died": N_("died"),
 }  # fmt: skip
-HEAD_BYTES = 1 << 18
-TAIL_BYTES = 1 << 16
 ENGINE_LOG_BYTES = 1 << 13
 
 
@@ -94,33 +91,18 @@ def find_run(folder: Path, wanted: str) -> tuple[str, RunDir]:
 def summarise(name: str, run: RunDir) -> RunSummary:
     """How one run stands, from the first and the last part of its events."""
     alive = is_alive(run)  # before reading: a run that ends in between has then told so
-    head, tail = _head_and_tail(run.events)
-    started = next((e for e in (*head, *tail) if isinstance(e, Started)), None)
-    step, closing, resumed_at = None, None, 0
-    for event in (*head, *tail):
-        if isinstance(event, Step):
-            step = event
-        elif isinstance(event, (Finished, Failed)):
-            closing = event
-        elif isinstance(event, Resumed):
-            closing, resumed_at = None, event.step
-            step = step if step and step.step <= event.step else None
-        elif isinstance(event, Started):
-            closing = None
-    plan = started.plan if started else None
-    ended_at = closing.step if isinstance(closing, Finished) else 0
-    last = tail or head
+    told = glance(run.events)
     return RunSummary(
         name=name,
         proj_dir=run.path,
-        status=status_of(run, alive=alive, began=started is not None, closing=closing),
-        method=plan.method if plan else "",
-        version=plan.version if plan else "",
-        step=max(step.step if step else 0, ended_at, resumed_at),
-        steps=plan.steps if plan else 0,
-        loss=step.loss_smooth if step else None,
-        started=head[0].t if head else None,
-        updated=last[-1].t if last else None,
+        status=status_of(run, alive=alive, began=told.began, ending=told.ending),
+        method=told.method,
+        version=told.version,
+        step=told.step,
+        steps=told.steps,
+        loss=told.loss,
+        started=told.first_t,
+        updated=told.last_t,
     )
 
 
@@ -136,12 +118,10 @@ def is_alive(run: RunDir) -> bool | None:
     return None if launcher is not None and launcher.alive() else False
 
 
-def status_of(run: RunDir, *, alive: bool | None, began: bool, closing: Finished | Failed | None) -> Status:
+def status_of(run: RunDir, *, alive: bool | None, began: bool, ending: Ending) -> Status:
     """One word for a run: what it said last, else whether its process (`is_alive`) is still there."""
-    if isinstance(closing, Finished):
-        return closing.status
-    if closing is not None:
-        return "failed"
+    if ending:
+        return ending
     if alive is False:
         return "died"
     if stop_asked(run):
@@ -228,8 +208,7 @@ def _how_it_ended(run: RunSummary, folder: RunDir, status: str, step: str) -> st
 
 def _shortage(run: RunDir) -> str:
     """What the run lacked, with what to change, as far as that can be known; "" where it cannot."""
-    started = (e for e in _head_and_tail(run.events)[0] if isinstance(e, Started))
-    found = shortage(run, next((e.plan.device for e in started), ""))
+    found = shortage(run, glance(run.events).device)
     return f"{found.said} {found.remedy}" if found else ""
 
 
@@ -243,33 +222,3 @@ def engine_log_tail(run: RunDir) -> str:
     except OSError:
         return ""
     return text.partition("\n")[2] if start else text
-
-
-def _head_and_tail(path: Path) -> tuple[list[Event], list[Event]]:
-    """Events of the first part up to the plan, and of the last part; nothing between is read."""
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, 2)
-            file.seek(0)
-            head = file.read(HEAD_BYTES)
-            start = max(len(head), size - TAIL_BYTES)
-            file.seek(start)
-            tail = file.read(size - start) if size > start else b""
-    except OSError:
-        return [], []
-    if not tail:
-        return _events(head.splitlines()), []
-    until_plan = []
-    for event in _events_of(head.splitlines()):
-        until_plan.append(event)
-        if isinstance(event, Started):
-            break
-    return until_plan, _events(tail.splitlines())
-
-
-def _events(lines: Iterable[bytes]) -> list[Event]:
-    return list(_events_of(lines))
-
-
-def _events_of(lines: Iterable[bytes]) -> Iterable[Event]:
-    return (event for line in lines if (event := parse_event(line)) is not None)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import TYPE_CHECKING
 
 from textual.content import Content
 from textual.geometry import Size
 from textual.widget import Widget
 
 from engine.contract.i18n import N_, _, n_
-from engine.contract.reports import DataSummary, DocumentSample, Finding
 from rwkv_tui.marks import LEVEL_SIGNS
 from rwkv_tui.plain import one_line, plain, size
+
+if TYPE_CHECKING:
+    from engine.contract.reports import DataSummary, DocumentSample, Finding
 
 EIGHTHS = " ▏▎▍▌▋▊▉"
 SAMPLE_CHARACTERS = 1_000

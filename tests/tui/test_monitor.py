@@ -217,7 +217,7 @@ async def test_a_run_that_ends_while_watched(tmp_path: Path) -> None:
         await pilot.press("enter")
         assert isinstance(app.screen, DoneScreen)
         await pilot.press("escape")
-        assert isinstance(app.screen, HomeScreen)
+        assert isinstance(pilot.app.screen, HomeScreen)
 
 
 FAILED = ev.Failed(

@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 
 from engine.contract import events as ev
+from engine.contract.glance import HEAD_BYTES, TAIL_BYTES
 from engine.contract.process import Process
 from engine.contract.rundir import RunList, Status
 from rwkv_tui.services.runs import (
-    HEAD_BYTES,
-    TAIL_BYTES,
     engine_log_tail,
     stop_asked,
     stop_run,

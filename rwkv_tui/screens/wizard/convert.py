@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from math import inf
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from textual import on, work
 from textual.app import ComposeResult
@@ -15,18 +16,17 @@ from textual.message import Message
 from textual.widgets import Button, Input, Label, Static
 from textual.worker import Worker
 
-from engine.contract.events import Converted as ConvertedEvent
-from engine.contract.events import Failed, Progress
 from engine.contract.i18n import N_, _
-from engine.contract.reports import Converted, DataSummary
 from rwkv_tui.draft import Draft
 from rwkv_tui.keys import key_of
 from rwkv_tui.plain import duration, plain, size
 from rwkv_tui.services.files import free_prefix, real_path, short
-from rwkv_tui.services.jobs import events
 from rwkv_tui.widgets.choice import Choice
-from rwkv_tui.widgets.data_report import bar
 from rwkv_tui.widgets.path_input import PathInput
+
+if TYPE_CHECKING:
+    from engine.contract.events import Progress
+    from engine.contract.reports import Converted, DataSummary
 
 PHASES = {
     "reading": N_("reading and tokenising"),
@@ -122,6 +122,7 @@ class ConvertForm(Vertical):
         self._bad_count = 0
         self._suggested = ""
         self._job: Worker[None] | None = None
+        self.display = False
         self._first: Progress | None = None
         self._phases = PHASES
 
@@ -218,6 +219,9 @@ class ConvertForm(Vertical):
 
     @work(exclusive=True, group="convert")
     async def _convert(self, args: list[str]) -> None:
+        from engine.contract.events import Converted, Failed, Progress
+        from rwkv_tui.services.jobs import events
+
         async with aclosing(events("convert", *args)) as told:
             async for event in told:
                 if isinstance(event, Progress):
@@ -225,7 +229,7 @@ class ConvertForm(Vertical):
                     self._say_progress(self._first, event)
                 elif isinstance(event, Failed):
                     self._refuse(f"{event.reason} {event.remedy}".strip())
-                elif isinstance(event, ConvertedEvent):
+                elif isinstance(event, Converted):
                     self._ended()
                     self._suggested = self.query_one("#out", PathInput).value
                     took = duration(event.report.seconds)
@@ -244,6 +248,8 @@ class ConvertForm(Vertical):
 
     def _say_progress(self, first: Progress, now: Progress) -> None:
         """Bar, speed and time left, over the time since the phase began."""
+        from rwkv_tui.widgets.data_report import bar
+
         share = now.done / now.total if now.total else 0.0
         n, all = list(self._phases).index(now.phase) + 1, len(self._phases)
         phase = _("{n} of {all}: {phase}", n=n, all=all, phase=_(self._phases[now.phase]))

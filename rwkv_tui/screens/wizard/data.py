@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import aclosing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from textual import on, work
 from textual.app import ComposeResult
@@ -18,22 +19,20 @@ from textual.worker import Worker
 
 from engine.contract.data_files import PACKED, SUFFIXES
 from engine.contract.errors import UserError
-from engine.contract.events import Failed, Progress, Summarised
 from engine.contract.flags import spell
 from engine.contract.i18n import N_, _, n_
-from engine.contract.reports import DataSummary
-from rwkv_tui.consequences import of_conversion
 from rwkv_tui.draft import Draft
 from rwkv_tui.keys import key_of
 from rwkv_tui.plain import plain, size
 from rwkv_tui.screens.wizard.convert import ADVICE, ConvertForm, RowsForm
 from rwkv_tui.screens.wizard.pane import Pane
 from rwkv_tui.services.files import Found, find_files, free_file, is_file, short
-from rwkv_tui.services.jobs import document, events
-from rwkv_tui.widgets import data_report
 from rwkv_tui.widgets.choice import Choice
 from rwkv_tui.widgets.path_input import PathInput
 from rwkv_tui.widgets.picker import Picker
+
+if TYPE_CHECKING:
+    from engine.contract.reports import DataSummary
 
 LISTED = (".idx", *(s + p for s, form in SUFFIXES.items() if form != "text" for p in ("", *PACKED)))
 """What is offered to pick: text files are too often something else, and are typed."""
@@ -60,13 +59,15 @@ class DataPane(Pane):
 
     def __init__(self, draft: Draft, cwd: Path, id: str, source: Path | None = None) -> None:
         super().__init__(draft, cwd, id)
-        self._given = short(source, cwd) if source else draft.text("data_file")
+        self._given = short(source, cwd) if source else draft.given("data_file")
         self._shown: DataSummary | None = None
         self._read_as: tuple[str, ...] | None = None  # path as typed, and flags
         self._checking: Worker[None] | None = None
         self._files: list[Path] = []
         self._said = Content()  # where no advice on a field is
-        self._prefix = draft.text("data_file")  # the training data as this pane knows it
+        self._rows = RowsForm(cwd)
+        self._form = ConvertForm(draft, cwd, self._rows)
+        self._prefix = draft.given("data_file")  # the training data as this pane knows it
 
     def compose(self) -> ComposeResult:
         with Horizontal(classes="line"):
@@ -76,21 +77,23 @@ class DataPane(Pane):
                 placeholder=_("a file, folder or pattern, or the name of a .bin/.idx pair"), id="path",
             )  # fmt: skip
         yield Static(id="hint")
-        with Horizontal(id="body"):
-            with Vertical(id="left"):
-                yield Label(_("Files here"), classes="title", id="files-title")
-                yield Picker("files")
-                yield (rows := RowsForm(self.cwd))
-                yield ConvertForm(self.draft, self.cwd, rows)
-            with VerticalScroll(id="report"):
-                yield Static(id="facts")
-                yield Static(id="refused")
-                yield Static(id="cut")
-                yield data_report.Lengths("lengths")
-                yield Static(id="findings")
-                yield Static(id="samples")
+        with Horizontal(id="body"), Vertical(id="left"):
+            yield Label(_("Files here"), classes="title", id="files-title")
+            yield Picker("files")
+            yield self._rows
+
+    async def _complete(self) -> None:
+        """What only data shows is made after the first frame, which is there the sooner."""
+        if not self._form.is_attached:
+            from rwkv_tui.widgets import data_report
+
+            names = ("facts", "refused", "cut", "lengths", "findings", "samples")
+            parts = (data_report.Lengths(n) if n == "lengths" else Static(id=n) for n in names)
+            await self.query_one("#left").mount(self._form)
+            await self.query_one("#body").mount(VerticalScroll(*parts, id="report"))
 
     def on_mount(self) -> None:
+        self.app.call_after_refresh(self._complete)
         self._find()
         if self._path.value.strip():
             self.read()
@@ -104,8 +107,8 @@ class DataPane(Pane):
 
     async def entered(self, field: str = "") -> None:
         """Reads the file anew when ctx_len or loss_mask, which decide what is cut and learned, changed."""
-        self._path.focus()
-        prefix = self.draft.text("data_file")
+        self.screen.set_focus(self._path)  # at once: a key may be waiting already
+        prefix = self.draft.given("data_file")
         if self.draft.data is None and prefix.strip() and prefix != self._prefix:
             self._path.value = self._prefix = prefix  # set in the form or by a preset
             self.read()
@@ -113,7 +116,7 @@ class DataPane(Pane):
             self.read()
 
     def cancel(self) -> bool:
-        if self.query_one(ConvertForm).cancel():
+        if self._form.cancel():
             return True
         if self._checking is None:
             return False
@@ -132,13 +135,13 @@ class DataPane(Pane):
         listed = self.query_one("#files", OptionList)
         offered = {
             "add": listed.has_focus and listed.highlighted is not None and bool(self._path.value.strip()),
-            "convert": self.query_one(ConvertForm).display, "template": rows, "tokens": data is not None,
+            "convert": self._form.display, "template": rows, "tokens": data is not None,
             "whole": data is not None and not data.complete and self._checking is None,
         }  # fmt: skip
         return offered.get(action, True)
 
     def action_convert(self) -> None:
-        self.query_one(ConvertForm).toggle()
+        self._form.toggle()
 
     def _say(self, text: str, style: str = "$foreground 70%") -> None:
         self._said = Content.styled(text, style)
@@ -155,6 +158,8 @@ class DataPane(Pane):
         if field is not None and field.id in ADVICE and self in field.ancestors:
             told = Content.styled(_(ADVICE[field.id]), "$text-success")
             if self._shown and isinstance(field, Input):
+                from rwkv_tui.consequences import of_conversion
+
                 follows = of_conversion(field.id, field.value.strip(), self._shown, self._path.paths)
                 told = Content("\n").join([told, Content(follows)]) if follows else told
         self.query_one("#hint", Static).update(told)
@@ -227,7 +232,7 @@ class DataPane(Pane):
         s = self.draft.approximate()
         names = ("ctx_len", "loss_mask", "mask_id", "epoch_steps", "micro_bsz")
         plan = (f"--{name}={spell(getattr(s, name))}" for name in names)
-        return (*plan, *self.query_one(RowsForm).flags())
+        return (*plan, *self._rows.flags())
 
     def _reading(self) -> tuple[str, ...]:
         return self._path.value.strip(), *self._flags()
@@ -251,6 +256,10 @@ class DataPane(Pane):
 
     @work(exclusive=True, group="summary")
     async def _summarise(self, paths: Sequence[Path], text: str, *flags: str) -> None:
+        from engine.contract.reports import DataSummary
+        from rwkv_tui.services.jobs import document
+
+        await self._complete()
         try:
             answer = await document("summary", *flags, "--", *map(str, paths))
         except UserError as error:
@@ -270,6 +279,9 @@ class DataPane(Pane):
 
     @work(exclusive=True, group="summary")
     async def _check(self, paths: Sequence[Path], *flags: str) -> None:
+        from engine.contract.events import Failed, Progress, Summarised
+        from rwkv_tui.services.jobs import events
+
         async with aclosing(events("summary", "--whole", *flags, "--", *map(str, paths))) as job:
             async for event in job:
                 if isinstance(event, Progress):
@@ -294,19 +306,19 @@ class DataPane(Pane):
         from rwkv_tui.screens.wizard.template import TemplateScreen
 
         if self._shown is not None:
-            mine = self.query_one(RowsForm).template()
+            mine = self._rows.template()
             file = mine or free_file(self.cwd / "template.txt")
             screen = TemplateScreen(self._shown.template, file, short(file, self.cwd), mine is not None)
             self.app.push_screen(screen, self._templated)
 
     def _templated(self, file: Path | None) -> None:
         if file is not None:
-            self.query_one(RowsForm).use(file)
+            self._rows.use(file)
 
     def _show(self, data: DataSummary | None) -> None:
         self._shown = data
-        self.query_one(ConvertForm).offer(data, self._path.paths)
-        self.query_one(RowsForm).display = data is None or data.kind == "rows"
+        self._form.offer(data, self._path.paths)
+        self._rows.display = data is None or data.kind == "rows"
         self.query_one("#report").display = data is not None
         if data is not None:
             self._draw(data)
@@ -326,6 +338,8 @@ class DataPane(Pane):
             self._say(_("Training reads binidx: convert this once ({key}).", key=key), "$text-warning")
 
     def _draw(self, data: DataSummary) -> None:
+        from rwkv_tui.widgets import data_report
+
         self.query_one("#facts", Static).update(data_report.facts(data, key_of(self, "data.whole")))
         self.query_one("#refused").display = False
         self.query_one("#cut", Static).update(data_report.cut_line(data))

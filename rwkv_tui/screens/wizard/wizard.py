@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from textual import getters, on
 from textual.app import ComposeResult
@@ -11,14 +12,15 @@ from textual.containers import Container
 from textual.widgets import Footer, Input
 
 from engine.contract.i18n import N_, _
-from engine.contract.presets import Preset, PresetStore
-from engine.contract.settings import train_params
 from rwkv_tui.app import TuneApp
 from rwkv_tui.draft import Draft
 from rwkv_tui.plain import plain
 from rwkv_tui.screens.base import TuneScreen
 from rwkv_tui.screens.wizard.pane import Pane
 from rwkv_tui.widgets.trail import Mark, Trail
+
+if TYPE_CHECKING:
+    from engine.contract.presets import Preset, PresetStore
 
 PANES = ("Data", "Model", "Parameters", "Review")
 
@@ -46,7 +48,6 @@ class WizardScreen(TuneScreen[None]):
     """From data to launch. Panes and draft live as long as the application."""
 
     app = getters.app(TuneApp)
-    CSS_PATH = "../../styles/wizard.tcss"
     AUTO_FOCUS = ""
     HORIZONTAL_BREAKPOINTS = [(0, "-tiny"), (60, "-narrow"), (150, "-broad")]
     VERTICAL_BREAKPOINTS = [(0, "-low"), (34, "-tall")]
@@ -109,7 +110,7 @@ class WizardScreen(TuneScreen[None]):
         self.draft.recheck()
         self.draft.suggest_proj_dir(self.cwd)
         await self._pane(step).entered(field)
-        self._mark()
+        self.app.call_after_refresh(self._mark)  # checking loads pydantic, so the first frame goes before
         self.refresh_bindings()
 
     @on(Trail.Chosen)
@@ -152,7 +153,10 @@ class WizardScreen(TuneScreen[None]):
             self._pane(self._current).rest()
         else:
             self._left = True
-            self.app.pop_screen()
+            if len(self.app.screen_stack) > 2:
+                self.app.pop_screen()
+            else:
+                self.app.open_home()
 
     def action_presets(self) -> None:
         from rwkv_tui.screens.wizard.presets import PresetScreen
@@ -160,12 +164,16 @@ class WizardScreen(TuneScreen[None]):
         self.app.push_screen(PresetScreen(self._store(), self.draft), self._load)
 
     def _store(self) -> PresetStore:
+        from engine.contract.presets import PresetStore
+
         return PresetStore(self.app.paths.presets)
 
     def _load(self, preset: Preset | None) -> None:
         if preset is not None:
             self.draft.load(preset.values, preset.name)
             self.go("Parameters")
+            from engine.contract.settings import train_params
+
             brings = any(train_params()[name].group == "files" for name in preset.values)
             kept = N_("Loaded the preset {name}; files and model stay as they were.")
             told = _(N_("Loaded the preset {name} with its files.") if brings else kept, name=preset.name)
