@@ -132,6 +132,8 @@ class HomeScreen(TuneScreen[None]):
 
     def _say(self, some: bool, any_at_all: bool) -> None:
         self.query_one("#runs").display = some
+        if not some and self.focused is self.query_one("#runs"):
+            self.set_focus(None)  # or the keys of a list that is not there would be told
         self.query_one("#columns").display = some
         titles = self._columns(
             f"  {_('Run')}",
