@@ -36,6 +36,8 @@ from engine.contract.rundir import RunDir, RunList
 
 WIDTH, HEIGHT = 120, 40
 ROOT = Path(__file__).parents[1]
+STEADY = 13.0
+"""Seconds until the monitor's figures of the machine, means over ten seconds, know no start any more."""
 FORM = """
 from textual.app import App
 from textual.widgets import Button, Checkbox, Footer, Header, Input, Label, Select
@@ -108,6 +110,12 @@ class Terminal:
         while self.read(quiet):
             last = time.monotonic()
         return last
+
+    def keep(self, seconds: float) -> None:
+        """Goes on reading for so long, whatever comes."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self.read(min(left, 0.1))
 
     def text(self) -> str:
         return "\n".join("".join(row) for row in self.cells)
@@ -303,22 +311,23 @@ def long_run(seconds: float) -> None:
 
 
 def idle(seconds: float) -> None:
-    """A run that says nothing new."""
+    """A run that says nothing new, once the figures of the machine are means over their ten seconds."""
     with tempfile.TemporaryDirectory() as folder:
         story = Story(Path(folder), 5, 1000)
         story.tell(300)
         with Terminal(app(), Path(folder)) as terminal:
             _open(terminal)
             terminal.until(lambda text: shown_step(text) == 300)
-            terminal.settle(1.0)
-            written, used = terminal.bytes, sum(terminal.usage.cpu_times()[:2])
-            end = time.monotonic() + seconds
-            while time.monotonic() < end:
-                terminal.read(0.1)
+            terminal.keep(STEADY)
+            written, used, before = terminal.bytes, sum(terminal.usage.cpu_times()[:2]), terminal.text()
+            terminal.keep(seconds)
             cpu = (sum(terminal.usage.cpu_times()[:2]) - used) / seconds
             print(
                 f"idle           {terminal.bytes - written} bytes in {seconds:.0f} s (0), {cpu:.1%} of a core"
             )
+            for was, now in zip(before.split("\n"), terminal.text().split("\n"), strict=True):
+                if was != now:  # what changed on the machine, where something did
+                    print(f"    before: {was.strip()}\n    after:  {now.strip()}")
 
 
 def keys(turns: int = 40) -> None:

@@ -44,7 +44,8 @@ class Series:
     def take(self, ys: Sequence[float | None]) -> None:
         """Adds values whose places are in `xs` already."""
         code = self.ys.typecode
-        values = array(code, [math.nan if y is None else y for y in ys])
+        # an array has no None, and 100,000 numbers as a list of objects would stay in the process's memory
+        values = array(code, ys if isinstance(ys, array) else [math.nan if y is None else y for y in ys])
         if not math.isfinite(sum(values)):
             values = array(code, [y if math.isfinite(y) else math.nan for y in values])
         self.ys.extend(values)

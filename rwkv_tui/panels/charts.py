@@ -212,7 +212,7 @@ class Charts(Container):
         epochs, saves = self._at(model.epoch_marks), self._at([c.step for c in model.checkpoints])
         for name in names:
             chart = self.query_one(f"#{name}", LineChart)
-            if chart.display:
+            if chart.display or chart.is_empty:  # one that a later layout shows has all at once then
                 chart.show(self._curves(name), axis=axis, epochs=epochs, saves=saves, log=name in self._log)
 
     def _curves(self, name: str) -> list[Curve]:

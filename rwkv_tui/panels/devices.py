@@ -20,8 +20,10 @@ WHOLE_HEIGHT, WHOLE_HOST = 7, 4
 LINE_WIDTH = 80
 RECENT = 5
 """Readings whose mean the line of the machine tells as its use of the CPU: ten seconds."""
-TELLING = 0.05
-"""Of the whole: by how much the machine's figures must move for its line to be written anew."""
+TELLING, TELLING_CPU = 0.05, 10.0
+"""Of the whole, and in percent: by how much the machine's figures must move for its line to be written anew.
+The use of the CPU is told in steps of CPU_STEP, for what is less is noise."""
+CPU_STEP = 5
 NOT_TOLD = "N/A"
 Past = Sequence[float | None]
 
@@ -158,7 +160,8 @@ class HostPanel(Panel):
         host = self._steady
         if self.size.height >= WHOLE_HOST:
             return self._whole()
-        figures = f"CPU {_told(host.cpu, '%'):>5}   RAM {_memory(host.used_bytes, host.total_bytes)}"
+        cpu = None if host.cpu is None else round(host.cpu / CPU_STEP) * CPU_STEP
+        figures = f"CPU {_told(cpu, '%'):>5}   RAM {_memory(host.used_bytes, host.total_bytes)}"
         if host.disk_free is not None:
             figures += "   " + _("disk {free} free", free=size(host.disk_free))
         if not self._reason:
@@ -187,14 +190,14 @@ class HostPanel(Panel):
 def has_moved(was: HostInfo, now: HostInfo) -> bool:
     """Whether one who reads the line would care; a screen that is left open writes nothing else."""
     pairs = (
-        (was.cpu, now.cpu, 100.0),
-        (was.used_bytes, now.used_bytes, now.total_bytes),
-        (was.disk_free, now.disk_free, now.disk_free),
+        (was.cpu, now.cpu, TELLING_CPU),
+        (was.used_bytes, now.used_bytes, TELLING * (now.total_bytes or 1)),
+        (was.disk_free, now.disk_free, TELLING * (now.disk_free or 1)),
     )
     return any(
         (before is None) != (after is None)
-        or (before is not None and after is not None and abs(after - before) >= TELLING * (whole or 1))
-        for before, after, whole in pairs
+        or (before is not None and after is not None and abs(after - before) >= step)
+        for before, after, step in pairs
     )
 
 

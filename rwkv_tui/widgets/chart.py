@@ -59,6 +59,11 @@ class LineChart(Widget):
         self._rows: list[list[Run]] = []
         self._strips: list[Strip] = []
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has not been given any curve yet."""
+        return not self._curves
+
     def show(
         self,
         curves: Sequence[Curve],

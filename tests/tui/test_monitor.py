@@ -430,8 +430,8 @@ async def test_a_tiny_terminal_breaks_nothing(keys: str, tmp_path: Path) -> None
 
 def test_the_line_of_the_machine_moves_only_when_it_tells_something() -> None:
     was = HostInfo(40.0, 4 * 2**30, 16 * 2**30, 90 * 2**30, 100 * 2**30)
-    assert not has_moved(was, replace(was, cpu=44.0, used_bytes=4 * 2**30 + 2**28, disk_free=89 * 2**30))
-    assert has_moved(was, replace(was, cpu=46.0))
+    assert not has_moved(was, replace(was, cpu=49.0, used_bytes=4 * 2**30 + 2**28, disk_free=89 * 2**30))
+    assert has_moved(was, replace(was, cpu=51.0))
     assert has_moved(was, replace(was, used_bytes=5 * 2**30))
     assert has_moved(was, replace(was, disk_free=80 * 2**30))
     assert has_moved(replace(was, cpu=None), was)
