@@ -88,11 +88,10 @@ def measure(need: Need, rounds: int, peers: bool, state_only: bool, floor: floor
     found, reasons = operators(need, peers)
     timed = {name: as_given(operator, inputs) for name, operator in found.items()}
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in found}
-    for turn in range(rounds + 1):
+    for _ in range(rounds):
         for name, (operator, given) in timed.items():
-            taken = seconds(operator, given)
-            if turn:  # the first one warms up
-                times[name].append(taken)
+            seconds(operator, given)  # as in a run, each finds its own in caches and allocator, no other's
+            times[name].append(seconds(operator, given))
     moved = sum(x.numel() * x.element_size() for x in inputs)
     moved += inputs[3].numel() * inputs[3].element_size()  # y
     both = 2 * moved + sum(x.numel() * x.element_size() for x in wanted)  # again, and the gradients
