@@ -27,6 +27,11 @@ settings.load_profile("suite")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["LANGUAGE"] = "en"  # whatever the locale of whoever runs the tests
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--snapshot-update", action="store_true", help="keep how screens look now")
+
+
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 

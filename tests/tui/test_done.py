@@ -3,11 +3,10 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from textual.pilot import Pilot
 from textual.widgets import Static
 
 from engine.contract import events as ev
@@ -17,7 +16,6 @@ from engine.contract.settings import TrainSettings
 from rwkv_tui.next_steps import eval_command, rwkv_snippet, steps
 from rwkv_tui.screens.done import DoneScreen
 from rwkv_tui.screens.home import HomeScreen
-from rwkv_tui.services.run_tail import RunTail
 from tests.fakes import screens, stories
 
 
@@ -119,26 +117,6 @@ def test_the_program_for_the_rwkv_package_sees_the_model_the_engine_tuned(
 def test_the_command_can_be_pasted() -> None:
     command = eval_command(Path("/a b/m.pth"), ("--state", "/s.pth"), None, 512)
     assert command == "rwkv-tune eval --model '/a b/m.pth' --state /s.pth --data PREFIX --ctx-len 512"
-
-
-@pytest.mark.parametrize("size", [(80, 24), (140, 45)], ids=["small", "large"])
-def test_done_looks(
-    size: tuple[int, int],
-    snap_compare: Callable[..., bool],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.chdir(tmp_path)  # so that the paths shown are the same in every run
-    Path("runs").mkdir()
-    run = finished(Path("runs/emoji"))
-    assert RunTail(run).poll()
-
-    async def open_it(pilot: Pilot[None]) -> None:
-        await pilot.app.push_screen(DoneScreen("emoji", run))
-        await pilot.pause(0.1)
-
-    before: Callable[[Pilot[None]], Awaitable[None]] = open_it
-    assert snap_compare(screens.app(tmp_path), terminal_size=size, run_before=before)
 
 
 def test_each_method_has_its_own_next_steps() -> None:

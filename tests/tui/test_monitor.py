@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -356,65 +356,6 @@ async def test_a_long_history_leaves_the_keys_alive(tmp_path: Path) -> None:
         screen = monitor(run)
         await app.push_screen(screen)
         await until(pilot, lambda: "2,000/20,000" in panel(screen, "bars"))
-
-
-def start_opening(folder: Path) -> RunDir:
-    run = stories.new_run(folder, "emoji", ALIVE)
-    stories.tell(run, stories.preparing())
-    return run
-
-
-def start_running(folder: Path) -> RunDir:
-    run = stories.new_run(folder, "emoji", ALIVE)
-    stories.tell(run, stories.opening() + stories.stepping(folder, 1, 430))
-    return run
-
-
-def start_failed(folder: Path) -> RunDir:
-    run = stories.new_run(folder, "emoji", stories.GONE)
-    stories.tell(run, [*stories.opening(), *stories.stepping(folder, 1, 230), FAILED])
-    run.log.write_text("Traceback (most recent call last):\n  ...\nOutOfMemoryError: 2 GiB\n")
-    return run
-
-
-@pytest.mark.parametrize("size", [(80, 24), (140, 45)], ids=["small", "large"])
-@pytest.mark.parametrize("story", [start_opening, start_running, start_failed])
-def test_monitor_looks(
-    story: Callable[[Path], RunDir],
-    size: tuple[int, int],
-    snap_compare: Callable[..., bool],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.chdir(tmp_path)  # so that the paths shown are the same in every run
-    run = story(Path("runs/emoji"))
-    reading = screens.NO_GPU if story is start_opening else screens.TWO_GPUS
-    screen = monitor(run, screens.StillGpus(reading))
-
-    async def open_it(pilot: Pilot[None]) -> None:
-        await pilot.app.push_screen(screen)
-        await pilot.pause(1.5)  # until devices and charts have found their places
-
-    before: Callable[[Pilot[None]], Awaitable[None]] = open_it
-    assert snap_compare(screens.app(tmp_path), terminal_size=size, run_before=before)
-
-
-@pytest.mark.parametrize("size", [(80, 24), (120, 40)], ids=["small", "large"])
-@pytest.mark.parametrize("keys", ["1 left", "5", "6", "7"], ids=["cursor", "devices", "state", "samples"])
-def test_whole_panels_look(
-    keys: str, size: tuple[int, int], snap_compare: Callable[..., bool], tmp_path: Path
-) -> None:
-    run = stories.new_run(tmp_path / "emoji", "emoji", ALIVE)
-    stories.tell(run, stories.opening() + stories.lively(Path("emoji"), 430))
-    screen = monitor(run, screens.StillGpus(screens.TWO_GPUS))
-
-    async def open_it(pilot: Pilot[None]) -> None:
-        await pilot.app.push_screen(screen)
-        await pilot.pause(0.3)
-        await pilot.press(*keys.split())
-        await pilot.pause(0.5)
-
-    assert snap_compare(screens.app(tmp_path), terminal_size=size, run_before=open_it)
 
 
 @pytest.mark.parametrize("keys", ["", "1 left plus", "5", "6", "7", "o", "t"])
