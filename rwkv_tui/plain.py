@@ -8,9 +8,12 @@ from math import isfinite
 
 from rich.cells import cell_len, set_cell_size
 
+from engine.contract.i18n import _
 from engine.contract.plain import one_line, plain
 
-__all__ = ["announcement", "column", "duration", "moment", "one_line", "plain", "short", "size", "wrapped"]
+__all__ = [
+    "announcement", "column", "duration", "moment", "nats", "one_line", "plain", "short", "size", "wrapped",
+]  # fmt: skip
 
 
 def announcement(name: str, status: str, *, tmux: bool) -> str:
@@ -68,6 +71,11 @@ def wrapped(text: str, width: int) -> list[str]:
         else:
             lines[-1] += unit
     return [line.rstrip() for line in lines]
+
+
+def nats(loss: float | None) -> str:
+    """A loss, or n/a where it is no number."""
+    return _("n/a") if loss is None or not isfinite(loss) else f"{loss:.4f}"
 
 
 def moment(t: float) -> str:

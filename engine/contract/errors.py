@@ -39,6 +39,12 @@ class Diverged(UserError):
     cause = "diverged"
 
 
+class NoNumbers(UserError):
+    """What is computed is no number, and not for anything that was learned."""
+
+    cause = "precision"
+
+
 class SettingsError(UserError):
     """Settings that cannot start a run; carries every problem, not just the first."""
 

@@ -158,11 +158,11 @@ class Checkpoint(Base):
 
 
 class Evaluated(Base):
-    """Mean cross-entropy over `documents` documents, before or after training."""
+    """Mean cross-entropy over `documents` documents, before or after training; None when it is no number."""
 
     type: Literal["evaluated"] = "evaluated"
     when: Literal["before", "after"]
-    loss: float
+    loss: float | None
     tokens: Whole
     documents: Whole
 
@@ -204,7 +204,7 @@ class Warned(Base):
 class Failed(Base):
     """The run ended by an error: what happened and what to do. `fix` says the remedy by parameters: the value
     that each would better have, as one types it. `cause` is a word for programs, in no language: "memory",
-    "diverged", "disk", "file", or "" where only the words tell."""
+    "diverged", "precision", "disk", "file", or "" where only the words tell."""
 
     type: Literal["failed"] = "failed"
     reason: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 from pathlib import Path
@@ -45,7 +46,7 @@ class OnFinish:
             self._loss = last_loss(self._run.events)
         told = {
             "RWKV_TUNE_RUN": self._run.name(), "RWKV_TUNE_STATUS": self._status,
-            "RWKV_TUNE_LOSS": "" if self._loss is None else f"{self._loss:.6g}",
+            "RWKV_TUNE_LOSS": _number(self._loss),
             "RWKV_TUNE_PROJ_DIR": str(self._run.path),
         }  # fmt: skip
         say(f"on_finish: {self._command}")
@@ -56,6 +57,10 @@ class OnFinish:
             )  # fmt: skip
         except OSError as error:
             say(_("on_finish: it could not be started ({error})", error=error))
+
+
+def _number(loss: float | None) -> str:
+    return f"{loss:.6g}" if loss is not None and math.isfinite(loss) else ""
 
 
 def last_loss(path: Path) -> float | None:

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from engine.contract import events
-from engine.contract.errors import Diverged
+from engine.contract.errors import Diverged, NoNumbers, UserError
 from engine.contract.i18n import _
 
 SMOOTHING = 0.95  # weight of the past in an average
@@ -61,20 +61,7 @@ class Health:
         if not math.isfinite(loss):
             self.bad_steps += 1
             if self.bad_steps >= BAD_STEPS:
-                raise Diverged(
-                    _(
-                        "The loss is {loss} since step {step} (learning rate {rate:g}).",
-                        loss=loss,
-                        step=step - BAD_STEPS + 1,
-                        rate=rate,
-                    ),
-                    _(
-                        "Lower lr_init, or lengthen warmup_steps; files saved before are intact. What "
-                        "overflows in fp16 may be fine in bf16."
-                    )
-                    if self.fp16
-                    else _("Lower lr_init, or lengthen warmup_steps; files saved before are intact."),
-                )
+                raise self._no_numbers(step - BAD_STEPS + 1, loss, rate)
             return
         self.bad_steps = 0
         self.smooth.add(loss)
@@ -82,6 +69,30 @@ class Health:
         average = self.smooth.value
         assert average is not None
         self.lowest = min(self.lowest, average)
+
+    def _no_numbers(self, since: int, loss: float, rate: float) -> UserError:
+        if self.smooth.value is None:  # no step has had a loss: nothing that was learned can be the reason
+            return NoNumbers(
+                _("The loss is {loss} from the first step on, before anything was learned.", loss=loss),
+                _(
+                    "The model, or the state it begins with, overflows or is damaged: set precision to fp32, "
+                    "or take another file."
+                ),
+            )
+        return Diverged(
+            _(
+                "The loss is {loss} since step {step} (learning rate {rate:g}).",
+                loss=loss,
+                step=since,
+                rate=rate,
+            ),
+            _(
+                "Lower lr_init, or lengthen warmup_steps; files saved before are intact. What overflows in "
+                "fp16 may be fine in bf16."
+            )
+            if self.fp16
+            else _("Lower lr_init, or lengthen warmup_steps; files saved before are intact."),
+        )
 
     def note_overflow(self, step: int, scale: float) -> None:
         """A step whose gradients overflowed in fp16; the loss scale is now `scale`."""

@@ -11,7 +11,7 @@ import torch
 from engine.checkpoints.inspect import inspect_model
 from engine.contract import events
 from engine.contract.errors import Problem, SettingsError, UserError
-from engine.contract.i18n import N_, _, p_
+from engine.contract.i18n import N_, _, n_, p_
 from engine.contract.memory import host_emb
 from engine.contract.reports import ModelInfo
 from engine.contract.settings import TrainSettings
@@ -271,6 +271,6 @@ def make_plan(loaded: Loaded) -> events.Plan:
 
 
 def _device_name(device: str) -> str:
-    return (
-        torch.cuda.get_device_name() if device == "cuda" else _("CPU, {n} threads", n=torch.get_num_threads())
-    )
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    return n_("CPU, {n} thread", "CPU, {n} threads", torch.get_num_threads())

@@ -16,7 +16,7 @@ from engine.contract.i18n import N_, _, sentences
 from engine.contract.plain import one_line, plain, say
 from engine.contract.rundir import RunDir
 from rwkv_tui.commands.app import in_tmux
-from rwkv_tui.plain import announcement
+from rwkv_tui.plain import announcement, nats
 from rwkv_tui.services.run_tail import RunTail
 from rwkv_tui.services.runs import ending_of, engine_log_tail, is_alive, stop_run, summarise
 
@@ -129,21 +129,21 @@ def describe(event: events.Event) -> str | None:
                 else _("starting from the beginning")
             )
         case events.Evaluated():
-            said = N_("loss before tuning {loss:.4f} ({documents} documents)")
+            said = N_("loss before tuning {loss} ({documents} documents)")
             if event.when == "after":
-                said = N_("loss after tuning {loss:.4f} ({documents} documents)")
-            return _(said, loss=event.loss, documents=event.documents)
+                said = N_("loss after tuning {loss} ({documents} documents)")
+            return _(said, loss=nats(event.loss), documents=event.documents)
         case events.Epoch():
             return _(
                 "epoch {epoch}: loss {loss}, lr {lr:g}, {seconds:.1f} s",
-                epoch=event.epoch, loss=number(event.loss), lr=event.lr, seconds=event.seconds,
+                epoch=event.epoch, loss=nats(event.loss), lr=event.lr, seconds=event.seconds,
             )  # fmt: skip
         case events.Validated():
             return _(
                 "validation loss {loss} after epoch {epoch}; best {best_loss} in epoch {best_epoch}",
-                loss=number(event.loss),
+                loss=nats(event.loss),
                 epoch=event.epoch,
-                best_loss=number(event.best_loss),
+                best_loss=nats(event.best_loss),
                 best_epoch=event.best_epoch,
             )
         case events.Checkpoint():
@@ -222,7 +222,7 @@ class LineShow(Show):
             self.last = time.monotonic()
             self.note(_(
                 "step {step}/{steps} loss {loss} smoothed {smooth} lr {lr:.3g} {speed:.2f} kt/s",
-                step=event.step, steps=self.steps, loss=number(event.loss), smooth=number(event.loss_smooth),
+                step=event.step, steps=self.steps, loss=nats(event.loss), smooth=nats(event.loss_smooth),
                 lr=event.lr, speed=event.kt_s,
             ))  # fmt: skip
         line = describe(event)
@@ -266,7 +266,7 @@ class BarShow(Show):
         elif isinstance(event, events.Step):
             note = _(
                 "loss {loss}  lr {lr:.3g}  {speed:.2f} kt/s",
-                loss=number(event.loss_smooth), lr=event.lr, speed=event.kt_s,
+                loss=nats(event.loss_smooth), lr=event.lr, speed=event.kt_s,
             )  # fmt: skip
             self._move("training", event.step, None, note)
         line = describe(event)
@@ -281,8 +281,3 @@ class BarShow(Show):
 
     def note(self, text: str) -> None:
         self.console.print(plain(text), markup=False)
-
-
-def number(value: float | None) -> str:
-    """A loss, or n/a where it is not finite."""
-    return "n/a" if value is None else f"{value:.4f}"

@@ -11,7 +11,7 @@ from engine.contract.events import Finished
 from engine.contract.i18n import _
 from engine.contract.rundir import RunDir, Status
 from rwkv_tui.panels.panel import fill
-from rwkv_tui.plain import duration, moment, one_line, plain
+from rwkv_tui.plain import duration, moment, nats, one_line, plain
 from rwkv_tui.services.diagnosis import Diagnosis
 from rwkv_tui.services.run_tail import RunModel
 from rwkv_tui.services.runs import place_of
@@ -20,10 +20,10 @@ Key = Callable[[str], str]
 """How the key is spelled that does what has this name."""
 
 
-def change(before: float, after: float) -> str:
+def change(before: float | None, after: float | None) -> str:
     """A loss before and after with the change in percent."""
-    percent = f" ({(after - before) / before:+.0%})" if before else ""
-    return f"{before:.4f} -> {after:.4f}{percent}"
+    percent = f" ({(after - before) / before:+.0%})" if before and after is not None else ""
+    return f"{nats(before)} -> {nats(after)}{percent}"
 
 
 def ending(
@@ -56,8 +56,8 @@ def _finished(status: Status, closing: Finished, model: RunModel, key: Key) -> C
     bright = Content.styled(told, "bold $warning" if stopped else "bold $success")
     step, took = place_of(closing.step, model.steps), duration(closing.seconds)
     lines = [fill(_("{told} at {step}, after {time}"), told=bright, step=step, time=took)]
-    if closing.loss_before is not None and closing.loss_after is not None:
-        lines.append(Content(_("Loss {change}", change=change(closing.loss_before, closing.loss_after))))
+    if model.gain:
+        lines.append(Content(_("Loss {change}", change=change(*model.gain))))
     lines.append(fill(_("{key} shows its files, a sample and what to do next."),
                       key=Content.styled(key("monitor.done"), "bold $primary")))  # fmt: skip
     return Content("\n").join(lines)

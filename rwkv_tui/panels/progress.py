@@ -11,7 +11,7 @@ from engine.contract.events import Progress
 from engine.contract.i18n import _
 from engine.contract.rundir import Status
 from rwkv_tui.panels.panel import Panel, bar
-from rwkv_tui.plain import column, duration, one_line, size
+from rwkv_tui.plain import column, duration, nats, one_line, size
 from rwkv_tui.services.run_tail import RunModel
 from rwkv_tui.services.runs import status_word
 
@@ -121,7 +121,7 @@ class Bars(Panel):
                 else _("running for {time}", time=duration(model.elapsed))
             )
         if model.before and self.size.width >= 100:
-            parts.append(_("loss before training {loss:.4f}", loss=model.before.loss))
+            parts.append(_("loss before training {loss}", loss=nats(model.before.loss)))
         return Content(" " + "   ".join(parts))
 
 
@@ -180,7 +180,7 @@ class Phases(Panel):
         if model.before:
             lines.append(
                 Content.assemble(
-                    ("✓ ", "$success"), _("loss before training: {loss:.4f}", loss=model.before.loss)
+                    ("✓ ", "$success"), _("loss before training: {loss}", loss=nats(model.before.loss))
                 )
             )
         return Content("\n").join(lines[: self.size.height])

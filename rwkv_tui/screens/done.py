@@ -98,8 +98,8 @@ class DoneScreen(TuneScreen[None]):
                 )
             else:
                 lines.append(Content(_("The run finished after {step:,} steps and {time}.", **took)))
-            if closing.loss_before is not None and closing.loss_after is not None:
-                moved = Content.styled(change(closing.loss_before, closing.loss_after), "bold")
+            if self._model.gain:
+                moved = Content.styled(change(*self._model.gain), "bold")
                 lines.append(fill(self._measured(), change=moved))
             else:
                 unmeasured = _(

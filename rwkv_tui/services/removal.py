@@ -16,7 +16,7 @@ from engine.contract.rundir import RunDir, RunList
 from rwkv_tui.services.runs import is_alive
 
 RECORDS = re.compile(
-    r"(settings\.yaml|run\.json|stop\.json|events\.ndjson|engine\.log|resume-\d+\.(pt|sha256))"
+    r"(settings\.yaml|run\.json|stop\.json|events\.ndjson|engine\.log|resume-\d+(-\d+)?\.(pt|sha256))"
     r"|\.(run\.json|stop\.json|settings\.yaml|rwkv-.*|resume-.*)\.\d+\.part"
 )
 TRAINED = re.compile(r"rwkv-\d+(\.pth)?|train_log\.txt|loss_data\.jsonl")

@@ -18,7 +18,7 @@ from engine.contract import events as ev
 from engine.contract.glance import STEP_MARK, Ending
 from engine.contract.i18n import N_, _, n_
 from engine.contract.rundir import RunDir
-from rwkv_tui.plain import duration, short
+from rwkv_tui.plain import duration, nats, short
 from rwkv_tui.series import Columns, Series
 from rwkv_tui.services.eta import Pace
 
@@ -199,6 +199,15 @@ class RunModel:
         return "failed" if self.closing else ""
 
     @property
+    def gain(self) -> tuple[float | None, float | None] | None:
+        """The loss before and after a run that has ended, each None when it is no number; None when it was
+        not measured."""
+        closing = self.closing
+        if isinstance(closing, ev.Finished) and (self.after or closing.loss_after is not None):
+            return closing.loss_before, closing.loss_after
+        return None
+
+    @property
     def elapsed(self) -> float:
         """Seconds from the first word of the run to its last one so far."""
         return self.last_t - self.first_t if self.first_t is not None and self.last_t is not None else 0.0
@@ -297,7 +306,7 @@ class RunModel:
     def _validated(self, event: ev.Validated) -> None:
         self.validations.append(event)
         self.valid_loss.append(event.step, event.loss)
-        loss = "-" if event.loss is None else f"{event.loss:.4f}"
+        loss = nats(event.loss)
         epoch, best = event.epoch, event.best_epoch
         if best == epoch:
             said = _("validation loss {loss} after epoch {epoch}, the best so far", loss=loss, epoch=epoch)
@@ -312,15 +321,15 @@ class RunModel:
         self._say(event.t, _("saved {name} at step {step}", name=name, step=event.step), "good", "◆")
 
     def _evaluated(self, event: ev.Evaluated) -> None:
-        n = event.documents
+        n, loss = event.documents, nats(event.loss)
         if event.when == "before":
-            said = n_("loss before training: {loss:.4f} over {n} document",
-                      "loss before training: {loss:.4f} over {n} documents", n, loss=event.loss)  # fmt: skip
+            said = n_("loss before training: {loss} over {n} document",
+                      "loss before training: {loss} over {n} documents", n, loss=loss)  # fmt: skip
             self.before, self._probe_began = event, self._phase_began
             self._per_document = (event.t - self._phase_began) / max(1, event.documents)
         else:
-            said = n_("loss after training: {loss:.4f} over {n} document",
-                      "loss after training: {loss:.4f} over {n} documents", n, loss=event.loss)  # fmt: skip
+            said = n_("loss after training: {loss} over {n} document",
+                      "loss after training: {loss} over {n} documents", n, loss=loss)  # fmt: skip
             self.after = event
         self._say(event.t, said, "good", "•")
 

@@ -191,6 +191,7 @@ def test_rm_keeps_what_was_trained_and_what_others_put_there(
         "engine.log",
         "stop.json",
         "resume-20.pt",
+        "resume-20-1.pt",  # of a second process
         "resume-20.sha256",
         ".run.json.7.part",
     ]

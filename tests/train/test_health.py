@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from engine.contract import events
-from engine.contract.errors import UserError
+from engine.contract.errors import NoNumbers, UserError
 from engine.train.health import BAD_STEPS, STOP_AFTER, WARN_AFTER, Health
 
 
@@ -39,6 +39,13 @@ def test_a_loss_that_is_no_number_ends_the_run_after_a_few_steps(loss: float) ->
         run.steps(1, loss)
     assert "Lower lr_init" in error.value.remedy and not run.told
     assert run.health.smooth.value == pytest.approx(2.0)
+
+
+def test_a_model_that_gives_no_numbers_is_not_told_to_learn_more_slowly() -> None:
+    run = Follower()
+    with pytest.raises(NoNumbers, match="is nan from the first step on, before anything") as error:
+        run.steps(BAD_STEPS, math.nan)
+    assert "fp32" in error.value.remedy and "lr_init" not in error.value.remedy
 
 
 def test_gradients_that_explode_are_told_once_and_end_the_run_when_they_stay() -> None:

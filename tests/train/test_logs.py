@@ -91,6 +91,7 @@ def test_an_offline_run_is_read_by_wandb(run: RunDir) -> None:
     log(events.Validated(
         epoch=0, step=2, loss=2.25, best_loss=2.25, best_epoch=0, documents=3, seconds=1
     ))  # fmt: skip
+    log(events.Evaluated(when="before", loss=None, tokens=9, documents=1))
     log(events.Evaluated(when="after", loss=1.5, tokens=9, documents=1))
     log(events.Finished(status="finished", step=2, seconds=1))
     log.close()

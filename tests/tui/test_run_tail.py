@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from engine.contract import events as ev
 from engine.contract.rundir import RunDir
 from rwkv_tui.commands.follow import describe
+from rwkv_tui.panels.ending import change
 from rwkv_tui.plain import duration
 from rwkv_tui.services.run_tail import RunModel, RunTail, RunWatch
 from tests.fakes import stories
@@ -230,6 +232,24 @@ def test_a_validation_is_told_with_the_best_epoch() -> None:
         "validation loss 1.7500 after epoch 2, best was epoch 1",
     ]
     assert describe(told[1]) == "validation loss 1.7500 after epoch 2; best 1.5000 in epoch 1"
+
+
+def test_a_loss_that_is_no_number_is_told_as_such() -> None:
+    """It is null in the file, as any number that is none."""
+    lines = [
+        ev.dump_event(ev.Evaluated(when=when, loss=math.nan, tokens=1, documents=2))
+        for when in ("before", "after")
+    ]
+    told = [event for line in lines if (event := ev.parse_event(line)) is not None]
+    ended = ev.Finished(status="finished", step=3, seconds=1, loss_before=None, loss_after=None)
+    model = fold([*told, ended])
+    assert [describe(event) for event in told] == [
+        "loss before tuning n/a (2 documents)", "loss after tuning n/a (2 documents)",
+    ]  # fmt: skip
+    assert model.log[0].text == "loss before training: n/a over 2 documents"
+    assert model.gain == (None, None) and fold([ended]).gain is None
+    assert change(None, 1.5) == "n/a -> 1.5000" and change(3.0, None) == "3.0000 -> n/a"
+    assert change(2.0, 1.0) == "2.0000 -> 1.0000 (-50%)"
 
 
 def test_the_plan_says_windows_and_what_is_held_out() -> None:
