@@ -55,10 +55,10 @@ def load_model(
 
     if quant == "none":
         files = read_stream if device.type == "cuda" else _mapped
-        tensors = {
-            name: (adjust(name, t) if is_linear_weight(name) else t).to(places(name), _kept(name, dtype))
-            for name, t in files(Path(path))
-        }
+        tensors = {}
+        for name, t in files(Path(path)):
+            there = t.to(places(name))
+            tensors[name] = (adjust(name, there) if is_linear_weight(name) else there).to(_kept(name, dtype))
         linears: dict[str, QuantLinear] = {}
     else:
         tensors, linears = _load_packed(Path(path), places, device, dtype, quant, adjust)

@@ -204,13 +204,15 @@ def restore_gradients(model: nn.Module, document: dict[str, Any]) -> None:
 
 
 def rng_state() -> dict[str, Any]:
-    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
+    """Of the CPU, and of the GPU that this process uses: to ask another one takes memory of it."""
+    gpus = [torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+    return {"cpu": torch.get_rng_state(), "cuda": gpus}
 
 
 def restore_rng(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["cpu"])
-    for device, one in enumerate(state["cuda"][: torch.cuda.device_count()]):
-        torch.cuda.set_rng_state(one, device)
+    if state["cuda"] and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.set_rng_state(state["cuda"][0])
 
 
 def log_sizes(run: RunDir) -> dict[str, int]:

@@ -47,7 +47,7 @@ class PissaTuning(AdapterTuning):
         """The weight without its start."""
         linear = name.removesuffix(".weight")
         down, up = self._start(linear, weight.float())
-        self.start |= {f"{linear}.lora_A.weight": down, f"{linear}.lora_B.weight": up}
+        self.start |= {f"{linear}.lora_A.weight": down.cpu(), f"{linear}.lora_B.weight": up.cpu()}
         return (weight.float() - self.scale * (up @ down)).to(weight.dtype)
 
     def _start(self, linear: str, weight: Tensor) -> tuple[Tensor, Tensor]:
