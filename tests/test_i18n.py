@@ -22,8 +22,6 @@ from engine.contract.errors import UserError
 ROOT = Path(__file__).parents[1]
 SOURCES = [path for place in messages.PLACES for path in sorted((ROOT / place).rglob("*.py"))]
 MARKS = {"_", "N_", "n_", "p_"}
-OUR_ENGLISH = ("engine/contract/reference.py",)
-"""Writes docs/parameters.md."""
 WORDS = re.compile(r"[A-Za-z]{2,}[,:;.]? [A-Za-z]{2,}")
 UNSAID = "# unsaid"
 """At the end of a line: its words are for programs or developers, not for the person."""
@@ -98,8 +96,6 @@ def test_places_are_filled_in(path: Path) -> None:
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_sentences_are_marked(path: Path) -> None:
     text = path.read_text()
-    if str(path.relative_to(ROOT)) in OUR_ENGLISH:
-        return
     lines = text.splitlines()
     found = [
         f"line {node.lineno}: {node.value!r}"

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from engine.contract.flags import spell
-from engine.contract.reference import COMMAND, render
+from engine.contract.i18n import speak
+from engine.contract.reference import PAGES, command, render
 from engine.contract.settings import train_params
 from tests.contract.test_settings import TUTORIAL
 
@@ -57,9 +58,14 @@ SHOWN_BY = {
 }
 
 
-def test_the_page_of_parameters_is_current() -> None:
-    page = (ROOT / "docs" / "parameters.md").read_text(encoding="utf-8")
-    assert page == render(), f"docs/parameters.md is stale; make it anew: {COMMAND}"
+@pytest.mark.parametrize("code", PAGES)
+def test_the_page_of_parameters_is_current(code: str) -> None:
+    speak(code)
+    try:
+        now, how = render(), command()
+    finally:
+        speak("en")
+    assert (ROOT / PAGES[code]).read_text(encoding="utf-8") == now, f"{PAGES[code]} is stale: {how}"
 
 
 def test_the_page_shows_every_parameter_with_type_default_and_advice() -> None:
