@@ -239,11 +239,13 @@ class RunList:
         return record if isinstance(record, dict) else {}
 
     def all(self, *, gone: bool = False) -> list[tuple[str, RunDir]]:
-        """(name, folder) of each run whose folder exists; with `gone` of the others, too."""
-        found = []
+        """(name, folder) of each run whose folder exists; with `gone` of the others, too, and of those whose
+        folder another run has taken since."""
+        found, taken = [], set()
         for entry in sorted(self.folder.glob("*.json"), key=_mtime, reverse=True):
             path = self._record(entry.stem).get("proj_dir")
-            if isinstance(path, str) and (gone or os.path.isdir(path)):  # noqa: PTH112 it never raises
+            if isinstance(path, str) and (gone or (path not in taken and os.path.isdir(path))):  # noqa: PTH112 it never raises
+                taken.add(path)
                 found.append((entry.stem, RunDir(Path(path))))
         return found
 

@@ -1,32 +1,45 @@
-"""The machines of one run tell each other that they live, and which process failed.
+"""The machines of one run wait for each other, tell each other that they live, who was asked to stop, and
+which process failed.
 
 Only their parents talk (engine.train.ranks), which do nothing but watch: a machine that says nothing is
 off, cut off or stopped, however long a step of the training takes. Machine 0 listens beside the port where
-the ranks meet; each of the others connects to it. What they say are lines: "node N" at first, then an
-empty one every BEAT seconds; at the end how a process failed, as an event, or "bye".
+the ranks meet; each of the others connects to it. What they say are lines: "node N SETTINGS" at first,
+"begin" once all are there, an empty one every BEAT seconds, "stop" when one was asked to; at the end how a
+process failed, as an event, or "bye". Machine 0 hands on what all must know.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import socket
 import time
 from contextlib import suppress
+from pathlib import Path
 
 from engine.contract import events
 from engine.contract.errors import UserError
-from engine.contract.i18n import _
+from engine.contract.i18n import _, p_
 from engine.contract.settings import TrainSettings
 
 BEAT = 2.0  # seconds
 SILENCE = 20.0  # seconds after which a machine that has been there is given up
 LONGEST = 1 << 20  # bytes of a line
+OWN = {"node_rank", "main_address", "on_finish", "wandb"}
+"""Parameters that each machine may have for itself, besides paths."""
 
 
 class Machines:
-    """This machine's view of the others. Raises UserError on machine 0 where its port cannot be had."""
+    """This machine's view of the others. `begun`: all are there; `stopping`: one of them was asked to stop.
+
+    Raises UserError on machine 0 where its port cannot be had.
+    """
 
     def __init__(self, settings: TrainSettings) -> None:
         self._node, self._count = settings.node_rank, settings.num_nodes
+        own = OWN | {name for name, value in settings if isinstance(value, Path)}
+        self._shared = settings.model_dump(mode="json", exclude=own)
+        self.begun, self.stopping = self._count == 1, False
         self._meeting = settings.main_address, settings.main_port + 1
         self._peers: list[_Peer] = []
         self._listener: socket.socket | None = None
@@ -39,7 +52,7 @@ class Machines:
             except OSError as error:
                 raise UserError(
                     _("Cannot listen on port {port}, where the run's machines hear of each other ({error}).",
-                      port=self._meeting[1], error=error.strerror),
+                      port=self._meeting[1], error=os.strerror(error.errno or 0)),
                     _("Choose another main_port, the same on all: it and the next one must be free."),
                 ) from error  # fmt: skip
             self._listener.setblocking(False)
@@ -53,6 +66,11 @@ class Machines:
         self._told = now if beat else self._told
         for peer in list(self._peers):
             failure = peer.listen(now)
+            if peer.hello:
+                self._greet(peer)
+            self.begun |= peer.begun
+            if peer.stopping:
+                self.stop()
             if beat:
                 peer.say("")
             if failure is None and peer.node is not None and not peer.left:
@@ -61,12 +79,72 @@ class Machines:
             if peer.closed:
                 self._peers.remove(peer)
                 self._over |= peer.node == 0
+        if not self.begun and self._node == 0 and self.here == self._count:
+            self.begun = True
+            self._tell("begin")
         return self._failure
 
+    @property
+    def here(self) -> int:
+        """How many are known to be there, with this one."""
+        return 1 + sum(peer.node is not None for peer in self._peers)
+
+    @property
+    def waits_for(self) -> str:
+        """What this one waits for until all are there."""
+        address, port = self._meeting
+        if self._node and not self._peers:
+            return _("waiting for machine 0 at {address}, port {port}", address=address, port=port)
+        if self._node:
+            return _("waiting for further machines, as machine 0 does")
+        return _(
+            "waiting for the other machines: {here} of {count} are there; they reach this one at {address}, "
+            "ports {port} and {next}",
+            here=self.here, count=self._count, address=address, port=port - 1, next=port,
+        )  # fmt: skip
+
+    def stop(self) -> None:
+        """Tells the others, once, that the run is to stop."""
+        if not self.stopping:
+            self.stopping = True
+            self._tell("stop")
+
+    def _tell(self, line: str) -> None:
+        for peer in self._peers:
+            if peer.node is not None:
+                peer.say(line)
+
+    def _greet(self, peer: _Peer) -> None:
+        """Takes in who says which machine it is, or tells it why not. The run does not suffer from it."""
+        node, shared = peer.hello or (0, {})
+        peer.hello, refused = None, None
+        others = {other.node: other for other in self._peers}
+        wrong = [name for name, value in self._shared.items() if shared.get(name, value) != value]
+        if node in others or not 0 < node < self._count:
+            address = others[node].address if node in others else self._meeting[0]
+            refused = events.Failed(
+                reason=_("There is a machine {node} already, {address}.", node=node, address=address),
+                remedy=_("Give each machine a node_rank of its own, from 0 to {last}.", last=self._count - 1),
+            )
+        elif wrong:
+            said = p_("list", "; ").join(
+                _("{name} {theirs} here, {ours} on machine 0", name=name, theirs=shared[name],
+                  ours=self._shared[name]) for name in wrong
+            )  # fmt: skip
+            refused = events.Failed(
+                reason=_("This machine has other settings than machine 0: {said}.", said=said),
+                remedy=_("Give the same command on all; only node_rank and paths may differ."),
+            )
+        if refused is None:
+            peer.node = node
+            return
+        peer.say(events.dump_event(refused).rstrip())
+        peer.close()
+
     def wait(self, seconds: float) -> events.Failed | None:
-        """`news` that may still be on its way."""
+        """`news` that may still be on its way, or a stop."""
         deadline = time.monotonic() + seconds
-        while self.news() is None and self._peers and time.monotonic() < deadline:
+        while self.news() is None and not self.stopping and self._peers and time.monotonic() < deadline:
             time.sleep(0.1)
         return self._failure
 
@@ -92,7 +170,7 @@ class Machines:
             with suppress(OSError):  # it is not there yet
                 connection = socket.create_connection(self._meeting, timeout=1)
                 self._peers = [_Peer(connection, now, node=0)]
-                self._peers[0].say(f"node {self._node}")
+                self._peers[0].say(f"node {self._node} {json.dumps(self._shared)}")
 
     def _loss(self, peer: _Peer, now: float) -> events.Failed | None:
         where = {"node": peer.node, "count": self._count, "address": peer.address}
@@ -113,14 +191,16 @@ class Machines:
 
 
 class _Peer:
-    """A connection. `node` is None until it has said which machine it is, `left` that its run is over."""
+    """A connection. `hello` is what it said about itself and nobody has judged yet, `node` which machine it
+    is after that; `left` that its run is over."""
 
     def __init__(self, connection: socket.socket, now: float, node: int | None = None) -> None:
         connection.setblocking(False)
         self._connection, self._line = connection, b""
         self.node, self.heard = node, now
         self.address = str(connection.getpeername()[0])
-        self.left = self.closed = False
+        self.hello: tuple[int, dict[str, object]] | None = None
+        self.left = self.closed = self.begun = self.stopping = False
 
     def listen(self, now: float) -> events.Failed | None:
         """Takes what has come; gives how a process failed there if that was among it."""
@@ -135,12 +215,13 @@ class _Peer:
             self.closed = True
         *lines, self._line = self._line.split(b"\n")
         for line in lines:
-            word, _sep, number = line.partition(b" ")
-            if word == b"node" and self.node is None and number.isdigit():
-                self.node = int(number)
+            if self.node is None:
+                self.hello = self.hello or _hello(line)
             elif line == b"bye":
                 self.left = True
-            elif self.node is not None and isinstance(event := events.parse_event(line), events.Failed):
+            elif line in (b"begin", b"stop"):
+                self.begun, self.stopping = self.begun or line == b"begin", self.stopping or line == b"stop"
+            elif isinstance(event := events.parse_event(line), events.Failed):
                 self.left = True
                 return event
         if len(self._line) > LONGEST:
@@ -157,3 +238,15 @@ class _Peer:
     def close(self) -> None:
         self.closed = True
         self._connection.close()
+
+
+def _hello(line: bytes) -> tuple[int, dict[str, object]] | None:
+    """Which machine, with which settings; None where this is no such line."""
+    word, _sep, rest = line.partition(b" ")
+    number, _sep, told = rest.partition(b" ")
+    try:
+        shared = json.loads(told)
+    except (ValueError, RecursionError):
+        return None
+    known = word == b"node" and number.isdigit() and isinstance(shared, dict)
+    return (int(number[:9]), shared) if known else None

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from engine.contract import events
 from engine.contract.errors import UserError
+from engine.contract.glance import glance
 from engine.contract.i18n import _, sentences, spoken
 from engine.contract.plain import say
 from engine.contract.process import Process
@@ -30,6 +31,7 @@ from engine.train.stop import STOPPING, StopRequest
 
 FINISHED, FAILED, STOPPED = 0, 1, 130  # exit statuses of a run
 GRACE = 5.0  # seconds that the others have to end by themselves, once one has
+PATIENCE = 1.0  # seconds of waiting for other machines that need no word
 TAIL = 30  # lines of a rank's last words
 
 
@@ -155,7 +157,10 @@ def train_in_ranks(run: RunDir, number: int, stop: StopRequest, on_finish: str =
     try:
         machines = Machines(settings)
     except UserError as error:
-        return _fail(run, on_finish, events.Failed(reason=error.message, remedy=error.remedy))
+        return _end(run, on_finish, events.Failed(reason=error.message, remedy=error.remedy))
+    if (ended := _wait_for_all(run, machines, stop)) is not None:
+        machines.leave()
+        return _end(run, on_finish, ended)
     with tempfile.TemporaryDirectory(prefix="rwkv-tune-") as folder:
         meeting = f"file://{folder}/meeting"
         if settings.num_nodes > 1:
@@ -177,18 +182,51 @@ def train_in_ranks(run: RunDir, number: int, stop: StopRequest, on_finish: str =
         return leading
     culprit = _culprit(ranks)
     failed = culprit.account(settings.processes)
-    if culprit.bereft and (theirs := machines.wait(2 * GRACE)):
-        failed = theirs
-    machines.leave(failed)
-    return _fail(run, on_finish, failed)
+    theirs = machines.wait(2 * GRACE) if culprit.bereft else None
+    if culprit.bereft and not theirs and (stop.requested or machines.stopping):  # the others stopped first
+        machines.leave()
+        return _end(run, on_finish, _stopped(run))
+    machines.leave(theirs or failed)
+    return _end(run, on_finish, theirs or failed)
 
 
-def _fail(run: RunDir, on_finish: str, failed: events.Failed) -> int:
-    say(sentences(failed.reason, failed.remedy))
+def _wait_for_all(run: RunDir, machines: Machines, stop: StopRequest) -> events.Event | None:
+    """Until all machines are there, or the run has ended before: then how."""
+    said, patient = "", time.monotonic() + PATIENCE
+    while True:
+        if (failed := machines.news()) is not None:
+            return failed
+        if stop.requested:
+            machines.stop()
+        if machines.stopping:
+            return _stopped(run)
+        if machines.begun:
+            return None
+        if machines.waits_for != said and time.monotonic() > patient:
+            said = machines.waits_for
+            _tell(run, events.Log(text=said))
+        time.sleep(0.1)
+
+
+def _stopped(run: RunDir) -> events.Finished:
+    told = glance(run.events)
+    seconds = told.last_t - told.first_t if told.last_t and told.first_t else 0.0
+    return events.Finished(status="stopped", step=told.step, seconds=max(0.0, seconds))
+
+
+def _end(run: RunDir, on_finish: str, ended: events.Event) -> int:
+    """Tells how the run has ended, which no rank has told; gives the exit status."""
+    _tell(run, ended, on_finish)
+    if isinstance(ended, events.Failed):
+        say(sentences(ended.reason, ended.remedy))
+        return FAILED
+    return STOPPED
+
+
+def _tell(run: RunDir, event: events.Event, on_finish: str = "") -> None:
     log = RunLog(run, on_finish)
-    log(failed)
+    log(event)
     log.close()
-    return FAILED
 
 
 def _watch(ranks: list[Rank], stop: StopRequest, machines: Machines) -> None:
@@ -206,8 +244,9 @@ def _watch(ranks: list[Rank], stop: StopRequest, machines: Machines) -> None:
                 take(data)
                 if not data:
                     pipes.unregister(pipe)
-            if stop.requested and not told:
+            if (stop.requested or machines.stopping) and not told:
                 told = True
+                machines.stop()
                 for rank in ranks:
                     rank.process.terminate()
             lost = machines.news() is not None

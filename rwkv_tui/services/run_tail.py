@@ -265,7 +265,7 @@ class RunModel:
         if step:
             self._say(event.t, _("resumed after step {step}", step=step), mark="▶")
         else:
-            self._say(event.t, _("started again from the beginning"), mark="▶")
+            self._say(event.t, _("starts from the beginning"), mark="▶")
 
     def _stepped(self, event: ev.Step) -> None:
         self.apply_steps([vars(event)])

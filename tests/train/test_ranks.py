@@ -368,6 +368,45 @@ def test_two_machines_on_loopback(nodes: Callable[..., list[RunDir]], alone: Cal
         same(run, alone())
 
 
+def test_a_machine_alone_says_that_it_waits_and_can_be_stopped(nodes: Callable[..., list[RunDir]]) -> None:
+    run = nodes()[0]
+    process = forge(run)
+    try:
+        wait_for(lambda: bool(of(events.Log, run)), process, run)
+        assert "1 of 2 are there; they reach this one at 127.0.0.1, ports" in of(events.Log, run)[0].text
+        assert not children(process.pid)
+        process.terminate()
+        assert process.wait(timeout=10) == 130
+    finally:
+        process.kill()
+    end = read(run)[-1]
+    assert isinstance(end, events.Finished) and (end.status, end.step) == ("stopped", 0)
+
+
+@pytest.mark.parametrize("stopped", [0, pytest.param(1, marks=SOAK)])
+def test_a_stop_while_machine_0_loads_stops_all(stopped: int, nodes: Callable[..., list[RunDir]]) -> None:
+    """The others wait for it meanwhile, where they cannot be asked."""
+    runs = nodes()
+    (runs[0].path / "sitecustomize.py").write_text(
+        "import time\n"
+        "import engine.train.prepare as prepare\n"
+        "right = prepare.load_model\n"
+        "prepare.load_model = lambda *given, **more: time.sleep(1.5) or right(*given, **more)\n"
+    )
+    processes = [forge(run, PYTHONPATH=str(runs[0].path)) for run in runs]
+    try:
+        loading = "loading the model"
+        wait_for(lambda: any(e.phase == loading for e in of(events.Progress, runs[0])), processes[0], runs[0])
+        processes[stopped].terminate()
+        assert [p.wait(timeout=30) for p in processes] == [130, 130], runs[1].log.read_text()[-3000:]
+    finally:
+        for process in processes:
+            process.kill()
+    for run in runs:
+        end = read(run)[-1]
+        assert isinstance(end, events.Finished) and (end.status, end.step) == ("stopped", 0)
+
+
 @pytest.mark.parametrize(
     "way",
     [
@@ -420,10 +459,51 @@ def test_the_machines_need_a_port_beside_the_meeting(nodes: Callable[..., list[R
     assert isinstance(end, events.Failed) and f"port {port}" in end.reason and "main_port" in end.remedy
 
 
-def test_strangers_and_noise_are_no_machines() -> None:
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("", 0))
-        port = free.getsockname()[1]
+        return int(free.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (
+            {"node_rank": 1, "lr_init": 0.5, "load_model": Path("elsewhere")},
+            "lr_init 0.5 here, 1.0 on machine 0",
+        ),
+        ({"node_rank": 2}, "There is a machine 2 already, 127.0.0.1."),
+    ],
+)
+def test_who_is_wrong_is_told_so_and_the_others_wait_on(other: dict[str, Any], said: str) -> None:
+    shared = {"num_nodes": 3, "main_address": "127.0.0.1", "main_port": free_port() - 1}
+    right = [Machines(TrainSettings(**shared, node_rank=node)) for node in (0, 2)]
+    everyone(right, lambda: right[0].here == 2)
+    wrong = Machines(TrainSettings(**{**shared, **other}))
+    everyone([*right, wrong], lambda: wrong.news() is not None)
+    told = wrong.news()
+    assert told is not None and said in told.reason and told.remedy
+    assert not any(m.begun or m.news() for m in right)
+    last = Machines(TrainSettings(**shared, node_rank=1))
+    everyone([*right, last], lambda: all(m.begun for m in [*right, last]))
+    last.stop()
+    everyone([*right, last], lambda: all(m.stopping for m in right))
+    for machine in (last, *right):
+        machine.leave()
+
+
+def everyone(machines: list[Machines], true: Callable[[], bool]) -> None:
+    """Lets them talk until it is true."""
+    deadline = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < deadline
+        for machine in machines:
+            machine.news()
+        time.sleep(0.01)
+
+
+def test_strangers_and_noise_are_no_machines() -> None:
+    port = free_port()
     first = Machines(TrainSettings(num_nodes=2, main_address="127.0.0.1", main_port=port - 1))
     strangers = [socket.create_connection(("127.0.0.1", port)) for _ in range(3)]
     failed = events.dump_event(events.Failed(reason="forged")).encode()

@@ -77,6 +77,16 @@ def test_the_list_has_every_run_whose_folder_exists(tmp_path: Path) -> None:
     assert summarise_runs(tmp_path / "nothing") == []
 
 
+def test_a_folder_that_was_used_again_is_listed_once(tmp_path: Path) -> None:
+    """By its newest name; the older entry is still found to be forgotten."""
+    runs, folder = RunList(tmp_path / "runs"), tmp_path / "again"
+    folder.mkdir()
+    names = [runs.add(folder), runs.add(folder)]
+    os.utime(runs.folder / f"{names[0]}.json", (1, 1))
+    assert [name for name, _ in runs.all()] == names[1:]
+    assert [name for name, _ in runs.all(gone=True)] == names[::-1]
+
+
 def test_stopping_reaches_the_process_and_is_remembered(tmp_path: Path) -> None:
     child = subprocess.Popen([sys.executable, "-c", "import signal, time\n"
         "signal.signal(signal.SIGTERM, lambda *a: None)\nprint(1, flush=True)\ntime.sleep(60)"],
