@@ -1,41 +1,32 @@
-"""What the screens cost, measured on a terminal of 120x40: `python bench/monitor.py [PART...] [--seconds N]`.
+"""What the screens cost, measured on a terminal of 120x40: `python -m bench.monitor [PART...] [--seconds N]`.
 
 The parts are first, live, long, idle and keys; all of them unless some are named. The app is a process of
 its own on a pseudo-terminal, and a small screen model keeps what a person would see, so that a figure
 counts as shown when it can be read. The first frame is timed beside that of a small form in Textual, in
-turns. Bytes are those that reach the terminal, CPU and memory those of the app's process.
+turns. Bytes are those that reach the terminal, CPU and memory those of the app's process. `bench.beside`
+measures other programs in the same way.
 """
 
 from __future__ import annotations
 
 import argparse
-import codecs
 import json
-import os
-import pty
 import re
-import select
 import statistics
-import struct
-import subprocess
 import sys
 import tempfile
-import termios
 import threading
 import time
 from collections.abc import Callable
-from fcntl import ioctl
+from functools import partial
 from pathlib import Path
 
-import psutil
-from rich.cells import cell_len
-
+from bench.terminal import Terminal
 from engine.contract import events as ev
 from engine.contract.process import Process
 from engine.contract.rundir import RunDir, RunList
+from tests.fakes import stories
 
-WIDTH, HEIGHT = 120, 40
-ROOT = Path(__file__).parents[1]
 STEADY = 13.0
 """Seconds until the monitor's figures of the machine, means over ten seconds, know no start any more."""
 FORM = """
@@ -55,132 +46,12 @@ class Form(App):
 
 Form().run()
 """
-_ESCAPE = re.compile(
-    rb"\x1b(?:\[([0-9;?<>=]*)[ -/]*([@-~])|[\]PX^_].*?(?:\x07|\x1b\\)|[ -/]*[0-~])", re.DOTALL
-)
-
-
-class Terminal:
-    """A process on a pseudo-terminal, and the cells it has written; `bytes` counts what it wrote."""
-
-    def __init__(self, command: list[str], home: Path) -> None:
-        self.began = time.monotonic()
-        self.bytes = 0
-        self.cells = [[" "] * WIDTH for _ in range(HEIGHT)]
-        self._x = self._y = 0
-        self._rest = b""
-        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
-        self._master, slave = pty.openpty()
-        ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", HEIGHT, WIDTH, 0, 0))
-        kept = {n: v for n, v in os.environ.items() if not n.startswith("XDG_") and n != "NO_COLOR"}
-        self.process = subprocess.Popen(
-            command, stdin=slave, stdout=slave, stderr=slave, cwd=home, start_new_session=True,
-            env={**kept, "TERM": "xterm-256color", "HOME": str(home), "PYTHONPATH": str(ROOT)},
-        )  # fmt: skip
-        os.close(slave)
-        self.usage = psutil.Process(self.process.pid)
-
-    def send(self, keys: str) -> None:
-        os.write(self._master, keys.encode())
-
-    def read(self, seconds: float) -> bool:
-        """Takes in what comes within `seconds`; True when something came."""
-        if not select.select([self._master], [], [], seconds)[0]:
-            return False
-        try:
-            data = os.read(self._master, 1 << 16)
-        except OSError:
-            return False
-        self.bytes += len(data)
-        self._write(data)
-        return bool(data)
-
-    def until(self, shown: Callable[[str], bool], seconds: float = 30) -> float:
-        """Seconds until the screen's text satisfies `shown`."""
-        began = time.monotonic()
-        while not shown(self.text()):
-            self.read(0.05)
-            if time.monotonic() - began > seconds:
-                raise TimeoutError(f"it was not shown:\n{self.text()}")
-        return time.monotonic() - began
-
-    def settle(self, quiet: float = 1.5) -> float:
-        """Reads until nothing has come for `quiet` seconds; the time of the last that came."""
-        last = time.monotonic()
-        while self.read(quiet):
-            last = time.monotonic()
-        return last
-
-    def keep(self, seconds: float) -> None:
-        """Goes on reading for so long, whatever comes."""
-        end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0:
-            self.read(min(left, 0.1))
-
-    def text(self) -> str:
-        return "\n".join("".join(row) for row in self.cells)
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        os.close(self._master)
-
-    def __enter__(self) -> Terminal:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _write(self, data: bytes) -> None:
-        data, at = self._rest + data, 0
-        self._rest = b""
-        while at < len(data):
-            if data[at] != 0x1B:
-                end = data.find(b"\x1b", at)
-                end = len(data) if end < 0 else end
-                self._print(self._decode(data[at:end]))
-                at = end
-            elif match := _ESCAPE.match(data, at):
-                self._control(match[1] or b"", match[2] or b"")
-                at = match.end()
-            else:
-                self._rest = data[at:]
-                return
-
-    def _print(self, text: str) -> None:
-        for char in text:
-            if char == "\n":
-                self._y = min(self._y + 1, HEIGHT - 1)
-            elif char == "\r":
-                self._x = 0
-            elif (width := cell_len(char)) and self._x < WIDTH:
-                self.cells[self._y][self._x] = char
-                if width == 2 and self._x + 1 < WIDTH:
-                    self.cells[self._y][self._x + 1] = ""
-                self._x += width
-
-    def _control(self, numbers: bytes, kind: bytes) -> None:
-        if kind == b"H":
-            row, _, column = numbers.partition(b";")
-            self._y, self._x = int(row or 1) - 1, int(column or 1) - 1
-        elif kind == b"J":
-            self.cells = [[" "] * WIDTH for _ in range(HEIGHT)]
-        elif kind == b"K":
-            self.cells[self._y][self._x :] = [" "] * (WIDTH - self._x)
-        elif kind == b"G":
-            self._x = int(numbers or 1) - 1
-        elif kind == b"C":
-            self._x += int(numbers or 1)
 
 
 class Story:
     """A run of this very process's, told step by step into a home of its own."""
 
     def __init__(self, folder: Path, epochs: int, epoch_steps: int) -> None:
-        sys.path.insert(0, str(ROOT))
-        from tests.fakes import stories
-
-        self._stories = stories
         self.epochs, self.epoch_steps = epochs, epoch_steps
         self.step = 0
         self.told: dict[int, float] = {}
@@ -194,10 +65,10 @@ class Story:
 
     def line(self, step: int, t: float) -> str:
         steps = self.epochs * self.epoch_steps
-        loss = self._stories.loss_at(step)
+        loss = stories.loss_at(step)
         return json.dumps({
             "v": 1, "t": t, "type": "step", "step": step, "epoch": (step - 1) // self.epoch_steps,
-            "loss": loss, "loss_smooth": loss * 0.98, "lr": self._stories.lr_at(step, steps),
+            "loss": loss, "loss_smooth": loss * 0.98, "lr": stories.lr_at(step, steps),
             "kt_s": 0.85 + step % 7 / 100, "step_s": 0.2, "grad_norm": 0.4 + step % 11 / 30,
             "tokens": 512 * step,
         }, separators=(",", ":")) + "\n"  # fmt: skip
@@ -224,8 +95,8 @@ class Story:
         self.step = steps
 
 
-def app() -> list[str]:
-    return [sys.executable, "-m", "rwkv_tui"]
+def app(lang: str = "en") -> list[str]:
+    return [sys.executable, "-m", "rwkv_tui", "--lang", lang]
 
 
 def first_frame(turns: int = 5) -> None:
@@ -250,7 +121,7 @@ def first_frame(turns: int = 5) -> None:
 
 def shown_step(text: str) -> int:
     """The step the monitor shows, 0 when it shows none."""
-    match = re.search(r"step +([\d,]+)/[\d,]+", text)
+    match = re.search(r"([\d,]+)/[\d,]+ [━─]", text)  # of two bars the first
     return int(match[1].replace(",", "")) if match else 0
 
 
@@ -281,23 +152,23 @@ def _load(name: str, terminal: Terminal, story: Story, seconds: float) -> None:
     )
 
 
-def live(seconds: float) -> None:
+def live(lang: str, seconds: float) -> None:
     with tempfile.TemporaryDirectory() as folder:
         story = Story(Path(folder), 5, 1000)
         story.tell(300)
-        with Terminal(app(), Path(folder)) as terminal:
+        with Terminal(app(lang), Path(folder)) as terminal:
             _open(terminal)
             terminal.until(lambda text: shown_step(text) == 300)
             terminal.settle(1.0)
             _load("live", terminal, story, seconds)
 
 
-def long_run(seconds: float) -> None:
+def long_run(lang: str, seconds: float) -> None:
     """A run of 100,000 steps: how long until all of it is drawn, and the load after that."""
     with tempfile.TemporaryDirectory() as folder:
         story = Story(Path(folder), 200, 1000)
         story.history(100_000)
-        with Terminal(app(), Path(folder)) as terminal:
+        with Terminal(app(lang), Path(folder)) as terminal:
             terminal.until(lambda text: "emoji" in text)
             terminal.settle(0.5)
             began = time.monotonic()
@@ -310,12 +181,12 @@ def long_run(seconds: float) -> None:
             _load("then live", terminal, story, seconds)
 
 
-def idle(seconds: float) -> None:
+def idle(lang: str, seconds: float) -> None:
     """A run that says nothing new, once the figures of the machine are means over their ten seconds."""
     with tempfile.TemporaryDirectory() as folder:
         story = Story(Path(folder), 5, 1000)
         story.tell(300)
-        with Terminal(app(), Path(folder)) as terminal:
+        with Terminal(app(lang), Path(folder)) as terminal:
             _open(terminal)
             terminal.until(lambda text: shown_step(text) == 300)
             terminal.keep(STEADY)
@@ -377,18 +248,20 @@ def _spread(waits: list[float]) -> str:
 
 
 def main() -> None:
-    parts: dict[str, Callable[[float], None]] = {
-        "first": lambda _: first_frame(), "live": live, "long": long_run, "idle": idle,
-        "keys": lambda _: keys(),
-    }  # fmt: skip
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("part", nargs="*", help=", ".join(parts))
+    parser.add_argument("part", nargs="*", help="first, live, long, idle, keys")
     parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--lang", default="en", help="the language of live, long and idle")
     args = parser.parse_args()
+    parts: dict[str, Callable[[], None]] = {
+        "first": first_frame, "live": partial(live, args.lang, args.seconds),
+        "long": partial(long_run, args.lang, args.seconds), "idle": partial(idle, args.lang, args.seconds),
+        "keys": keys,
+    }  # fmt: skip
     for name in args.part or parts:
-        parts[name](args.seconds)
+        parts[name]()
 
 
 if __name__ == "__main__":

@@ -164,7 +164,7 @@ def _fit(
             )
         )
     if s.method == "state" and loaded.spread.whole:
-        callbacks.insert(1, StateHealth(module, emit, reporter))
+        callbacks.insert(1, StateHealth(module, emit, reporter, probe.loss_before))
     if s.sample_len and s.sample_share and loaded.spread.whole and group.leads:
         callbacks.append(Samples(probe, saver, emit, stop))
     callbacks.append(pl.callbacks.LambdaCallback(on_train_end=lambda *_: end()))

@@ -12,8 +12,8 @@ from engine.train.state_health import RECORDS, WINDOW, Record, Watch
 from tests.train.test_validation import _signals, of, train  # noqa: F401  the fixture gives the signals back
 
 
-def warnings(records: list[Record], heads: int = 2) -> list[str]:
-    watch = Watch(heads, lr_init=1.0)
+def warnings(records: list[Record], before: float | None = 2.0) -> list[str]:
+    watch = Watch(2, lr_init=1.0, before=before)
     return [said for record in records if (said := watch.add(record)) is not None]
 
 
@@ -23,17 +23,23 @@ def told(count: int, norms: object, loss: object, rate: float = 1.0) -> list[Rec
 
 
 def test_a_state_that_grows_while_the_loss_falls_is_well() -> None:
-    assert not warnings(told(60, lambda n: (1.0, 1.3**n, 2.0, 1.0), lambda n: 3 - n / 50))
+    assert not warnings(told(60, lambda n: (1.0, 1.3**n, 2.0, 1.0), lambda n: 2 - n / 50))
 
 
-def test_a_state_that_runs_away_is_named_once() -> None:
+def test_a_state_that_is_long_worse_than_none_is_named_once() -> None:
     records = told(60, lambda n: (1.0, 2.0, 1.0, 1.2**n), lambda n: 2 + n / 40)
     said = warnings(records)
     assert len(said) == 1
     assert "runs away" in said[0]
     assert "head 1 of layer 1" in said[0]
     assert "lr_init" in said[0]
-    assert not warnings(records[:WINDOW])  # too early to tell
+    assert not warnings(records[:17])  # 2.4 is 1.2 times as much
+    assert not warnings(records, before=None)
+
+
+def test_a_bad_stretch_is_no_running_away() -> None:
+    assert not warnings(told(60, lambda n: (1.0, 1.5**n), lambda n: 3.0 if n % (WINDOW + 1) else 2.3))
+    assert not warnings(told(60, lambda n: (1.0, 1.5**n), lambda n: 0.1), before=0.05)
 
 
 def test_a_state_that_rests_although_the_rate_is_high_is_saturated() -> None:
@@ -41,7 +47,7 @@ def test_a_state_that_rests_although_the_rate_is_high_is_saturated() -> None:
     said = warnings(still)
     assert len(said) == 1
     assert "saturated" in said[0]
-    assert not warnings(told(40, lambda n: (50.0, 60.0), lambda n: 2.0, rate=0.01))  # as it should at the end
+    assert not warnings(told(40, lambda n: (50.0, 60.0), lambda n: 2.0, rate=0.2))  # as it should at the end
     assert not warnings(told(40, lambda n: (0.0, 0.0), lambda n: 2.0))
 
 
