@@ -6,6 +6,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -192,13 +193,16 @@ def tokenise(
 def _write(
     scratch: Scratch, rows: Iterable[Rows], halves: Sequence[Path], tell: Ticker, total: int
 ) -> PairWriter:
-    """Copies documents of the scratch into a pair."""
-    with PairWriter(*halves) as writer:
+    """Copies documents of the scratch into a pair: one thread gathers a piece while another writes the last."""
+    with PairWriter(*halves) as writer, ThreadPoolExecutor(1) as beside:
+        written = beside.submit(writer.write, b"")
         for begins, sizes in rows:
             for piece in scratch.read(begins, sizes):
-                writer.write(piece)
+                written.result()
                 tell(N_("writing"), writer.tokens, total)
+                written = beside.submit(writer.write, piece)
             writer.end(sizes)
+        written.result()
     return writer
 
 
