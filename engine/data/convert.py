@@ -193,7 +193,7 @@ def tokenise(
 def _write(
     scratch: Scratch, rows: Iterable[Rows], halves: Sequence[Path], tell: Ticker, total: int
 ) -> PairWriter:
-    """Copies documents of the scratch into a pair: one thread gathers a piece while another writes the last."""
+    """Copies documents of the scratch into a pair: another thread writes what this one gathered."""
     with PairWriter(*halves) as writer, ThreadPoolExecutor(1) as beside:
         written = beside.submit(writer.write, b"")
         for begins, sizes in rows:

@@ -61,6 +61,13 @@ def ids_of(text: str) -> NDArray[np.uint16]:
     return np.concatenate([*Tokenizer().encode_long(_pieces(text)), np.array([END_OF_DOCUMENT], np.uint16)])
 
 
+def size_of(text: str) -> int:
+    """How many ids `ids_of` gives."""
+    if len(text) <= _PIECE:
+        return len(Tokenizer().encode(text)) + 1
+    return sum(map(len, Tokenizer().encode_long(_pieces(text)))) + 1
+
+
 def _pieces(text: str) -> Iterator[str]:
     return (text[start : start + _PIECE] for start in range(0, len(text), _PIECE))
 

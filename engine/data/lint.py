@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import re
 import tempfile
@@ -18,6 +17,7 @@ from engine.contract.reports import BadLine, Finding, Place, place
 from engine.data.masks import CLOSING, OPENING, has_answer
 from engine.data.rows import Document
 from engine.data.rows.formats import Row
+from engine.data.scripts import PART, SCRIPTS, letters
 
 LISTED = 10
 """Places that a finding names; the rest are only counted."""
@@ -165,14 +165,14 @@ _LATIN_PAIR = re.compile(
 )
 _FOREIGN_TOKEN = re.compile(r"<\|(?:endoftext|im_start|im_end|eot_id|end_of_text)\|>|</s>|\[/?INST\]")
 _MARKER = re.compile(r"(?<!\A)(?<!\n\n)^(?:" + "|".join((*OPENING, *CLOSING)) + ")", re.MULTILINE)
-_SCRIPTS = {
-    N_("Latin"): "AZazÀɏ", N_("Han"): "㐀䶿一鿿", N_("Kana"): "ぁヿ",
-    N_("Hangul"): "가힣", N_("Cyrillic"): "ЀӿԀԯ", N_("Greek"): "ͰϿ", N_("Arabic"): "؀ۿ",
-    N_("Hebrew"): "א״", N_("Thai"): "ก๛", N_("Indic"): "ऀ෿",
-}  # fmt: skip
 _MIXED = 0.2
 _CHUNK = 1 << 14
-_PART = 1 << 18  # characters that are looked at together
+_BATCH = 256  # documents whose scripts are counted together, if they are short
+
+
+def where(at: str | Row | BadLine) -> str:
+    """How a place is called, which takes longer than to count what is there."""
+    return at if isinstance(at, str) else at.where
 
 
 class Linter:
@@ -183,49 +183,56 @@ class Linter:
         self.places: dict[str, list[Place]] = {}
         self.scripts: Counter[str] = Counter()
         self._copies, self._qa = _Copies(), loss_mask == "qa"
+        self._batch, self._characters = list[Document](), 0
 
     def bad(self, line: BadLine) -> None:
         """A row that is no document."""
-        self.note(line.code, line.where, line.reason)
+        self.note(line.code, line, line.reason)
 
-    def note(self, code: str, where: str, reason: str) -> None:
+    def note(self, code: str, at: str | Row | BadLine, reason: str) -> None:
         """Counts a finding and keeps its place while there is room."""
         self.count[code] += 1
         places = self.places.setdefault(code, [])
         if len(places) < LISTED:
-            places.append(Place(where=where, reason=reason))
+            places.append(Place(where=where(at), reason=reason))
 
     def document(self, document: Document) -> None:
         """A document as the model reads it."""
         row, text, rendered, _size = document
-        where = row.where
         self._copies.add(text, row)
         for code, reason in _signs(text):
-            self.note(code, where, reason)
+            self.note(code, row, reason)
         if rendered:
             if marker := _MARKER.search(text):
-                self.note(
-                    "marker", where, _("{around} begins a line within a turn", around=_around(text, marker))
-                )
+                said = _("{around} begins a line within a turn", around=_around(text, marker))
+                self.note("marker", row, said)
         elif self._qa and not has_answer(text):
-            self.note("nothing", where, _("no line of it begins with `Assistant:`"))
-        self._scripts(text, where)
+            self.note("nothing", row, _("no line of it begins with `Assistant:`"))
+        self._batch.append(document)
+        self._characters += len(text)
+        if len(self._batch) == _BATCH or self._characters > PART:
+            self._count_scripts()
 
-    def _scripts(self, text: str, where: str) -> None:
-        shares = _script_shares(text)
-        if shares:
-            main, *others = shares.most_common(2)
-            self.scripts[main[0]] += 1
-            if others and others[0][1] >= _MIXED * shares.total():
-                share = others[0][1] / shares.total()
-                self.note(
-                    "mixed",
-                    where,
-                    _("{main} with {share:.0%} {other}", main=_(main[0]), share=share, other=_(others[0][0])),
-                )
+    def _count_scripts(self) -> None:
+        """Of the documents since the last time."""
+        if not self._batch:
+            return
+        documents, self._batch, self._characters = self._batch, [], 0
+        names, counts = list(SCRIPTS), letters([document.text for document in documents])
+        total, main = counts.sum(1), counts.argmax(1)
+        self.scripts.update(names[i] for i in main[total > 0].tolist())
+        counts[np.arange(len(counts)), main] = 0
+        most, other = counts.max(1), counts.argmax(1)
+        for i in np.flatnonzero((total > 0) & (most >= _MIXED * total)).tolist():
+            said = _(
+                "{main} with {share:.0%} {other}",
+                main=_(names[main[i]]), share=most[i] / total[i], other=_(names[other[i]]),
+            )  # fmt: skip
+            self.note("mixed", documents[i].row, said)
 
     def findings(self) -> tuple[Finding, ...]:
         """What was found, errors first. Looks for copies now: a sort of the hashes, a part at a time."""
+        self._count_scripts()
         for copy, first in self._copies.find():
             self.note("duplicate", copy, _("the same as {first}", first=first))
         self.count["duplicate"] = self._copies.count
@@ -282,50 +289,39 @@ def _around(text: str, found: re.Match[str]) -> str:
     return "…" + near.replace("\n", "⏎") + "…"
 
 
-@functools.cache
-def _script_table() -> NDArray[np.uint8]:
-    """The script of each UTF-16 unit, 0 for what is no letter of these."""
-    table = np.zeros(1 << 16, np.uint8)
-    for number, ranges in enumerate(_SCRIPTS.values(), 1):
-        for first, last in zip(ranges[::2], ranges[1::2], strict=True):
-            table[ord(first) : ord(last) + 1] = number
-    return table
-
-
-def _script_shares(text: str) -> Counter[str]:
-    """Letters by script."""
-    counts = np.zeros(len(_SCRIPTS) + 1, np.int64)
-    for start in range(0, len(text), _PART):
-        units = np.frombuffer(text[start : start + _PART].encode("utf-16-le"), "<u2")
-        counts += np.bincount(_script_table()[units], minlength=len(counts))
-    return Counter({name: n for name, n in zip(_SCRIPTS, counts[1:].tolist(), strict=True) if n})
-
-
 class _Copies:
     """Documents met before, found by 8 bytes of hash each, which lie in a file: memory stays small."""
 
     RECORD = np.dtype([("file", "<u4"), ("number", "<u8"), ("hash", "<u8")])
-    AT_ONCE = 1 << 20
+    AT_ONCE = 1 << 19
 
     def __init__(self) -> None:
         self.count = 0
         self._files: list[tuple[str, str]] = []  # name and unit
         self._scratch = tempfile.TemporaryFile()  # noqa: SIM115 - `find` closes it
-        self._waiting: list[tuple[int, int, int]] = []
+        self._numbers, self._hashes = list[int](), list[bytes]()  # of the last file, not written yet
         self._records = 0
 
     def add(self, text: str, row: Row) -> None:
-        if self._files[-1:] != [(row.file, row.unit)]:
-            self._files.append((row.file, row.unit))
-        digest = hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest()
-        self._waiting.append((len(self._files) - 1, row.number, int.from_bytes(digest, "little")))
-        if len(self._waiting) == _CHUNK:
+        file = (row.file, row.unit)
+        if not self._files or self._files[-1] != file:
+            self._flush()  # what belongs to the file before
+            self._files.append(file)
+        self._numbers.append(row.number)
+        self._hashes.append(hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest())
+        if len(self._numbers) == _CHUNK:
             self._flush()
 
     def _flush(self) -> None:
-        self._scratch.write(np.array(self._waiting, self.RECORD).tobytes())
-        self._records += len(self._waiting)
-        self._waiting = []
+        if not self._numbers:
+            return
+        records = np.empty(len(self._numbers), self.RECORD)
+        records["file"] = len(self._files) - 1
+        records["number"] = self._numbers
+        records["hash"] = np.frombuffer(b"".join(self._hashes), "<u8")
+        self._scratch.write(records.tobytes())
+        self._records += len(records)
+        self._numbers, self._hashes = [], []
 
     def find(self) -> list[tuple[str, str]]:
         """Counts the copies; gives (where a copy is, where the first is) of the first of them."""

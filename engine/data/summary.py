@@ -17,11 +17,13 @@ from engine.contract.errors import UserError
 from engine.contract.i18n import N_, _
 from engine.contract.reports import BadLine, DataSummary, DocumentSample, Segment, place
 from engine.data.binidx import MAGIC, BinIdx, cut_numbers
-from engine.data.encode import ids_of
-from engine.data.lint import FEW, Linter
+from engine.data.convert import Ticker
+from engine.data.encode import ids_of, size_of
+from engine.data.lint import FEW, Linter, where
 from engine.data.plan import DataPlan
 from engine.data.rows import NO_DOCUMENTS, Corpus, open_corpus
 from engine.data.rows.files import open_source
+from engine.data.rows.formats import Row
 from engine.data.tokenizer import END_OF_DOCUMENT, StreamDecoder
 
 Kind = Literal["trained", "masked", "cut"]
@@ -102,28 +104,25 @@ def _of_rows(
     corpus: Corpus, paths: Sequence[Path], plan: DataPlan, samples: int, limit: int | None, progress: Progress
 ) -> DataSummary:
     lengths, linter = Lengths(plan.ctx_len), Linter(plan.loss_mask)
-    shown: list[DocumentSample] = []
+    shown, tell = list[DocumentSample](), Ticker(progress)
     done, complete = 0, True
     for read, document in corpus.documents():
         if limit is not None and done >= limit:
             complete = False
             break
         done = read
-        progress(N_("reading"), read, corpus.total)
+        tell(N_("reading"), read, corpus.total)
         if isinstance(document, BadLine):
             linter.bad(document)
             continue
-        ids = ids_of(document.text)
-        lengths.add(len(ids), document.row.where)
+        size = size_of(document.text)
+        lengths.add(size, document.row)
         linter.document(document)
-        if lost := max(0, len(ids) - plan.ctx_len - 1):
-            linter.note(
-                "cut",
-                document.row.where,
-                _("{n:,} tokens, of which {lost:,} are lost", n=len(ids), lost=lost),
-            )
+        if lost := max(0, size - plan.ctx_len - 1):
+            said = _("{n:,} tokens, of which {lost:,} are lost", n=size, lost=lost)
+            linter.note("cut", document.row, said)
         if len(shown) < samples:
-            shown.append(sample(lengths.documents, ids, plan))
+            shown.append(sample(lengths.documents, ids_of(document.text), plan))
     _note_plan(linter, plan, lengths, corpus)
     findings = linter.findings()
     if not lengths.documents:
@@ -185,16 +184,18 @@ class Lengths:
         self.documents = self.tokens = self.cut_documents = self.cut_tokens = 0
         self.longest, self.shortest = (0, ""), (0, "")
 
-    def add(self, size: int, where: str) -> None:
-        """Counts a document that lies `where`."""
+    def add(self, size: int, at: str | Row) -> None:
+        """Counts a document that lies there."""
         self.counts[bisect.bisect_left(self.bounds, size)] += 1
-        self.longest = max(self.longest, (size, where), key=itemgetter(0))
-        least = self.shortest if self.documents else (size, where)
-        self.shortest = min(least, (size, where), key=itemgetter(0))
+        if size > self.longest[0]:
+            self.longest = size, where(at)
+        if size < self.shortest[0] or not self.documents:
+            self.shortest = size, where(at)
         self.documents += 1
         self.tokens += size
-        self.cut_documents += size > self.ctx_len + 1
-        self.cut_tokens += max(0, size - self.ctx_len - 1)
+        if size > self.ctx_len + 1:
+            self.cut_documents += 1
+            self.cut_tokens += size - self.ctx_len - 1
 
     def add_all(self, sizes: NDArray[Any]) -> None:
         """Counts the documents of a pair."""

@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from pyarrow import parquet
 
 from engine.contract.check import data_half
 from engine.contract.errors import UserError
@@ -456,3 +458,26 @@ print(report.documents, peak)
     documents, peak = map(int, done.stdout.split())
     assert documents == number and peak < 400 << 10, f"{peak} KiB"
     assert len(BinIdx(tmp_path / "large")) > 1.9 * documents
+
+
+@pytest.mark.soak
+def test_a_table_whose_rows_lie_in_one_group_within_400_mib(tmp_path: Path) -> None:
+    """250 MB of them, as one group of a Parquet file; linted and converted."""
+    code = """
+import sys
+from pathlib import Path
+from engine.data.convert import convert
+from engine.data.plan import DataPlan
+from engine.data.summary import summarise
+summarise([Path(sys.argv[1])], DataPlan(), limit_bytes=None)
+convert(Path(sys.argv[1]), Path(sys.argv[2]), repeat=2)
+print(next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith("VmHWM")))
+"""
+    rows = [f"User: {number} 你好 🙂\n\nAssistant: " + "a quick answer " * 160 for number in range(100_000)]
+    table, file = pyarrow.table({"text": rows}), tmp_path / "a.parquet"
+    del rows
+    parquet.write_table(table, file, row_group_size=100_000, use_dictionary=False, compression="none")
+    command = [sys.executable, "-c", code, str(file), str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert file.stat().st_size > 240_000_000 and int(done.stdout) < 400 << 10, f"{done.stdout} KiB"

@@ -7,7 +7,9 @@ import gzip
 import io
 import itertools
 import json
+import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -232,6 +234,27 @@ def test_rows_stream(tmp_path: Path) -> None:
         first = list(itertools.islice(corpus.documents(), 10))
         assert first[-1][0] < corpus.total / 10
         assert [getattr(found, "text", "") for _, found in first] == [text] * 10
+
+
+def test_the_rows_of_a_table_stream_though_they_lie_in_one_group(tmp_path: Path) -> None:
+    """The most memory of a process that reads a group of 64 MB is little more than after one of 2 MB."""
+    code = textwrap.dedent("""
+        import sys
+        from pathlib import Path
+        from engine.data.rows import open_corpus
+        for name in sys.argv[1:]:
+            print(sum(1 for _ in open_corpus([Path(name)]).documents()))
+            lines = open("/proc/self/status").read().splitlines()
+            print(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
+    """)
+    for name, count in (("a", 500), ("b", 16_000)):
+        table = pyarrow.table({"text": [f"{number} " + "word " * 800 for number in range(count)]})
+        how = {"row_group_size": count, "use_dictionary": False, "compression": "none"}
+        parquet.write_table(table, tmp_path / f"{name}.parquet", **how)
+    command = [sys.executable, "-c", code, *(str(tmp_path / f"{name}.parquet") for name in "ab")]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    few, small, many, large = map(int, done.stdout.split())
+    assert (few, many) == (500, 16_000) and large - small < 24 << 10, f"{small} {large} KiB"
 
 
 JSON_VALUES = st.recursive(

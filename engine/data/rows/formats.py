@@ -258,7 +258,7 @@ def _parquet(opened: Opened, source: Source, columns: Collection[str]) -> Rows:
     arrow.set_memory_pool(arrow.system_memory_pool())  # its own keeps up to twice a page for later
     number = 0
     try:
-        table = parquet.ParquetFile(opened.file, buffer_size=_PIECE)
+        table = parquet.ParquetFile(opened.file, buffer_size=_PIECE, pre_buffer=False)
         wanted = [name for name in table.schema_arrow.names if name in columns]
         names, total = wanted or table.schema_arrow.names, table.metadata.num_rows
         groups = map(table.metadata.row_group, range(table.num_row_groups))
