@@ -28,7 +28,7 @@ PASSING = 24  # bytes a token and channel of gradients and products on their way
 HIDDEN = (
     16  # the same of what the loss holds beside the logits: the last block's output, its copies and gradient
 )
-LOGITS = 1 << 25  # elements the loss holds at a time, in fp32 and in 16 bits
+LOGITS = 1 << 24  # elements the loss holds at a time, in fp32 and in 16 bits: at least, and an eighth
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,8 @@ def state_memory(
     block = (kept if grad_cp else 0) + PASSING * positions * n_embd
     if quant != "fp16":  # the largest linear, unpacked
         block += 2 * n_embd * (4 * n_embd if version == "x070" else int(3.5 * n_embd))
-    logits = min(LOGITS, positions * vocabulary) * (4 + 2) + HIDDEN * positions * n_embd
+    elements = min(max(LOGITS, positions * vocabulary // 8), positions * vocabulary)
+    logits = elements * (4 + 2) + HIDDEN * positions * n_embd
     return Memory(
         weights=BYTES[quant] * linears + 2 * (rest - (vocabulary * n_embd if on_host else 0)),
         states=16 * n_layer * n_embd * HEAD,  # fp32: value, gradient, two moments

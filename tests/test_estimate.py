@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Iterable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
 
-from engine import estimate
+from bench.memory import count
 from engine.checkpoints.inspect import inspect_model
+from engine.contract.sizes import SIZES
 from engine.estimate import KEPT, LOGITS, parameters, state_memory, table
 from engine.models.build import MODELS
 from engine.models.init import init_model
 from engine.quant import is_linear_weight
-from engine.train.loss import CHUNK_ELEMENTS, training_loss
-from engine.tuning.state import StateTuning
+from engine.train.loss import CHUNK_ELEMENTS, SHARE
 
 VERSIONS = list(MODELS)
 
@@ -72,53 +68,27 @@ def test_what_a_block_keeps_is_what_autograd_keeps(version: str) -> None:
     assert found == pytest.approx(KEPT[version], rel=0.15)
 
 
-class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of tensors that are alive, beside those that are given at the start."""
-
-    def __init__(self, given: Iterable[Tensor]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.alive = dict.fromkeys((x.untyped_storage()._cdata for x in given), 0)
-        self.peak = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        for x in tree_iter(made):
-            if isinstance(x, Tensor) and x.untyped_storage()._cdata not in self.alive:
-                storage = x.untyped_storage()
-                self.alive[storage._cdata] = storage.nbytes()
-                weakref.finalize(storage, self.alive.pop, storage._cdata)
-        self.peak = max(self.peak, sum(self.alive.values()))
-        return made
-
-
 @pytest.mark.parametrize(
-    ("version", "vocabulary", "grad_cp"),
-    [("x052", 64, True), ("x060", 64, True), ("x070", 64, True), ("x070", 64, False), ("x070", 8192, True)],
+    ("size", "version", "kind", "ctx", "grad_cp"),
+    [
+        ("0.1B", "x052", "none", 1024, True),
+        ("0.1B", "x060", "int8", 4096, True),
+        ("0.4B", "x070", "nf4", 1024, True),
+        ("0.1B", "x070", "none", 1024, False),
+    ],
 )
-def test_a_step_takes_what_is_counted(
-    version: str, vocabulary: int, grad_cp: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where a block's work is the largest part, and where the logits are."""
-    layers, width, steps, logits = 3, 128, 128, 64 * vocabulary
-    monkeypatch.setitem(CHUNK_ELEMENTS, "cpu", logits)
-    monkeypatch.setattr(estimate, "LOGITS", logits)
-    tensors = {
-        name: t.bfloat16() for name, t in init_model(version, layers, width, vocab_size=vocabulary).items()
-    }
-    model = MODELS[version](tensors, lean, grad_cp=grad_cp).train()
-    StateTuning().attach(model)
-    tokens = torch.zeros(1, steps, dtype=torch.int64)
-    with Live(model.parameters()) as live:
-        training_loss(model, tokens, tokens).backward()  # type: ignore[no-untyped-call]
+def test_a_step_takes_what_is_counted(size: str, version: str, kind: Any, ctx: int, grad_cp: bool) -> None:
+    """Where the logits are the largest part, and where a block's work is."""
+    shape = next(s for s in SIZES if s.name == size)
     need = state_memory(
-        version, layers, width, quant="fp16", ctx_len=steps, grad_cp=grad_cp, vocabulary=vocabulary
-    )
-    gradients = need.states / 4
-    assert live.peak == pytest.approx(need.activations + need.working + gradients, rel=0.2)
+        version, shape.n_layer, shape.n_embd, quant="fp16" if kind == "none" else kind, ctx_len=ctx,
+        grad_cp=grad_cp,
+    )  # fmt: skip
+    assert count(size, version, kind, ctx, 1, grad_cp).peak == pytest.approx(need.total, rel=0.07)
 
 
 def test_the_loss_holds_what_is_counted() -> None:
-    assert CHUNK_ELEMENTS["cuda"] == LOGITS
+    assert CHUNK_ELEMENTS["cuda"] == LOGITS and SHARE["cuda"] == 1 / 8
 
 
 def test_cells_and_verdicts() -> None:

@@ -260,7 +260,8 @@ class Block(nn.Module):
         x = x + mixed
         ffn_in = self.ln2(x)
         x = x + self.ffn(ffn_in, carry.ffn if carry is not None else None)
-        return x, v_first, LayerCarry(att_in[:, -1], wkv, ffn_in[:, -1])
+        # Copies, for a view would keep the whole of what it looks at.
+        return x, v_first, LayerCarry(att_in[:, -1].clone(), wkv, ffn_in[:, -1].clone())
 
 
 def under(tensors: Mapping[str, Any], prefix: str) -> dict[str, Any]:

@@ -17,8 +17,10 @@ from engine.data.dataset import IGNORED
 from engine.models.base import RWKV, Carry, product, product_back
 
 L2WRAP = 1e-4
-# Logits held at a time. On a CPU 16 MiB of them stay near the cores; a GPU wants larger products.
-CHUNK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 25}
+# Logits held at a time, at least. On a CPU 16 MiB of them stay near the cores. A GPU wants larger products,
+# and where a batch is large an eighth of its logits is still less than what a block works with.
+CHUNK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 24}
+SHARE = {"cpu": 0.0, "cuda": 1 / 8}
 
 
 def training_loss(model: RWKV, tokens: Tensor, targets: Tensor) -> Tensor:
@@ -68,7 +70,8 @@ def _logits(
     rows: Tensor | None = None,
 ) -> Iterator[tuple[slice, Tensor, Tensor | None]]:  # fmt: skip
     """Some positions at a time: which, their logits in fp32, and the ids that their scores belong to."""
-    size = max(1, CHUNK_ELEMENTS[hidden.device.type] // weight.shape[0])
+    kind = hidden.device.type
+    size = max(1, CHUNK_ELEMENTS[kind] // weight.shape[0], int(SHARE[kind] * len(hidden)))
     for start in range(0, len(hidden), size):
         part = slice(start, start + size)
         logits, copied = product(hidden[part], weight).float(), None
