@@ -14,11 +14,13 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from engine.contract import events
 from engine.contract.errors import UserError
 from engine.contract.i18n import LANGUAGES, _, choose
 from engine.contract.job_flags import (
+    add_chat_flags,
     add_convert_flags,
     add_evaluate_flags,
     add_init_flags,
@@ -28,6 +30,9 @@ from engine.contract.job_flags import (
     translate_argparse,
 )
 from engine.contract.plain import say, say_json
+
+if TYPE_CHECKING:
+    from engine.checkpoints.adapter import Adapter
 
 BY_SUFFIX = {".jsonl": "jsonl", ".npy": "numpy"}  # data_type of a file where none is said
 PROGRESS_EVERY = 0.25  # seconds between two progress events
@@ -90,6 +95,10 @@ def _parser() -> argparse.ArgumentParser:
     job = jobs.add_parser("evaluate", help=_("loss over a data set; prints it"))
     add_evaluate_flags(job)
     job.set_defaults(job=_evaluate)
+
+    job = jobs.add_parser("chat", help=_("answers questions on stdin by events"))
+    add_chat_flags(job)
+    job.set_defaults(job=_chat)
 
     job = jobs.add_parser("merge", help=_("a model and its state or adapter into one file"))
     add_merge_flags(job)
@@ -259,11 +268,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     vocab_size, device = inspect_model(args.model).vocab_size, choose_device("auto")
     data = open_data(settings, vocab_size, lambda phase, done, total: None)
     check_vocabulary(data, vocab_size)
-    adapter = None
-    if args.adapter is not None:
-        from engine.checkpoints.adapter import read_adapter
-
-        adapter = read_adapter(args.adapter, args.lora_alpha, args.init)
+    adapter = _adapter(args)
     model = load_model(args.model, state=args.state, device=device, adapter=adapter, quant=settings.quant)
     report = measure(model, cut(data, settings), device=device, progress=_counter(_("documents")))
     if args.json:
@@ -278,6 +283,30 @@ def _evaluate(args: argparse.Namespace) -> int:
                 documents=report.documents,
             )
         )
+    return 0
+
+
+def _adapter(args: argparse.Namespace) -> Adapter | None:
+    if args.adapter is None:
+        return None
+    from engine.checkpoints.adapter import read_adapter
+
+    return read_adapter(args.adapter, args.lora_alpha, args.init)
+
+
+def _chat(args: argparse.Namespace) -> int:
+    from engine.chat.job import converse, open_talks
+    from engine.train.prepare import choose_device
+
+    if args.model is None:
+        raise UserError(_("No model is given."), _("Name it with --model FILE.pth."))
+    try:
+        device = choose_device("auto")
+        talks = open_talks(args.model, args.state, _adapter(args), args.quant, device, _emit)
+    except UserError as error:
+        _emit(events.Failed(cause=error.cause, reason=error.message, remedy=error.remedy))
+        return 1
+    converse(talks, sys.stdin, _emit)
     return 0
 
 

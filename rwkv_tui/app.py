@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from textual import events
 from textual.app import App
@@ -28,7 +28,10 @@ from rwkv_tui.screens.base import TuneScreen
 from rwkv_tui.services.gpu import GpuReading, read_gpus
 from rwkv_tui.services.preferences import Look, keys_file, read_keys, read_look, write_look
 
-ENGINE_JOBS = ("summary", "convert", "init")
+if TYPE_CHECKING:
+    from engine.contract.talk import Sampling
+
+ENGINE_JOBS = ("summary", "convert", "init", "chat")
 """Groups of the workers that wait for a short engine job."""
 NO_COLOURS = NoColours()
 
@@ -37,7 +40,8 @@ class TuneApp(App[None]):
     """`start` is "home" (which goes on to the wizard while there are no runs) or "wizard"; `run` is opened.
 
     `draft` holds values that prefill the wizard and `source` its data file, which may still need
-    converting; a `source` leads to the wizard as well. `theme` and `ascii` go above the look that is
+    converting; a `source` leads to the wizard as well. `chat`: a conversation, by the flags of its job, is
+    all there is. `theme` and `ascii` go above the look that is
     remembered. `tmux`: the terminal is one of tmux's. `gpus` and `clock` (seconds since the epoch) can be
     replaced by a test.
     """
@@ -71,6 +75,7 @@ class TuneApp(App[None]):
         *,
         run: tuple[str, RunDir] | None = None,
         source: Path | None = None,
+        chat: tuple[list[str], Sampling] | None = None,
         theme: str = "",
         ascii: bool = False,
         tmux: bool = False,
@@ -88,6 +93,7 @@ class TuneApp(App[None]):
         self._start = start
         self._source = source
         self._run = run
+        self._chat = chat
         kept = read_look(paths.config)
         self.look = Look(theme or kept.theme, ascii or kept.ascii)
         self._plain_signs = PlainSigns(self.look.ascii)
@@ -110,7 +116,11 @@ class TuneApp(App[None]):
 
     def on_mount(self) -> None:
         self._take_keys()
-        if self._run:
+        if self._chat:
+            from rwkv_tui.screens.chat import ChatScreen
+
+            self.push_screen(ChatScreen(*self._chat), lambda _nothing: self.exit())
+        elif self._run:
             self.open_run(*self._run)
         elif self._start == "wizard" or self._source or (self._start == "home" and not self._has_runs()):
             self.open_wizard()

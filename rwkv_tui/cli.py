@@ -14,6 +14,7 @@ from typing import Any
 from engine.contract.errors import UserError
 from engine.contract.i18n import LANGUAGES, _, choose
 from engine.contract.job_flags import (
+    add_chat_flags,
     add_convert_flags,
     add_evaluate_flags,
     add_init_flags,
@@ -159,6 +160,8 @@ def _add_commands(commands: argparse._SubParsersAction[_Parser], given: Sequence
     add_evaluate_flags(command)
     command.set_defaults(command="model:evaluate", given=given[1:])
 
+    _add_chat(commands, wanted="chat" in given[:1])
+
     command = commands.add_parser("merge", help=_("a model and its state or adapter into one model file"))
     add_merge_flags(command)
     command.set_defaults(command="merge:merge", given=given[1:])
@@ -291,6 +294,32 @@ def _add_runs(commands: argparse._SubParsersAction[_Parser]) -> None:
     command.add_argument("--trained", action="store_true", help=_("delete its trained files and logs, too"))
     command.add_argument("--yes", action="store_true", help=_("do not ask"))
     command.set_defaults(command="runs:rm")
+
+
+def _add_chat(commands: argparse._SubParsersAction[_Parser], wanted: bool) -> None:
+    command = commands.add_parser(
+        "chat",
+        help=_("talk to what a run has made, or to any model"),
+        description=_(
+            "Opens a conversation; in a pipe, or with --plain, each line is a question and its answer is "
+            "printed. Ctrl-C ends an answer, and where there is none the conversation."
+        ),
+    )
+    _add_run(command)
+    add_chat_flags(command)
+    command.add_argument("--base", action="store_true", help=_("the base answers, too, beside a state"))
+    command.add_argument("--text", action="store_true", help=_("a line is continued as it stands"))
+    command.add_argument("--plain", action="store_true", help=_("without screens on a terminal, too"))
+    _add_look(command)
+    command.set_defaults(command="chat:chat")
+    if wanted:  # as for train
+        from engine.contract.talk import Sampling
+
+        for name, field in Sampling.model_fields.items():
+            spelled = dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}"))
+            kind = type(field.default)
+            told = f"{_(field.description or '')} ({field.default:g})"
+            command.add_argument(*spelled, dest=name, type=kind, default=field.default, help=told)
 
 
 def _add_data(commands: argparse._SubParsersAction[_Parser]) -> None:

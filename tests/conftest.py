@@ -84,12 +84,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def rwkv_tune(home: Path, tmp_path: Path) -> Command:
-    """Runs `rwkv-tune ARGUMENTS` in the test's folder and returns the finished process."""
+    """Runs `rwkv-tune ARGUMENTS` in the test's folder, with `typed` to read; returns the finished process."""
 
-    def run(*arguments: object, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: object, timeout: float = 120, typed: str = "") -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "rwkv_tui", *map(str, arguments)], cwd=tmp_path, timeout=timeout,
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+            input=typed, capture_output=True, text=True, check=False,
         )  # fmt: skip
 
     return run

@@ -240,9 +240,40 @@ class Summarised(Base):
     report: reports.DataSummary
 
 
+Who = Literal["base", "tuned"]
+
+
+class Ready(Base):
+    """A model is loaded and can be asked, as each of `who`."""
+
+    type: Literal["ready"] = "ready"
+    who: tuple[Who, ...]
+    version: str
+    parameters: Whole
+    device: str
+
+
+class Piece(Base):
+    """A part of an answer."""
+
+    type: Literal["piece"] = "piece"
+    who: Who
+    text: str
+
+
+class Answered(Base):
+    """An answer is complete: the model ended it, it had its `length`, or it was halted."""
+
+    type: Literal["answered"] = "answered"
+    who: Who
+    tokens: Whole
+    seconds: float
+    end: Literal["turn", "length", "halted"]
+
+
 Event = (
     Started | Resumed | Progress | Step | Epoch | Validated | Checkpoint | Evaluated | Sample
-    | StateHealth | Log | Warned | Failed | Finished | Converted | Summarised
+    | StateHealth | Log | Warned | Failed | Finished | Converted | Summarised | Ready | Piece | Answered
 )  # fmt: skip
 Emit = Callable[[Event], None]
 

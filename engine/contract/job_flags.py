@@ -134,6 +134,14 @@ def add_evaluate_flags(job: argparse.ArgumentParser) -> None:
     job.add_argument("--json", action="store_true")
 
 
+def add_chat_flags(job: argparse.ArgumentParser) -> None:
+    """What to talk to."""
+    job.add_argument("--model", metavar="FILE.pth", type=Path, help=_("the base model, or one tuned whole"))
+    job.add_argument("--state", metavar="FILE.pth", type=Path, help=_("a state that was tuned on it"))
+    add_adapter_flags(job)
+    job.add_argument("--quant", default="none", help=_("int8 or nf4: talks to the model packed"))
+
+
 def add_adapter_flags(job: argparse.ArgumentParser) -> None:
     """An adapter, and what the incumbent's files do not say of themselves."""
     job.add_argument("--adapter", metavar="FOLDER|FILE.pth", type=Path)

@@ -23,6 +23,7 @@ from rwkv_tui.panels.progress import Head
 from rwkv_tui.plain import column, duration, one_line, plain, size
 from rwkv_tui.screens.base import TuneScreen
 from rwkv_tui.screens.log import LogScreen
+from rwkv_tui.services.results import chat_flags, result, saved_files
 from rwkv_tui.services.run_tail import RunModel, RunTail
 from rwkv_tui.widgets.trail import Trail
 
@@ -39,6 +40,7 @@ class DoneScreen(TuneScreen[None]):
     )
     BINDINGS = [
         Binding("escape,q,enter", "dismiss(None)", N_("Back"), key_display="esc", id="done.close"),
+        Binding("t", "talk", N_("Talk to it"), id="done.talk"),
         Binding("c", "copy", N_("Copy the next steps"), id="done.copy"),
         Binding("o", "log", N_("Log"), id="done.log"),
     ]
@@ -116,26 +118,8 @@ class DoneScreen(TuneScreen[None]):
                   "Loss on {n} documents, before and after:  {change}",
                   self._model.after.documents, change="{change}")  # fmt: skip
 
-    def _saved(self) -> list[Path]:
-        """The run's trained files that still exist, oldest first."""
-        closing = self._model.closing
-        told = closing.files if isinstance(closing, Finished) else ()
-        paths = (Path(p) for p in (*(c.path for c in self._model.checkpoints), *told))
-        # By name: the folder may have been moved. An adapter may lie in a folder of its own.
-        names = dict.fromkeys(
-            Path(p.parent.name, p.name) if p.suffix == ".safetensors" else Path(p.name) for p in paths
-        )
-        return [p for p in (self.run_dir.path / name for name in names) if p.is_file()]
-
-    def _result(self, method: str) -> Path:
-        """What the run made: a file, or an adapter's folder, which describes itself."""
-        saved = self._saved()
-        last = saved[-1] if saved else self.run_dir.checkpoint(0)
-        folder = last.with_suffix("") if last.parent == self.run_dir.path else last.parent
-        return last if method in ("state", "full") else folder
-
     def _files(self) -> Content:
-        saved = self._saved()
+        saved = saved_files(self.run_dir, self._model)
         rest = (self.run_dir.settings, self.run_dir.train_log, self.run_dir.events, self.run_dir.log)
         where = one_line(str(self.run_dir.path))
         lines = [fill(_("{files} in {folder}"), files=Content.styled(_("Files"), "bold"), folder=where)]
@@ -158,13 +142,25 @@ class DoneScreen(TuneScreen[None]):
         settings, plan = self._settings, self._model.plan
         data, ctx_len = (settings.data_file, settings.ctx_len) if settings else (None, 512)
         method, version = (plan.method, plan.version) if plan else ("state", "x070")
-        parts = next_steps.steps(method, self._base, self._result(method), version, data, ctx_len)
+        parts = next_steps.steps(
+            method, self._base, result(self.run_dir, self._model, method), version, data, ctx_len
+        )
         heading, body = parts[0]
         return [(heading, plain(body)) for heading, body in [(heading, self._doubt + body), *parts[1:]]]
 
     def action_copy(self) -> None:
         self.app.copy_to_clipboard("\n\n".join(f"{heading}\n{body}" for heading, body in self._next()))
         self.notify(_("Sent to the terminal's clipboard (most terminals allow it, some do not)."))
+
+    def action_talk(self) -> None:
+        from rwkv_tui.screens.chat import ChatScreen
+
+        try:
+            flags = chat_flags(self.run_dir)
+        except UserError as error:
+            self.notify(str(error), severity="error", markup=False)
+            return
+        self.app.push_screen(ChatScreen(flags))
 
     def action_log(self) -> None:
         self.app.push_screen(LogScreen(self.run_name, self.run_dir, lambda: self._model))

@@ -21,12 +21,12 @@ LINE = 1 << 22
 
 @asynccontextmanager
 async def _process(
-    job: str, args: Sequence[str], errors: IO[bytes]
+    job: str, args: Sequence[str], errors: IO[bytes], stdin: int = asyncio.subprocess.DEVNULL
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     """The running job, its stderr going to `errors`; who leaves early, by an error or a cancel, ends it."""
     process = await asyncio.create_subprocess_exec(
         *engine_command(job, *args), cwd="/", env=engine_environment(), start_new_session=True, limit=LINE,
-        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=errors,
+        stdin=stdin, stdout=asyncio.subprocess.PIPE, stderr=errors,
     )  # fmt: skip
     try:
         yield process
@@ -62,18 +62,44 @@ async def document(job: str, *args: str) -> str:
 
 async def events(job: str, *args: str) -> AsyncGenerator[Event, None]:
     """What a job tells, line by line. A job that dies without a word ends with a Failed of our own."""
-    failed = False
     with tempfile.TemporaryFile() as errors:
         async with _process(job, args, errors) as process:
-            assert process.stdout is not None
-            async for line in process.stdout:
-                event = parse_event(line)
-                if event is not None:
-                    failed = failed or isinstance(event, Failed)
-                    yield event
-            code = await process.wait()
-        if code and not failed:
-            yield Failed(reason=_reason(errors, code))
+            async for event in _told(process, errors):
+                yield event
+
+
+class Dialogue:
+    """A job that answers what it is sent."""
+
+    def __init__(self, process: asyncio.subprocess.Process, errors: IO[bytes]) -> None:
+        self._process = process
+        self.events = _told(process, errors)
+
+    def send(self, line: str) -> None:
+        """Sends a line; a job that has ended does not mind, for `events` say so."""
+        if self._process.stdin is not None and not self._process.stdin.is_closing():
+            self._process.stdin.write(line.encode("utf-8", "replace") + b"\n")
+
+
+@asynccontextmanager
+async def dialogue(job: str, *args: str) -> AsyncIterator[Dialogue]:
+    """Starts a job that goes on until one leaves it."""
+    with tempfile.TemporaryFile() as errors:
+        async with _process(job, args, errors, asyncio.subprocess.PIPE) as process:
+            yield Dialogue(process, errors)
+
+
+async def _told(process: asyncio.subprocess.Process, errors: IO[bytes]) -> AsyncGenerator[Event, None]:
+    failed = False
+    assert process.stdout is not None
+    async for line in process.stdout:
+        event = parse_event(line)
+        if event is not None:
+            failed = failed or isinstance(event, Failed)
+            yield event
+    code = await process.wait()
+    if code and not failed:
+        yield Failed(reason=_reason(errors, code))
 
 
 def _reason(errors: IO[bytes], code: int) -> str:

@@ -21,6 +21,7 @@ from engine.contract.paths import UserPaths
 from engine.contract.process import Process
 from engine.contract.rundir import RunDir
 from rwkv_tui.app import TuneApp
+from rwkv_tui.screens.chat import ChatScreen
 from rwkv_tui.screens.compare import CompareScreen
 from rwkv_tui.screens.done import DoneScreen
 from rwkv_tui.screens.monitor import MonitorScreen
@@ -41,6 +42,7 @@ MONITOR = (
     ("monitor", ""), ("chart", "1 left left"), ("devices", "escape 5"), ("state", "6"), ("samples", "7"),
     ("log", "o"), ("stop", "escape escape s"),
 )  # fmt: skip
+CHAT = (("chat-refused", ""), ("sampling", "f3"))
 """Names of what is shown, each with the keys that lead there from the one before."""
 
 
@@ -98,6 +100,7 @@ async def walk(place: Path, pair: Path) -> AsyncIterator[tuple[str, Pilot[None]]
             (_monitor("emoji", runs), MONITOR),
             (_monitor("odes", runs), (("failed", ""),)),
             (DoneScreen("haiku", runs["haiku"]), (("done", ""),)),
+            (ChatScreen(["--model", "models/tiny.pth", "--state", "pairs.jsonl"]), CHAT),
         ):
             await pilot.app.push_screen(screen)
             async for name in _visit(pilot, stops):

@@ -1,0 +1,53 @@
+"""`rwkv-tune chat` without screens, as a pipe and as a person use it."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+
+from tests.conftest import Command
+from tests.fakes.terminal import Terminal
+
+GREEDY = ("--top-p", "0", "--frequency", "0", "--length", "6")
+
+
+def test_each_line_is_answered_as_part_of_one_conversation(tiny_model: Path, rwkv_tune: Command) -> None:
+    flags = ("chat", "--model", tiny_model, *GREEDY)
+    both, alone = (rwkv_tune(*flags, typed=typed) for typed in ("Hi\n\nAnd?\n", "And?\n"))
+    assert both.returncode == alone.returncode == 0
+    assert both.stderr == alone.stderr == ""
+    assert len(both.stdout.splitlines()) >= 2
+    assert both.stdout.splitlines()[-1] != alone.stdout.splitlines()[-1]
+
+
+def test_what_cannot_be_talked_to_is_said_in_a_line(
+    tmp_path: Path, tiny_model: Path, rwkv_tune: Command
+) -> None:
+    for flags, words in (
+        (("--model", tmp_path / "no.pth"), "There is no file"),
+        (("--state", tiny_model), "Name it with --model"),
+        (("--model", tiny_model, "--state", tiny_model), "is not a state file"),
+        (("--model", tiny_model, "--temperature", "-1"), "--temperature -1.0 is out of range"),
+        (("nobody",), "no run"),
+    ):
+        done = rwkv_tune("chat", *flags, typed="Hi\n")
+        assert (done.returncode, done.stdout) == (1, ""), done.stdout
+        assert words in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_ctrl_c_ends_the_answer_and_then_the_conversation(tiny_model: Path, home: Path) -> None:
+    flags = ("--plain", "--model", tiny_model, "--length", "1000000", "--top-p", "1")
+    terminal = Terminal((sys.executable, "-m", "rwkv_tui", "chat", *flags))
+    try:
+        terminal.sees("> ")
+        terminal.keys("Hi\r")
+        terminal.sees("Hi\r\n")
+        while len(terminal.text.partition("Hi\r\n")[2]) < 30:
+            pass  # until it speaks; it would go on for ever
+        terminal.process.send_signal(signal.SIGINT)
+        terminal.sees("\r\n> ")
+        terminal.process.send_signal(signal.SIGINT)
+        assert terminal.wait() == 130
+    finally:
+        terminal.end()
