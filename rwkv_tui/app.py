@@ -216,6 +216,24 @@ class TuneApp(App[None]):
 
             self.push_screen(MonitorScreen(name, run))
 
+    def open_chat(self, run: RunDir) -> None:
+        """Talks to what a run has saved last. While it goes on it needs the memory for itself."""
+        from rwkv_tui.screens.chat import ChatScreen
+        from rwkv_tui.services.results import chat_flags
+        from rwkv_tui.services.runs import is_alive
+
+        try:
+            if is_alive(run) is not False:
+                raise UserError(
+                    _("The run goes on and needs the memory."),
+                    _("Watch its answers after each save (sample_prompt), or talk to it when it has ended."),
+                )
+            flags = chat_flags(run)
+        except UserError as error:
+            self.notify(str(error), severity="warning", markup=False)
+        else:
+            self.push_screen(ChatScreen(flags))
+
     def announce(self, name: str, status: str) -> None:
         """Tells the terminal, which may be in the background, that a run has ended."""
         if self._driver:

@@ -116,8 +116,9 @@ class RunDir:
                 _("Nothing was changed; choose another --proj_dir."),
             )
 
-    def read_settings(self) -> TrainSettings:
-        """The settings of this run. Raises UserError when the file is gone or no longer valid."""
+    def read_settings(self, *, files: bool = True) -> TrainSettings:
+        """The settings of this run. Raises UserError when the file is gone or no longer valid, and with
+        `files` when one that they name is gone."""
         from engine.contract.check import require_settings  # pydantic: a list of runs does without
         from engine.contract.presets import parse_yaml
 
@@ -128,7 +129,7 @@ class RunDir:
                 _("Cannot read {settings} ({strerror}).", settings=self.settings, strerror=error.strerror),
                 _("Start the run again."),
             ) from None
-        return require_settings(parse_yaml(text, str(self.settings)))
+        return require_settings(parse_yaml(text, str(self.settings)), files=files)
 
     def record_process(self, name: str, process: Process) -> None:
         """Says who runs here, atomically, and how often memory had run out before."""

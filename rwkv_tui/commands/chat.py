@@ -60,7 +60,7 @@ def _sampling(args: argparse.Namespace) -> Sampling:
         name = str(error.errors()[0]["loc"][0])
         raise UserError(
             _("--{name} {value} is out of range.", name=name, value=getattr(args, name)),
-            _("`{program} --help` lists what it takes.", program="rwkv-tune chat"),
+            _("`{program} --help` lists what it takes.", program="rwkv-tune chat"),  # unsaid
         ) from None
 
 
@@ -118,7 +118,7 @@ def _first_ready(told: Iterator[ev.Event]) -> ev.Ready:
             if sys.stderr.isatty():
                 sys.stderr.write("\r\033[K")
             return event
-    raise AssertionError("the events end by an error")
+    raise AssertionError("the events end by an error")  # unsaid
 
 
 def _send(job: subprocess.Popen[str], request: Request) -> None:

@@ -16,6 +16,7 @@ from textual.widgets import Footer, Input, Static
 from engine.contract import events as ev
 from engine.contract.i18n import N_, _
 from engine.contract.talk import Ask, Forget, Halt, Request, Sampling
+from rwkv_tui.keys import key_of
 from rwkv_tui.plain import duration, one_line, plain
 from rwkv_tui.screens.base import TuneScreen
 from rwkv_tui.screens.sampling import SamplingScreen
@@ -58,7 +59,7 @@ class ChatScreen(TuneScreen[None]):
 
     CSS_PATH = "../styles/chat.tcss"
     HELP_TEXT = N_(
-        "Type a question and press Enter. What was said before counts, until you begin anew. Esc stops an "
+        "Type a question and press Enter. What was said before counts, until you begin anew. Back stops an "
         "answer, and leaves when there is none.\n"
         "Who: the tuned model, the base, or both. Text: what you type is continued as it stands, without the "
         "form of a conversation. Again: another answer to the same."
@@ -167,7 +168,7 @@ class ChatScreen(TuneScreen[None]):
         if self._job is None or self._ready is None:
             self.notify(_("The model is not loaded.") if self._job is None else _("The model is loading."))
         elif self._waiting:
-            self.notify(_("An answer is under way; Esc stops it."))
+            self.notify(_("An answer is under way; {key} stops it.", key=key_of(self, "chat.back")))
         else:
             return True
         return False

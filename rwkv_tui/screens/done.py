@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rich.cells import cell_len
+from textual import getters
 from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Container, VerticalScroll
@@ -17,13 +18,14 @@ from engine.contract.i18n import N_, _, n_
 from engine.contract.rundir import RunDir, Status
 from engine.contract.settings import TrainSettings
 from rwkv_tui import next_steps
+from rwkv_tui.app import TuneApp
 from rwkv_tui.panels.ending import change
 from rwkv_tui.panels.panel import fill
 from rwkv_tui.panels.progress import Head
 from rwkv_tui.plain import column, duration, one_line, plain, size
 from rwkv_tui.screens.base import TuneScreen
 from rwkv_tui.screens.log import LogScreen
-from rwkv_tui.services.results import chat_flags, result, saved_files
+from rwkv_tui.services.results import result, saved_files
 from rwkv_tui.services.run_tail import RunModel, RunTail
 from rwkv_tui.widgets.trail import Trail
 
@@ -33,6 +35,7 @@ SHOWN_FILES = 8
 class DoneScreen(TuneScreen[None]):
     """What came of a run. Nothing has a frame around it, so that any part can be selected and copied."""
 
+    app = getters.app(TuneApp)
     CSS_PATH = "../styles/done.tcss"
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide")]
     HELP_TEXT = N_(
@@ -40,7 +43,7 @@ class DoneScreen(TuneScreen[None]):
     )
     BINDINGS = [
         Binding("escape,q,enter", "dismiss(None)", N_("Back"), key_display="esc", id="done.close"),
-        Binding("t", "talk", N_("Talk to it"), id="done.talk"),
+        Binding("a", "talk", N_("Talk to it"), id="done.talk"),
         Binding("c", "copy", N_("Copy the next steps"), id="done.copy"),
         Binding("o", "log", N_("Log"), id="done.log"),
     ]
@@ -58,7 +61,7 @@ class DoneScreen(TuneScreen[None]):
         for event in RunTail(self.run_dir).poll(steps=False):
             self._model.apply(event)
         try:
-            self._settings = self.run_dir.read_settings()
+            self._settings = self.run_dir.read_settings(files=False)
         except UserError as error:
             self._doubt = (
                 _("{message} So the base is called {base} here.", message=error.message, base=self._base)
@@ -153,14 +156,7 @@ class DoneScreen(TuneScreen[None]):
         self.notify(_("Sent to the terminal's clipboard (most terminals allow it, some do not)."))
 
     def action_talk(self) -> None:
-        from rwkv_tui.screens.chat import ChatScreen
-
-        try:
-            flags = chat_flags(self.run_dir)
-        except UserError as error:
-            self.notify(str(error), severity="error", markup=False)
-            return
-        self.app.push_screen(ChatScreen(flags))
+        self.app.open_chat(self.run_dir)
 
     def action_log(self) -> None:
         self.app.push_screen(LogScreen(self.run_name, self.run_dir, lambda: self._model))

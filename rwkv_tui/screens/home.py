@@ -54,6 +54,7 @@ class HomeScreen(TuneScreen[None]):
         Binding("enter", "open", N_("Open"), id="home.open"),
         Binding("n", "new", N_("New run"), id="home.new"),
         Binding("slash", "filter", N_("Filter"), key_display="/", id="home.filter"),
+        Binding("a", "talk", N_("Talk to it"), show=False, id="home.talk"),
         Binding("space", "mark", N_("Mark"), show=False, id="home.mark"),
         Binding("c", "compare", N_("Compare"), show=False, id="home.compare"),
         Binding("t", "tag", N_("Tag"), show=False, id="home.tag"),
@@ -321,6 +322,10 @@ class HomeScreen(TuneScreen[None]):
                 self.notify(str(error), severity="error", markup=False)
             else:
                 self.action_open()
+
+    def action_talk(self) -> None:
+        if run := self._chosen():
+            self.app.open_chat(RunDir(run.proj_dir))
 
     def action_new(self) -> None:
         self.app.open_wizard()

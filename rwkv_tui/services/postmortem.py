@@ -39,7 +39,7 @@ def _less_memory(run: RunDir, device: str) -> tuple[str, dict[str, str]]:
     from engine.estimate import needed_of_host, what_fits
 
     try:
-        s = run.read_settings()
+        s = run.read_settings(files=False)
         if device not in ("", "cpu"):
             offload = s.strategy.endswith("_offload")
             changes = {"strategy": s.strategy.removesuffix("_offload")} if offload else {}

@@ -35,7 +35,7 @@ def chat_flags(run: RunDir) -> list[str]:
     model = RunModel()
     for event in RunTail(run).poll(steps=False):
         model.apply(event)
-    settings = run.read_settings()
+    settings = run.read_settings(files=False)
     if not saved_files(run, model):
         raise UserError(
             _("{folder} has no trained file yet.", folder=run.path),

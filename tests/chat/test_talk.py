@@ -150,7 +150,7 @@ def test_the_base_and_the_tuned_model_answer_side_by_side(tiny_model: Path, stat
     for who, file in (("base", None), ("tuned", state)):
         alone = load_model(tiny_model, state=file)
         talk = Talk(alone, [mixer.time_state for mixer in alone.time_mixers()])
-        assert answers[who] == said(talk, "Hi") + said(talk, "And?")  # type: ignore[index]
+        assert answers[who] == said(talk, "Hi") + said(talk, "And?")
     assert answers["base"] != answers["tuned"]
 
 

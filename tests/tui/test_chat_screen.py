@@ -47,11 +47,11 @@ def quiet(pilot: Pilot[None]) -> bool:
 
 
 async def test_from_a_finished_run_to_a_conversation(make_app: MakeApp, place: Path) -> None:
-    run = finished(place / "run", place / "models" / "tiny.pth", data_file=Path("pairs"))
+    run = finished(place / "run", place / "models" / "tiny.pth", data_file=Path("gone"))
     app = make_app(start="")
     async with app.run_test(size=(80, 24)) as pilot:
         await app.push_screen(DoneScreen("emoji", run))
-        await pilot.press("t")
+        await pilot.press("a")
         screen = app.screen
         assert isinstance(screen, ChatScreen)
         screen.sampling = QUIET
@@ -103,16 +103,16 @@ async def test_what_the_engine_refuses_is_shown(make_app: MakeApp, place: Path) 
 
 
 def test_the_flags_of_a_run(tmp_path: Path, tiny_model: Path) -> None:
-    run = finished(tmp_path / "run", tiny_model, data_file=Path("pairs"), quant="int8")
+    run = finished(tmp_path / "run", tiny_model, data_file=Path("gone"), quant="int8")
     state = str(run.checkpoint(4))
     assert chat_flags(run) == ["--model", str(tiny_model), "--state", state, "--quant", "int8"]
-    lora = finished(tmp_path / "lora", tiny_model, data_file=Path("pairs"), train_type="none", peft="lora")
+    lora = finished(tmp_path / "lora", tiny_model, data_file=Path("gone"), train_type="none", peft="lora")
     (lora.path / "rwkv-4").mkdir()
     weights = lora.path / "rwkv-4" / "adapter_model.safetensors"
     weights.touch()
     stories.tell(lora, [ev.Checkpoint(t=stories.T0, path=str(weights), epoch=4, step=9)])
     assert chat_flags(lora) == ["--model", str(tiny_model), "--adapter", str(weights.parent)]
-    full = finished(tmp_path / "full", tiny_model, data_file=Path("pairs"), train_type="none")
+    full = finished(tmp_path / "full", tiny_model, data_file=Path("gone"), train_type="none")
     assert chat_flags(full) == ["--model", str(full.checkpoint(4))]
     full.checkpoint(4).unlink()
     with pytest.raises(UserError, match="no trained file yet"):
