@@ -28,13 +28,13 @@ class Reporter(pl.Callback):
     """Sets the rate before each step, tells each step and epoch, and ends the run when asked."""
 
     def __init__(
-        self, run: RunDir, emit: events.Emit, stop: StopRequest, group: Group, *, fp16: bool = False
+        self, run: RunDir, emit: events.Emit, stop: StopRequest, group: Group, health: Health
     ) -> None:
         self.run = run
         self.group = group
         self.emit = emit
         self.stop = stop
-        self.health = Health(emit, fp16=fp16)
+        self.health = health
         self.epoch_loss = 0.0
         self.epoch_losses = 0
         self.tokens = 0
@@ -121,12 +121,13 @@ class Reporter(pl.Callback):
 class Saver(pl.Callback):
     """Saves what was trained, and with it what `resume` needs; puts that back when a run goes on.
 
-    It comes last of all callbacks: a resumed run finds them as they were after the step.
+    It comes last of all callbacks: a resumed run finds them as they were after the step. While the run is ill
+    it saves as little as it may, so that what was saved before remains to go back to.
     """
 
     def __init__(
         self, run: RunDir, emit: events.Emit, stop: StopRequest, point: Point, began: float,
-        kept: dict[str, Any],
+        kept: dict[str, Any], health: Health,
     ) -> None:  # fmt: skip
         self.run = run
         self.emit = emit
@@ -134,6 +135,7 @@ class Saver(pl.Callback):
         self.point = point
         self.began = began
         self.kept = kept
+        self.health = health
         self.saved: list[Path] = []
         self.saved_step = point.step
         self.last = time.monotonic()
@@ -204,14 +206,21 @@ class Saver(pl.Callback):
     def _minutes_are_over(self, module: TuneModule) -> bool:
         minutes = module.settings.save_minutes
         over = time.monotonic() - self.last >= 60 * minutes
-        return bool(minutes) and module.spread.group.any(over)
+        return bool(minutes) and not self.health.ill and module.spread.group.any(over)
 
     def _save(self, trainer: pl.Trainer, module: TuneModule) -> None:
+        if module.spread.group.leads and not self.run.process.exists():  # nobody could find it to stop it
+            raise UserError(
+                _("The folder of the run, {path}, was deleted while it trained.", path=self.run.path),
+                _("Nothing more is saved; start the run again."),
+            )
         with module.spread.gathered(module.model):
             if module.spread.group.leads:
                 self._save_trained(module)
+            self.last, self.wanted, self.saved_step = time.monotonic(), False, module.step
+            if self.health.ill and not trainer.should_stop:
+                return
             document = self._document(trainer, module)
-            self.saved_step = module.step
             try:
                 resume.write_point(self.run, module.step, document, module.spread.group)
             except UserError as error:  # the trained file is there: no reason to end the run
@@ -220,14 +229,13 @@ class Saver(pl.Callback):
                         text=_("{message} A resumed run goes on from an earlier step.", message=error.message)
                     )
                 )
-        self.last, self.wanted = time.monotonic(), False
 
     def _save_trained(self, module: TuneModule) -> None:
         epoch, step = module.epoch, module.step
         path = module.tuning.save(module.model, self.run.checkpoint(epoch))
         self.emit(events.Checkpoint(path=str(path), epoch=epoch, step=step, sha256=resume.sha256(path)))
         self.saved = [*[p for p in self.saved if p != path], path]
-        if keep := module.settings.keep_checkpoints:
+        if (keep := module.settings.keep_checkpoints) and not self.health.ill:
             for old in self.saved[:-keep]:
                 self._remove(old)
             self.saved = self.saved[-keep:]

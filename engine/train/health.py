@@ -56,6 +56,11 @@ class Health:
         self.lowest = state["lowest"]
         self.bad_steps, self.wild_steps = state["steps"]
 
+    @property
+    def ill(self) -> bool:
+        """Whether it went wrong in the last step."""
+        return bool(self.bad_steps or self.wild_steps)
+
     def note(self, step: int, loss: float, rate: float, norm: float | None) -> None:
         """A step with its loss (nats), learning rate and the gradients' norm before clipping."""
         if not math.isfinite(loss):

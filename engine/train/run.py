@@ -21,6 +21,7 @@ from engine.contract.process import Process
 from engine.contract.rundir import RunDir
 from engine.train.failure import failed
 from engine.train.group import Group
+from engine.train.health import Health
 from engine.train.logs import RunLog, Unheard
 from engine.train.ranks import FAILED, FINISHED, STOPPED, Place
 from engine.train.resume import Point, Remaining, cut_logs, newest_point, shared_point
@@ -101,7 +102,9 @@ def _train(
 
     from engine.train.callbacks import Saver
 
-    saver = Saver(run, emit, stop, point, began, {"probe": probe.state_dict(), "op": loaded.operator.name})
+    health = Health(emit, fp16=settings.precision == "fp16")
+    kept = {"probe": probe.state_dict(), "op": loaded.operator.name}
+    saver = Saver(run, emit, stop, point, began, kept, health)
 
     def stopped() -> bool:
         """A stop asked for during the last step still ends a run that was complete."""
@@ -149,7 +152,7 @@ def _fit(
     )  # fmt: skip
     module = TuneModule(loaded.model, loaded.tuning, s, loaded.spread)
     validation = Validation(loaded, saver, emit, stop)
-    reporter = Reporter(run, emit, stop, group, fp16=s.precision == "fp16")
+    reporter = Reporter(run, emit, stop, group, saver.health)
     callbacks: list[pl.Callback] = [reporter, validation, saver]  # what has a state comes before the saver
     if not loaded.spread.whole:
         emit(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -135,6 +136,34 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_file(make: Mak
     assert end.reason.startswith("The loss is nan since step 4 (learning rate 0.") and "lr_init" in end.remedy
     first_file_is_whole(run)
     assert not run.checkpoint(1).exists()
+
+
+def test_what_runs_away_leaves_a_point_to_go_back_to(make: Making, at: At) -> None:
+    """Each step could save one, each epoch of three steps does, and only two files are kept."""
+    run = make(epoch_count=30, save_minutes=1e-9, keep_checkpoints=2)
+    for step in range(26, 31):
+        at(step, lambda: 1000.0)
+    for step in range(31, 34):
+        at(step, lambda: float("nan"))
+    assert run_training(run) == 1
+    assert "since step 31" in failure(run).reason
+    assert run.resume_steps() == [25, 24]
+    saved = [e.step for e in of(events.Checkpoint, run)]
+    assert saved == [*range(1, 26), 27, 30]
+    assert {run.checkpoint(epoch).exists() for epoch in (7, 8, 9)} == {True}
+
+
+def test_a_folder_deleted_meanwhile_ends_the_run(make: Making, at: At) -> None:
+    """Its events are gone with it: whoever still watches is told."""
+    run = make()
+
+    def delete() -> None:
+        shutil.rmtree(run.path)
+        run.path.mkdir()  # as when something is written into it at the same time
+
+    at(2, delete)
+    assert run_training(run) == 1
+    assert not list(run.path.glob("rwkv-*")) and not run.resume_steps()
 
 
 def test_one_bad_batch_does_not_spoil_a_run(make: Making, at: At) -> None:
