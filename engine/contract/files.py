@@ -2,13 +2,37 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import re
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO
 
 from engine.contract.process import Process
+
+
+def opened(path: Path) -> BinaryIO:
+    """A file to read. Raises OSError where it is none: a pipe would keep its reader waiting, a device might
+    never end."""
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        return file
+    file.close()
+    raise OSError(errno.EINVAL, "it is no file", str(path))
+
+
+def read_json(path: Path) -> dict[str, object]:
+    """The object in a small file of ours, {} where it is gone or holds something else."""
+    try:
+        with opened(path) as file:
+            record = json.loads(file.read())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 def write_atomic(path: Path, text: str) -> None:

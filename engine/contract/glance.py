@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from engine.contract.files import opened
+
 HEAD_BYTES = 1 << 18
 TAIL_BYTES = 1 << 16
 STEP_MARK = b'"type":"step"'
@@ -21,11 +23,12 @@ Ending = Literal["", "finished", "stopped", "failed"]
 
 @dataclass
 class Glance:
-    """`ending` is the run's last word so far, "" while it goes on; `steps` are those of its plan, 0 while
-    unknown; `first_t` and `last_t` are seconds since the epoch."""
+    """`ending` is the run's last word so far, "" while it goes on, and `reason` why it failed; `steps` are
+    those of its plan, 0 while unknown; `first_t` and `last_t` are seconds since the epoch."""
 
     began: bool = False
     ending: Ending = ""
+    reason: str = ""
     method: str = ""
     version: str = ""
     device: str = ""
@@ -58,6 +61,7 @@ class Glance:
                 step = _whole(told["step"])
                 self.ending, self.step = _END[told["status"]], max(self.step, step)
             elif kind == "failed":
+                self.reason = str(told["reason"])
                 self.ending = "failed"
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             return
@@ -95,7 +99,7 @@ def glance(path: Path) -> Glance:
 
 def _ends(path: Path, found: Glance) -> Iterable[bytes]:
     try:
-        with path.open("rb") as file:
+        with opened(path) as file:
             size = file.seek(0, 2)
             file.seek(0)
             head = file.read(HEAD_BYTES)

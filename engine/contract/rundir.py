@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from engine.contract.errors import UserError
-from engine.contract.files import write_atomic, write_new
+from engine.contract.files import opened, read_json, write_atomic, write_new
 from engine.contract.i18n import _
 from engine.contract.oom import OomKills
 from engine.contract.process import Process
@@ -123,7 +123,8 @@ class RunDir:
         from engine.contract.presets import parse_yaml
 
         try:
-            text = self.settings.read_text(encoding="utf-8")
+            with opened(self.settings) as file:
+                text = file.read().decode("utf-8", "replace")
         except OSError as error:
             raise UserError(
                 _("Cannot read {settings} ({strerror}).", settings=self.settings, strerror=error.strerror),
@@ -138,11 +139,7 @@ class RunDir:
         write_atomic(self.process, json.dumps(record))
 
     def _record(self) -> dict[str, object]:
-        try:
-            record = json.loads(self.process.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return record if isinstance(record, dict) else {}
+        return read_json(self.process)
 
     def name(self) -> str:
         return str(self._record().get("name", self.path.name))
@@ -233,11 +230,7 @@ class RunList:
         return str(record.get("on_finish", "")) if record.get("proj_dir") == str(run.path) else ""
 
     def _record(self, name: str) -> dict[str, object]:
-        try:
-            record = json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return record if isinstance(record, dict) else {}
+        return read_json(self.folder / f"{name}.json")
 
     def all(self, *, gone: bool = False) -> list[tuple[str, RunDir]]:
         """(name, folder) of each run whose folder exists; with `gone` of the others, too, and of those whose

@@ -106,13 +106,9 @@ def _status(name: str, run: RunDir, last: events.Event | None) -> int:
             saved=saved,
         )
     else:
-        words = engine_log_tail(run).strip().splitlines()[-1:] or [_("nothing")]
-        said = _(
-            "{ending} Its last words in {log}: {words}",
-            ending=ending_of(summarise(name, run)),
-            log=run.log,
-            words=words[0],
-        )
+        said = ending_of(summarise(name, run))
+        if words := engine_log_tail(run).strip().splitlines():
+            said = _("{ending} Its last words in {log}: {words}", ending=said, log=run.log, words=words[-1])
     say(f"rwkv-tune: {one_line(said)}", error=True)
     return 1
 

@@ -13,7 +13,8 @@ from rich.table import Table
 
 from engine.contract.errors import UserError
 from engine.contract.events import dump_json
-from engine.contract.i18n import _, p_
+from engine.contract.files import opened
+from engine.contract.i18n import _, n_, p_
 from engine.contract.paths import UserPaths
 from engine.contract.plain import one_line, say, say_json
 from engine.contract.rundir import RunDir, RunList
@@ -35,11 +36,12 @@ from rwkv_tui.services.runs import (
 POLL = 0.1  # seconds
 GRACE_S = 5.0
 """How long a run that is to end now may take to end by itself."""
+TOLD = 5  # runs of which more is said than the table does
 PIPE_WIDTH = 200  # columns of a table nobody's terminal limits
 
 
 def show_list(args: argparse.Namespace) -> int:
-    """Newest first; below the table one line for each run that waits to be resumed."""
+    """Newest first; below the table a line for each of the newest runs that wait to be resumed."""
     runs = summarise_runs(UserPaths.of_user().runs)
     if args.json:
         say_json(dump_json([{**asdict(run), "proj_dir": str(run.proj_dir)} for run in runs]))
@@ -51,9 +53,11 @@ def show_list(args: argparse.Namespace) -> int:
         highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else PIPE_WIDTH
     )
     console.print(_table(runs, time.time()))
-    for run in runs:
-        if run.status in RESUMABLE:
-            say(one_line(ending_of(run)))
+    waiting = [run for run in runs if run.status in RESUMABLE]
+    for run in waiting[:TOLD]:
+        say(one_line(ending_of(run)))
+    if older := len(waiting[TOLD:]):
+        say(n_("{n} older run can be resumed, too.", "{n} older runs can be resumed, too.", older))
     return 0
 
 
@@ -129,7 +133,7 @@ def logs(args: argparse.Namespace) -> int:
 def _more_printed(run: RunDir, start: int) -> int:
     """Prints what has been added to engine.log as whole lines; gives where it ends."""
     try:
-        with run.log.open("rb") as file:
+        with opened(run.log) as file:
             file.seek(start)
             whole, newline, _ = file.read().rpartition(b"\n")
     except OSError:

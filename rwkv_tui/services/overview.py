@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.contract.files import opened
 from engine.contract.glance import STEP_MARK
 from engine.contract.rundir import RunDir, RunList
 from rwkv_tui.plain import plain
@@ -62,7 +63,7 @@ def loss_curve(run: RunDir, points: int = POINTS) -> tuple[float | None, ...]:
     """The smoothed loss at `points` places of the event file, however long that is."""
     found: list[float | None] = []
     try:
-        with run.events.open("rb") as file:
+        with opened(run.events) as file:
             size = file.seek(0, 2)
             for place in range(points):
                 file.seek(size * place // points)
@@ -86,9 +87,9 @@ def _model(run: RunDir) -> str:
     """The name of its model. Of the settings only the line that says it is read: all of it, checked, for
     each run of a long list would take too long."""
     try:
-        with run.settings.open(encoding="utf-8") as file:
-            lines = file.read(LARGEST).splitlines()
-    except (OSError, ValueError):
+        with opened(run.settings) as file:
+            lines = file.read(LARGEST).decode("utf-8", "replace").splitlines()
+    except OSError:
         return ""
     value = next((line for line in lines if line.startswith(MODEL_KEY)), "").removeprefix(MODEL_KEY).strip()
     return plain(Path(_unquoted(value)).stem)

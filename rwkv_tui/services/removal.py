@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.contract.errors import UserError
+from engine.contract.files import opened
 from engine.contract.i18n import _
 from engine.contract.rundir import RunDir, RunList
 from rwkv_tui.services.runs import is_alive
@@ -92,7 +93,7 @@ def _require_ended(name: str, run: RunDir) -> None:
 def _locked(run: RunDir) -> Iterator[None]:
     """Holds what `resume` holds while it starts a process."""
     try:
-        file = run.settings.open("rb")
+        file = opened(run.settings)
     except OSError:
         yield  # without its settings no run can be resumed
         return

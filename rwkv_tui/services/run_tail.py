@@ -15,6 +15,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from engine.contract import events as ev
+from engine.contract.files import opened
 from engine.contract.glance import STEP_MARK, Ending
 from engine.contract.i18n import N_, _, n_
 from engine.contract.rundir import RunDir
@@ -60,7 +61,7 @@ class RunTail:
     def lines(self, limit: int | None = None) -> list[bytes]:
         """As `poll`, before they are parsed. A line without its newline waits for it."""
         try:
-            with self._path.open("rb") as file:
+            with opened(self._path) as file:
                 end = file.seek(0, 2)
                 if end < self._offset:
                     self._offset, self._partial = 0, b""

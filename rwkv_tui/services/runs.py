@@ -7,8 +7,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from engine.contract.errors import UserError
-from engine.contract.files import write_atomic
+from engine.contract.errors import LONGEST_LINE, UserError
+from engine.contract.files import opened, read_json, write_atomic
 from engine.contract.glance import Ending, glance
 from engine.contract.i18n import N_, _, p_
 from engine.contract.process import Process
@@ -131,13 +131,8 @@ def status_of(run: RunDir, *, alive: bool | None, began: bool, ending: Ending) -
 
 def stop_asked(run: RunDir) -> bool:
     """True when the run's present process was asked to stop through `stop_run`."""
-    try:
-        record = json.loads(run.stop_mark.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return (
-        isinstance(record, dict) and (who := Process.from_record(record)) is not None and who == run.owner()
-    )
+    who = Process.from_record(read_json(run.stop_mark))
+    return who is not None and who == run.owner()
 
 
 def stop_run(run: RunDir, *, now: bool = False) -> bool:
@@ -181,8 +176,10 @@ def ending_of(run: RunSummary) -> str:
         if steps
         else _("{ended}; `rwkv-tune resume {name}` goes on from the beginning.", ended=ended, name=name)
     )  # fmt: skip
-    short = _shortage(folder) if run.status == "died" else ""
-    return f"{said} {short}".rstrip()
+    why = _shortage(folder) if run.status == "died" else ""
+    if run.status == "failed" and (reason := glance(folder.events).reason):
+        why = _("Why: {reason}", reason=reason[:LONGEST_LINE])
+    return f"{said} {why}".rstrip()
 
 
 def place_of(step: int, steps: int) -> str:
@@ -215,7 +212,7 @@ def _shortage(run: RunDir) -> str:
 def engine_log_tail(run: RunDir) -> str:
     """The last part of what the process printed, "" when it printed nothing."""
     try:
-        with run.log.open("rb") as file:
+        with opened(run.log) as file:
             start = max(0, file.seek(0, 2) - ENGINE_LOG_BYTES)
             file.seek(start)
             text = file.read().decode("utf-8", errors="replace")

@@ -8,6 +8,7 @@ from statistics import median
 from typing import NamedTuple
 
 from engine.contract.events import Event, Plan, Started, Step, parse_event
+from engine.contract.files import opened
 from engine.contract.rundir import RunDir, RunList
 
 RUNS_TRIED = 30
@@ -46,7 +47,7 @@ def last_speed(runs: Path, kind: Kind) -> Speed | None:
 def _read(run: RunDir) -> tuple[Plan | None, list[float]]:
     """The plan, and what the last steps took; of a long file only its two ends are read."""
     try:
-        with run.events.open("rb") as file:
+        with opened(run.events) as file:
             head = file.read(HEAD_BYTES)
             end = file.seek(0, 2)
             file.seek(max(0, end - TAIL_BYTES))

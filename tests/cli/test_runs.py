@@ -100,6 +100,17 @@ def test_a_run_before_a_restart_says_when_it_was_seen_and_how_to_go_on(
     assert "`rwkv-tune resume two` goes on from step 20" in out
 
 
+def test_the_newest_runs_that_wait_say_why_and_the_others_are_counted(
+    add: Add, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(7):
+        add(f"run-{number}", told=[ev.Failed(t=stories.T0 + 99, reason="The loss is nan since step 3.")])
+    assert main(["runs"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "2 older runs can be resumed, too."
+    assert len(lines) == 2 + 7 + 5 + 1 and all("Why: The loss is nan since step 3." in s for s in lines[9:14])
+
+
 def test_names_cannot_steer_the_terminal(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

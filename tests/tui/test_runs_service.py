@@ -13,6 +13,7 @@ from engine.contract import events as ev
 from engine.contract.glance import HEAD_BYTES, TAIL_BYTES
 from engine.contract.process import Process
 from engine.contract.rundir import RunList, Status
+from rwkv_tui.services.overview import Overviews
 from rwkv_tui.services.runs import (
     engine_log_tail,
     stop_asked,
@@ -75,6 +76,26 @@ def test_the_list_has_every_run_whose_folder_exists(tmp_path: Path) -> None:
     (tmp_path / "two").rmdir()
     assert {r.name for r in summarise_runs(tmp_path / "runs")} == {"one", "three"}
     assert summarise_runs(tmp_path / "nothing") == []
+
+
+def test_folders_that_hold_anything_keep_nobody_waiting(tmp_path: Path) -> None:
+    """Pipes, devices and folders in the place of files, and files of nothing that could be read."""
+    runs = RunList(tmp_path / "runs")
+    for number, (name, break_it) in enumerate(
+        (name, way)
+        for name in ("events.ndjson", "run.json", "settings.yaml", "stop.json", "engine.log")
+        for way in (os.mkfifo, os.mkdir, lambda path: Path(path).symlink_to("/dev/zero"),
+                    lambda path: Path(path).write_bytes(bytes(range(256)) * 9))
+    ):  # fmt: skip
+        run = stories.new_run(tmp_path / str(number), str(number), ALIVE)
+        (run.path / name).unlink(missing_ok=True)
+        break_it(run.path / name)
+        runs.add(run.path)
+        engine_log_tail(run)
+    os.mkfifo(runs.folder / "pipe.json")
+    found = summarise_runs(runs.folder)
+    assert len(found) == 20 and {run.status for run in found} <= {"starting", "running", "died"}
+    assert len(Overviews(runs.folder).read()) == 20
 
 
 def test_a_folder_that_was_used_again_is_listed_once(tmp_path: Path) -> None:
