@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
+from engine.contract.i18n import _
 from engine.contract.process import Process
 
 
@@ -22,7 +23,7 @@ def opened(path: Path) -> BinaryIO:
     if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         return file
     file.close()
-    raise OSError(errno.EINVAL, "it is no file", str(path))
+    raise OSError(errno.EINVAL, _("it is no file"), str(path))
 
 
 def read_json(path: Path) -> dict[str, object]:
