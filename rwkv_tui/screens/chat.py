@@ -14,7 +14,7 @@ from textual.content import Content
 from textual.widgets import Footer, Input, Static
 
 from engine.contract import events as ev
-from engine.contract.i18n import N_, _
+from engine.contract.i18n import N_, _, sentences
 from engine.contract.talk import Ask, Forget, Halt, Request, Sampling
 from rwkv_tui.keys import key_of
 from rwkv_tui.plain import duration, one_line, plain
@@ -139,10 +139,11 @@ class ChatScreen(TuneScreen[None]):
             answer.note = _("no answer")
             answer.draw()
         self._waiting.clear()
-        text = plain(" ".join(filter(None, (event.reason, event.remedy))))
+        text = plain(sentences(event.reason, event.remedy))
         self.query_one("#said").mount(Static(Content.styled(text, "$error"), classes="answer"))
         if self._ready is None:
             self._tell_head(_("no model"))
+            self.query_one("#question", Input).placeholder = ""
         self._to_the_end()
 
     def _tell_head(self, state: str = "") -> None:

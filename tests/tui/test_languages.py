@@ -12,6 +12,7 @@ from textual.pilot import Pilot
 
 from engine.contract import i18n
 from engine.contract.settings import train_params
+from engine.contract.talk import Sampling
 from rwkv_tui.next_steps import rwkv_snippet
 from rwkv_tui.screens.wizard.data import DataPane
 from rwkv_tui.screens.wizard.template import TemplateScreen
@@ -28,6 +29,7 @@ PLACE = re.compile(r"(\{[^{}]*\})")
 WORD = re.compile(r"\b[A-Za-z][A-Za-z_]+\b(?!…)")
 KEYS = "tab Tab shift ctrl Ctrl alt Alt esc Esc enter Enter space left right up down home end page del"
 UNITS = "GiB MiB KiB kB GB MB kt ms min tokens token"
+ENGINE_SAYS = "There is no file. Check the path."
 NAMES = """rwkv RWKV tune Tune PEFT GPU CPU RAM NVIDIA GeForce RTX MHz epoch loss lr mm ss json yaml jsonl
            python bin idx pth safetensors ctx emoji haiku odes poems pairs chats demo sh tiny runs engine
            models log txt ndjson settings toml Runner Python Ai answer prompt train events BASE"""
@@ -58,7 +60,14 @@ async def test_no_word_is_left_in_english(place: Path, pair: Path, strange: None
     """What may stand there is what is no sentence: names of parameters and their values, of files, runs and
     keys, units, and what the person's own files say."""
     values = {str(choice) for p in train_params().values() for choice in getattr(p, "choices", None) or ()}
-    allowed = {*train_params(), *values, *KEYS.split(), *UNITS.split(), *NAMES.split()}
+    allowed = {
+        *train_params(),
+        *Sampling.model_fields,
+        *values,
+        *KEYS.split(),
+        *UNITS.split(),
+        *NAMES.split(),
+    }
     found: dict[str, set[str]] = {}
     async for name, pilot in walk(place, pair):
         words = {word for line in lines(pilot) for word in WORD.findall(line)}
@@ -83,6 +92,7 @@ def _foreign(name: str, pilot: Pilot[None]) -> str:
     ]
     quoted: dict[str, Sequence[object]] = {
         "help": ["pair tin"],  # names of files that the dialogue covers in part
+        **dict.fromkeys(("chat-refused", "sampling"), [ENGINE_SAYS]),
         "opening": told[:3] + told[-1:],
         "samples": told[3:-1],
         "done": [*told[3:-1], rwkv_snippet(Path(), Path())],
