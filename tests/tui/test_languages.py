@@ -92,7 +92,7 @@ def _foreign(name: str, pilot: Pilot[None]) -> str:
     ]
     quoted: dict[str, Sequence[object]] = {
         "help": ["pair tin"],  # names of files that the dialogue covers in part
-        **dict.fromkeys(("chat-refused", "sampling"), [ENGINE_SAYS]),
+        **dict.fromkeys(("chat-refused", "sampling"), (ENGINE_SAYS,)),
         "opening": told[:3] + told[-1:],
         "samples": told[3:-1],
         "done": [*told[3:-1], rwkv_snippet(Path(), Path())],
