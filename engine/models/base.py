@@ -311,14 +311,17 @@ def linear(weight: Tensor) -> nn.Linear:
 
 class HostEmbedding(nn.Embedding):
     """A frozen table that stays in the host's memory, whatever the model around it is moved to: rows are
-    looked up there, and they alone go to where the tokens are."""
+    looked up there, and they alone go to where the tokens are, from memory that a GPU reads by itself."""
 
     def _apply(self, fn: Any, recurse: bool = True) -> HostEmbedding:
         return self
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[B, T] -> [B, T, D]."""
-        return super().forward(tokens.cpu()).to(tokens.device)
+        shape = (*tokens.shape, self.embedding_dim)
+        rows = torch.empty(shape, dtype=self.weight.dtype, pin_memory=tokens.is_cuda)
+        torch.index_select(self.weight, 0, tokens.flatten().cpu(), out=rows.view(-1, self.embedding_dim))
+        return rows.to(tokens.device, non_blocking=True)
 
 
 def _embedding(weight: Tensor, device: torch.device) -> nn.Embedding:

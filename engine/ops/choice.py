@@ -136,11 +136,11 @@ def _finish(x: Tensor) -> None:
 
 def make_inputs(need: Need) -> list[Tensor]:
     """Random inputs in the ranges a model produces, as leaves: r, log_w, k, v, then u or a and b, state."""
-    random = torch.Generator().manual_seed(0)
+    random = torch.Generator(need.device).manual_seed(0)
     shape = (need.batch, need.steps, need.heads, need.width)
 
     def normal(*size: int) -> Tensor:
-        return torch.randn(*size, generator=random)
+        return torch.randn(*size, generator=random, device=need.device)
 
     state = normal(need.batch, need.heads, need.width, need.width)
     if need.recurrence == "wkv6":
@@ -157,8 +157,8 @@ def make_inputs(need: Need) -> list[Tensor]:
             -kk,
             kk * torch.sigmoid(normal(*shape)),
         ]
-    made = [x.to(need.device, torch.float32 if x is log_w else need.dtype) for x in inputs]
-    return [x.requires_grad_() for x in [*made, state.to(need.device)]]
+    made = [x if x is log_w else x.to(need.dtype) for x in inputs]
+    return [x.requires_grad_() for x in [*made, state]]
 
 
 def _key(need: Need) -> str:

@@ -45,7 +45,8 @@ class Launcher:
         batch, steps, heads, _width = like.shape
         pointers = (ctypes.c_void_p * len(tensors))(*(None if x is None else x.data_ptr() for x in tensors))
         stream = torch.cuda.current_stream(like.device).cuda_stream if like.is_cuda else None
-        code = self.library.launch(which, batch, steps, heads, pointers, stream)
+        with torch.cuda.device_of(like):  # type: ignore[no-untyped-call]
+            code = self.library.launch(which, batch, steps, heads, pointers, stream)
         if code:
             raise RuntimeError(
                 _("CUDA kernel {which}: {reason}", which=which, reason=self.library.explain(code).decode())

@@ -16,13 +16,16 @@ from engine.contract.oom import OomKills
 from engine.contract.rundir import RunDir
 from engine.estimate import needed, needed_of_host, what_fits
 
+# As CUDA says it where it is not torch that asks for memory: a kernel's start, the workspace of cuBLAS.
+GPU_IS_FULL = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED")  # unsaid
+
 
 def failed(error: Exception, run: RunDir) -> events.Failed:
     """What happened and what to do; for what nobody foresaw the report is in engine.log, too."""
     if isinstance(error, UserError):
         return events.Failed(reason=error.message, remedy=error.remedy, cause=error.cause)
     detail = "".join(traceback.format_exception(error))
-    gpu = isinstance(error, torch.OutOfMemoryError)
+    gpu = isinstance(error, torch.OutOfMemoryError) or any(said in str(error) for said in GPU_IS_FULL)
     if gpu or isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
         said = (
             N_("The memory of the GPU is full: {error}.")

@@ -92,6 +92,16 @@ class OnGpu(Tensor):
         return compute(func, args, kwargs or {})
 
 
+class Generator:
+    """As torch.Generator; that of a GPU is the CPU's own, for torch makes none without a GPU."""
+
+    def __new__(cls, device: Any = "cpu") -> Any:
+        return super().__new__(cls) if torch.device(device).type == "cuda" else torch._C.Generator(device)
+
+    def manual_seed(self, seed: int) -> None:
+        torch.manual_seed(seed)
+
+
 class Gpu(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Where tensors may be made on the GPU."""
 
@@ -114,6 +124,7 @@ def compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         raise RuntimeError(f"{func} on the GPU with a generator of the CPU")
     if device is not None and on_gpu:
         kwargs = {**kwargs, "device": CPU}
+    kwargs = {name: value for name, value in kwargs.items() if name != "pin_memory"}
     args, kwargs = tree_map_only(OnGpu, lambda x: x.host, (args, kwargs))
     made = func(*args, **kwargs)
     if not on_gpu:
@@ -161,6 +172,7 @@ def gpu() -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for name, value in there.items():
             stack.enter_context(mock.patch.object(torch.cuda, name, value))
+        stack.enter_context(mock.patch.object(torch, "Generator", Generator))
         stack.enter_context(Gpu())  # type: ignore[no-untyped-call]
         torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor makes them here and moves them then
         stack.callback(torch._C._set_only_lift_cpu_tensors, False)

@@ -1,17 +1,22 @@
-"""Whole runs on an emulated GPU, each beside the same on the CPU: prints what became of them, as JSON.
+"""Whole runs on a GPU, emulated or real, each beside the same on the CPU: prints what came of them, as JSON.
 
-    python -m tests.emulated.runs
+    python -m tests.emulated.runs emulated|real
 
-A program of its own, because the GPU must be there before torch is used.
+A program of its own, because an emulated GPU must be there before torch is used.
 """
+
+# ruff: noqa: E402
 
 from __future__ import annotations
 
-from tests.emulated.gpu import OnGpu, gpu  # isort: skip
-
 import contextlib
-import json
 import sys
+
+REAL = sys.argv[1:] == ["real"]
+if not REAL:
+    from tests.emulated.gpu import gpu
+
+import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -38,6 +43,7 @@ from engine.train.evaluate import measure
 from engine.train.run import run_training
 from tests.tuning.conftest import Trained, train_in
 
+OP = "auto" if REAL else "chunked"
 UNUSUAL: dict[str, tuple[str, dict[str, Any]]] = {
     "world": ("x070", {"vocab_size": 65536}),
     "copying": ("x060", {"pre_ffn": True, "head_qk": 16}),
@@ -105,7 +111,7 @@ class Place:
         with machine(where):
             done = train_in(
                 folder, self.base(version), self.data,
-                **{"epoch_steps": 2, "eval_docs": 4, "op": "chunked", **settings, "accelerator": where},
+                **{"epoch_steps": 2, "eval_docs": 4, "op": OP, **settings, "accelerator": where},
             )  # fmt: skip
         assert isinstance(done, Trained), f"{name}: {done.reason} {done.detail}"
         return done
@@ -118,7 +124,7 @@ class Place:
 
 
 def machine(where: str) -> contextlib.AbstractContextManager[None]:
-    return gpu() if where == "gpu" else contextlib.nullcontext()
+    return gpu() if where == "gpu" and not REAL else contextlib.nullcontext()
 
 
 def trained(done: Trained) -> dict[str, Tensor]:
@@ -157,13 +163,13 @@ def used(place: Place) -> dict[str, Any]:
         device = "cuda" if where == "gpu" else "cpu"
         with machine(where):
             model = load_model(
-                place.base("x070"), op="chunked", device=device, quant="int8", adapter=adapter,
+                place.base("x070"), op=OP, device=device, quant="int8", adapter=adapter,
                 host_emb=host_emb,
             )  # fmt: skip
             data = PadDataset(BinIdx(place.data), 20, "none")
             found["losses"].append(measure(model, data, device=device).loss)
             found["answers"].append(list(generate(model, [33, 34], length=5, top_p=0.5)))
-            found["emb"].append(type(model.emb) is HostEmbedding and not isinstance(model.emb.weight, OnGpu))
+            found["emb"].append(type(model.emb) is HostEmbedding and model.emb.weight.device.type == "cpu")
     return found
 
 
@@ -176,7 +182,7 @@ def benchmark(place: Place) -> dict[str, Any]:
         "device": "cuda",
     }  # fmt: skip
     sizes = mock.patch.object(step, "SIZES", (ModelSize("tiny", 2, 64, {}),))
-    with gpu(), sizes, mock.patch.object(floor, "SIZES", tiny):
+    with machine("gpu"), sizes, mock.patch.object(floor, "SIZES", tiny):
         return {"seconds": step.measure(args)["seconds"]}
 
 
@@ -190,7 +196,7 @@ def refused(place: Place) -> dict[str, bool]:
             return True
         return False
 
-    with gpu():
+    with machine("gpu"):
         here, there, number = torch.ones(2), torch.ones(2, device="cuda"), torch.tensor(1.0)
         weight = torch.ones(2, requires_grad=True)
         return {

@@ -31,6 +31,7 @@ from engine.estimate import needed
 from engine.models import load_model
 from engine.models.base import RWKV
 from engine.train import module
+from engine.train.failure import failed
 from engine.train.infctx import backward_in_chunks
 from engine.train.resume import sha256
 from engine.train.run import run_training
@@ -262,6 +263,19 @@ def test_a_full_gpu_is_told_with_what_fits(
     )
     told = float(end.remedy.partition("takes about ")[2].partition(" GB")[0]) * 1e9
     assert need.total * 0.99 < told < 0.91 * free and f"GB of the {free / 1e9:.3g} GB" in end.remedy
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (RuntimeError("CUDA error: out of memory\nmore"), "memory"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), "memory"),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), ""),
+    ],
+)
+def test_a_gpu_that_is_full_says_so_in_several_ways(error: Exception, cause: str, make: Making) -> None:
+    told = failed(error, make())
+    assert (told.cause or "") == cause and ("GPU is full" in told.reason) == bool(cause)
 
 
 def test_only_what_would_change_something_is_advised() -> None:

@@ -49,7 +49,9 @@ def wkv6_triton(
     batch, _, heads, width = v.shape
     if state is None:
         state = v.new_zeros(batch, heads, width, width, dtype=torch.float32)
-    y, last = _Triton.apply(*contiguous(r, log_w, k, v, u, state.float()))  # type: ignore[no-untyped-call]
+    # Triton starts kernels on the present device.
+    with torch.cuda.device_of(v):  # type: ignore[no-untyped-call]
+        y, last = _Triton.apply(*contiguous(r, log_w, k, v, u, state.float()))  # type: ignore[no-untyped-call]
     return y, last
 
 
