@@ -6,9 +6,11 @@ import argparse
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from types import FrameType
+from typing import IO
 
 from pydantic import ValidationError
 
@@ -20,6 +22,7 @@ from engine.contract.plain import plain, say
 from engine.contract.talk import Ask, Halt, Request, Sampling
 from rwkv_tui.commands.app import in_tmux
 from rwkv_tui.services.engine import engine_command, engine_environment
+from rwkv_tui.services.jobs import reason
 from rwkv_tui.services.results import chat_flags
 from rwkv_tui.services.runs import find_run
 
@@ -65,11 +68,12 @@ def _sampling(args: argparse.Namespace) -> Sampling:
 
 
 def _by_lines(flags: list[str], who: tuple[ev.Who, ...], form: str, sampling: Sampling) -> int:
-    with subprocess.Popen(
+    with tempfile.TemporaryFile() as errors, subprocess.Popen(
         engine_command("chat", *flags), env=engine_environment(), cwd="/", start_new_session=True, text=True,
         encoding="utf-8", errors="replace", bufsize=1, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=errors,
     ) as job:  # fmt: skip
-        told = _events(job)
+        told = _events(job, errors)
         try:
             ready = _first_ready(told)
             heard = tuple(one for one in who if one in ready.who)
@@ -98,7 +102,7 @@ def _questions() -> Iterator[str]:
             yield line.strip()
 
 
-def _events(job: subprocess.Popen[str]) -> Iterator[ev.Event]:
+def _events(job: subprocess.Popen[str], errors: IO[bytes]) -> Iterator[ev.Event]:
     assert job.stdout is not None
     for line in job.stdout:
         event = ev.parse_event(line)
@@ -106,7 +110,7 @@ def _events(job: subprocess.Popen[str]) -> Iterator[ev.Event]:
             raise UserError(event.reason, event.remedy)
         if event is not None:
             yield event
-    raise UserError(_("The engine ended without a word (status {code}).", code=job.wait()))
+    raise UserError(reason(errors, job.wait()))
 
 
 def _first_ready(told: Iterator[ev.Event]) -> ev.Ready:

@@ -56,7 +56,7 @@ async def document(job: str, *args: str) -> str:
         async with _process(job, args, errors) as process:
             out, _ = await process.communicate()
         if process.returncode:
-            raise UserError(_reason(errors, process.returncode))
+            raise UserError(reason(errors, process.returncode))
     return out.decode("utf-8", "replace")
 
 
@@ -99,11 +99,11 @@ async def _told(process: asyncio.subprocess.Process, errors: IO[bytes]) -> Async
             yield event
     code = await process.wait()
     if code and not failed:
-        yield Failed(reason=_reason(errors, code))
+        yield Failed(reason=reason(errors, code))
 
 
-def _reason(errors: IO[bytes], code: int) -> str:
-    """The job's own last words, or how it ended."""
+def reason(errors: IO[bytes], code: int) -> str:
+    """The last words of a job that has ended with `code`, of all it wrote to stderr, or how it ended."""
     errors.seek(0)
     lines = errors.read().decode("utf-8", "replace").strip().splitlines()
     if not lines:
