@@ -6,7 +6,6 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -193,16 +192,13 @@ def tokenise(
 def _write(
     scratch: Scratch, rows: Iterable[Rows], halves: Sequence[Path], tell: Ticker, total: int
 ) -> PairWriter:
-    """Copies documents of the scratch into a pair: another thread writes what this one gathered."""
-    with PairWriter(*halves) as writer, ThreadPoolExecutor(1) as beside:
-        written = beside.submit(writer.write, b"")
+    """Copies documents of the scratch into a pair."""
+    with PairWriter(*halves) as writer:
         for begins, sizes in rows:
             for piece in scratch.read(begins, sizes):
-                written.result()
+                writer.write(piece)
                 tell(N_("writing"), writer.tokens, total)
-                written = beside.submit(writer.write, piece)
             writer.end(sizes)
-        written.result()
     return writer
 
 
