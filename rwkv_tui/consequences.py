@@ -8,7 +8,7 @@ from math import inf
 from pathlib import Path
 from typing import Literal
 
-from engine.contract.i18n import _, n_
+from engine.contract.i18n import N_, _, n_
 from engine.contract.reports import DataSummary
 from engine.contract.risks import risks
 from engine.contract.settings import TrainSettings
@@ -63,8 +63,16 @@ def of_conversion(field: str, text: str, data: DataSummary, sources: Sequence[Pa
         tokens = data.tokens * numbers[0]
         return _("Writes {tokens:,.0f} tokens, {size}.", tokens=tokens, size=size(TOKEN_BYTES * tokens))
     if field == "held-out":
-        held = max(1.0, numbers[0] * data.documents) if numbers[0] < 1 else numbers[0]
-        return _("About {n:,.0f} of {all:,} documents are never trained on.", n=held, all=data.documents)
+        copies = next((found.count for found in data.findings if found.code == "duplicate"), 0)
+        distinct = data.documents - copies
+        held = max(1, round(numbers[0] * distinct)) if numbers[0] < 1 else int(numbers[0])
+        if held >= distinct:
+            return _("There are only {n:,} different documents: none would be left.", n=distinct)
+        if copies:
+            told = N_("{n:,} of {all:,} different documents are held out; no copy of them is trained on.")
+        else:
+            told = N_("{n:,} of {all:,} documents are held out.")
+        return _(told, n=held, all=distinct)
     return ""
 
 

@@ -38,10 +38,17 @@ class Kind(NamedTuple):
 
 KINDS = {
     "row": Kind("error", lambda n: n_("{n:,} row cannot be read", "{n:,} rows cannot be read", n), _SKIP),
+    "encoding": Kind(
+        "error",
+        lambda n: n_("{n:,} row is not UTF-8", "{n:,} rows are not UTF-8", n),
+        N_("Save the file as UTF-8; from GBK for example by: iconv -f GB18030 -t UTF-8 OLD > NEW"),
+    ),
     "fields": Kind(
         "error",
         lambda n: n_("{n:,} row has no fields to learn from", "{n:,} rows have no fields to learn from", n),
-        N_("Say which they are with --fields, or leave these rows out with --skip-bad."),
+        N_(
+            "Say which they are, such as --fields prompt=q,answer=a, or leave these rows out with --skip-bad."
+        ),
     ),
     "role": Kind(
         "error",
@@ -166,6 +173,9 @@ _LATIN_PAIR = re.compile(
 _FOREIGN_TOKEN = re.compile(r"<\|(?:endoftext|im_start|im_end|eot_id|end_of_text)\|>|</s>|\[/?INST\]")
 _MARKER = re.compile(r"(?<!\A)(?<!\n\n)^(?:" + "|".join((*OPENING, *CLOSING)) + ")", re.MULTILINE)
 _MIXED = 0.2
+_MARKERS = (*OPENING, *CLOSING)  # in every language, and no sign of any
+_MARKER_LETTERS = np.array([len(word) - 1 for word in _MARKERS])
+_LATIN = list(SCRIPTS).index("Latin")  # unsaid
 _CHUNK = 1 << 14
 _BATCH = 256  # documents whose scripts are counted together, if they are short
 
@@ -218,7 +228,10 @@ class Linter:
         if not self._batch:
             return
         documents, self._batch, self._characters = self._batch, [], 0
-        names, counts = list(SCRIPTS), letters([document.text for document in documents])
+        names, texts = list(SCRIPTS), [document.text for document in documents]
+        counts = letters(texts)
+        markers = np.array([[text.count(word) for word in _MARKERS] for text in texts]) @ _MARKER_LETTERS
+        counts[:, _LATIN] = np.maximum(0, counts[:, _LATIN] - markers)
         total, main = counts.sum(1), counts.argmax(1)
         self.scripts.update(names[i] for i in main[total > 0].tolist())
         counts[np.arange(len(counts)), main] = 0

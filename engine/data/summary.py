@@ -51,7 +51,7 @@ def summarise(
 
     Of the latter it reads `limit_bytes`, or everything, in small memory. A pair is counted from its
     index, and the ends of its first 65,536 documents are looked at. `progress(phase, done, total)` is
-    told bytes. Raises UserError for what is neither, and for a damaged pair.
+    told bytes. Raises UserError for what is neither, for a damaged pair, and where there are no rows at all.
     """
     prefix = pair_prefix(paths[0]) if len(paths) == 1 else None
     if prefix is not None:
@@ -125,16 +125,11 @@ def _of_rows(
             shown.append(sample(lengths.documents, ids_of(document.text), plan))
     _note_plan(linter, plan, lengths, corpus)
     findings = linter.findings()
-    if not lengths.documents:
-        said = _("{name} has no documents.", name=corpus.name)
-        if first := next((place for finding in findings for place in finding.places), None):
-            said = _(
-                "{name} has no documents: {where}: {reason}.",
-                name=corpus.name,
-                where=first.where,
-                reason=first.reason,
-            )
-        raise UserError(said, _(NO_DOCUMENTS))
+    bad = sum(finding.count for finding in findings if finding.level == "error")
+    if not lengths.documents and not bad:
+        if not corpus.total:
+            raise UserError(_("{name} is empty.", name=corpus.name), _("Check the path."))
+        raise UserError(_("{name} has no documents.", name=corpus.name), _(NO_DOCUMENTS))
     return DataSummary(
         path=str(paths[0]),
         kind="rows",
@@ -142,7 +137,7 @@ def _of_rows(
         file_bytes=corpus.total,
         complete=complete,
         samples=tuple(shown),
-        bad_count=sum(finding.count for finding in findings if finding.level == "error"),
+        bad_count=bad,
         template=corpus.template.text,
         rendered=corpus.rendered,
         scripts=tuple(linter.scripts.most_common()),
@@ -153,8 +148,8 @@ def _of_rows(
 
 def _note_plan(linter: Linter, plan: DataPlan, lengths: Lengths, corpus: Corpus | None = None) -> None:
     """What is not about single rows."""
-    if lengths.documents * FEW < plan.epoch_documents:
-        times = plan.epoch_documents / max(1, lengths.documents)
+    if 0 < lengths.documents * FEW < plan.epoch_documents:
+        times = plan.epoch_documents / lengths.documents
         linter.note(
             "few",
             _("an epoch"),

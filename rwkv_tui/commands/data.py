@@ -145,30 +145,8 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
 def _linted(report: DataSummary) -> Text:
     """What was found, in a page: numbers, lengths, findings with places and remedies."""
     text = Text(_("{what}: {kinds}", what=plain(report.path), kinds=plain(report.described)) + "\n")
-    text.append(
-        _(
-            "{documents:,} documents, {tokens:,} tokens; each ends with token 0",
-            documents=report.documents,
-            tokens=report.tokens,
-        )
-        + "\n"
-    )
-    shortest, longest = plain(report.shortest_at), plain(report.longest_at)
-    text.append(
-        _(
-            "lengths {shortest:,} ({shortest_at}) to {longest:,} ({longest_at}), {mean:,.0f} on average",
-            shortest=report.shortest,
-            shortest_at=shortest,
-            longest=report.longest,
-            longest_at=longest,
-            mean=report.tokens / report.documents,
-        )
-        + "\n"
-    )
-    if report.scripts:
-        shares = [f"{_(name)} {count / report.documents:.0%}" for name, count in report.scripts]
-        text.append(_("scripts: {shares} of the documents", shares=", ".join(shares)) + "\n")
-    text.append_text(_bars(report))
+    if report.documents:
+        text.append_text(_numbers(report))
     for finding in report.findings:
         text.append(f"\n{LEVEL_SIGNS[finding.level]} {finding.what}\n", LEVELS[finding.level])
         for found in finding.places:
@@ -185,6 +163,30 @@ def _linted(report: DataSummary) -> Text:
     else:
         text.append("\n" + _("Conversion takes this as it is."))
     return text
+
+
+def _numbers(report: DataSummary) -> Text:
+    """How many documents there are, how long, and in which scripts."""
+    documents = n_("{n:,} document", "{n:,} documents", report.documents)
+    tokens = n_("{n:,} token", "{n:,} tokens", report.tokens)
+    told = _("{documents}, {tokens}; each ends with token 0", documents=documents, tokens=tokens)
+    text = Text(told + "\n")
+    shortest, longest = plain(report.shortest_at), plain(report.longest_at)
+    text.append(
+        _(
+            "lengths {shortest:,} ({shortest_at}) to {longest:,} ({longest_at}), {mean:,.0f} on average",
+            shortest=report.shortest,
+            shortest_at=shortest,
+            longest=report.longest,
+            longest_at=longest,
+            mean=report.tokens / report.documents,
+        )
+        + "\n"
+    )
+    if report.scripts:
+        shares = [f"{_(name)} {count / report.documents:.0%}" for name, count in report.scripts]
+        text.append(_("scripts: {shares} of the documents", shares=", ".join(shares)) + "\n")
+    return text.append_text(_bars(report))
 
 
 def _bars(report: DataSummary) -> Text:

@@ -34,7 +34,6 @@ def bar(share: float, width: int) -> str:
 
 def facts(data: DataSummary, key: str) -> Content:
     """What is in the data, in a few lines; `key` reads the rest of it."""
-    mean = data.tokens / data.documents if data.documents else 0
     kind = _("binidx, ready to train") if data.kind == "binidx" else plain(data.described)
     lines = [
         Content.assemble((f"{kind}", "bold"), _(", "), size(data.file_bytes)),
@@ -42,12 +41,14 @@ def facts(data: DataSummary, key: str) -> Content:
             counted(n_("{n:,} document", "{n:,} documents", data.documents)),
             counted(n_("{n:,} token", "{n:,} tokens", data.tokens)),
         )),
-        Content(
-            _("{shortest:,} ({shortest_at}) to {longest:,} ({longest_at}) tokens, {mean:,.0f} on average",
-              shortest=data.shortest, shortest_at=plain(data.shortest_at), longest=data.longest,
-              longest_at=plain(data.longest_at), mean=mean)
-        ),
     ]  # fmt: skip
+    if data.documents:
+        told = _(
+            "{shortest:,} ({shortest_at}) to {longest:,} ({longest_at}) tokens, {mean:,.0f} on average",
+            shortest=data.shortest, shortest_at=plain(data.shortest_at), longest=data.longest,
+            longest_at=plain(data.longest_at), mean=data.tokens / data.documents,
+        )  # fmt: skip
+        lines.append(Content(told))
     levels = Counter(finding.level for finding in data.findings if finding.code != "cut")
     if levels:
         counts = _(", ").join(f"{LEVEL_SIGNS[level]} {_of_level(level, n)}" for level, n in levels.items())
@@ -74,7 +75,9 @@ def _of_level(level: str, n: int) -> str:
 
 
 def cut_line(data: DataSummary) -> Content:
-    """How many documents ctx_len cuts, in one sentence."""
+    """How many documents ctx_len cuts, in one sentence; nothing where there are none."""
+    if not data.documents:
+        return Content("")
     if not data.cut_documents:
         return Content.styled(_("✓ No document is cut at ctx_len {n}.", n=data.ctx_len), "$text-success")
     told = _(

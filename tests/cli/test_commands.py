@@ -60,7 +60,10 @@ def test_lint_says_what_where_and_what_to_do(rwkv_tune: Command, tmp_path: Path)
     flags = ("--fields", "text=q", "--ctx_len", 1, "--json")
     report = json.loads(ok(rwkv_tune("data", "lint", "a.csv", *flags)))
     assert {f["code"] for f in report["findings"]} == {"duplicate", "control", "cut", "few"}
-    assert "has no documents" in refused(rwkv_tune("data", "lint", "a.csv"))
+    done = rwkv_tune("data", "lint", "a.csv")
+    assert done.returncode == 1 and "4 rows have no fields to learn from" in done.stdout
+    (tmp_path / "b.jsonl").touch()
+    assert "b.jsonl is empty" in refused(rwkv_tune("data", "lint", "b.jsonl"))
     assert "--ctx" in refused(rwkv_tune("data", "lint", "a.csv", "--ctx", 1))
     assert "ctx_len: 0 is out of range" in refused(rwkv_tune("data", "lint", "a.csv", "--ctx-len", 0))
 

@@ -134,7 +134,7 @@ def test_bom_blank_lines_and_windows_line_ends(tmp_path: Path) -> None:
 BAD: list[tuple[bytes, str]] = [
     (b"User: hello", "not JSON (Expecting value at character 1)"),
     (b'{"text": "a"', "not JSON (Expecting ',' delimiter at character 13)"),
-    (b'{"text": "a"} {"text": "b"}', "not JSON (Extra data at character 15)"),
+    (b'{"text": "a"} {"text": "b"}', "not JSON lines (several objects on one line)"),
     (b'["a"]', "JSON, but a list instead of an object"),
     (b'"a"', "JSON, but a string instead of an object"),
     (b"null", "JSON, but null instead of an object"),

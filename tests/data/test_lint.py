@@ -44,7 +44,11 @@ def found(summary: DataSummary) -> dict[str, Finding]:
     "row, code, reason",
     [
         (b"{nonsense", "row", "not JSON"),
-        (b'{"text": "\xff"}', "row", "not UTF-8"),
+        (b'{"text": "a"},', "row", "a comma behind"),
+        (b'{"text": "a"} {"text": "b"}', "row", "several objects"),
+        (b"{'text': 'a'}", "row", "single quotes"),
+        (b'{"text": "\xff"}', "encoding", "not UTF-8 (byte"),
+        ('{"text": "你好"}'.encode("gbk"), "encoding", "probably GBK"),
         ({"texts": "a"}, "fields", 'it has "texts"'),
         ({"text": " \n"}, "empty", "blank"),
         ({"prompt": "a", "completion": None}, "answer", "missing"),
@@ -61,11 +65,11 @@ def found(summary: DataSummary) -> dict[str, Finding]:
         (QA.format("\ufeff"), "control", "U+FEFF"),
         (QA.format("l\u00e2\u20ac\u2122\u00e9t\u00e9"), "mojibake", "â€™"),
         (QA.format("\ufffd"), "mojibake", "\ufffd"),
-        (QA.format("锟斤拷"), "mojibake", "锟斤拷"),
+        (QA.format("锟斤拷" + " and more" * 3), "mojibake", "锟斤拷"),
         (QA.format("ÐŸÑ€Ð¸Ð²ÐµÑ‚ Ð¼Ð¸Ñ€"), "mojibake", "Ð"),
         (QA.format("").replace("\n", "\r\n"), "crlf", "2 line ends"),
         (QA.format("<|endoftext|>"), "end", "<|endoftext|> at character 8"),
-        ("User: 请把这句话翻译成英文\n\nAssistant: Translate this sentence", "mixed", "Latin with 2"),
+        ("User: 请把这句话翻译成英文\n\nAssistant: Translate this sentence", "mixed", "Latin with 3"),
     ],
     ids=itertools.count(),
 )  # fmt: skip
@@ -114,9 +118,22 @@ def test_longest_and_shortest_are_named_and_scripts_counted(tmp_path: Path) -> N
     assert dict(summary.scripts) == {"Latin": 4, "Han": 1}
 
 
-def test_without_documents_the_first_reason_is_told(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"a\.jsonl has no documents: line 1: not JSON"):
-        look(tmp_path, [b"bad"])
+def test_rows_of_which_none_is_a_document_are_all_told(tmp_path: Path) -> None:
+    summary = look(tmp_path, [b"bad", {"b": 1}, ""])
+    assert set(found(summary)) == {"row", "fields", "empty"}
+    assert (summary.documents, summary.bad_count, summary.longest, summary.longest_at) == (0, 3, 0, "")
+
+
+@pytest.mark.parametrize("content, said", [(b"", r"a\.jsonl is empty"), (b"\n \n", "has no documents")])
+def test_a_file_without_rows_is_refused(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "a.jsonl").write_bytes(content)
+    with pytest.raises(UserError, match=said):
+        summarise([tmp_path / "a.jsonl"], DataPlan())
+
+
+def test_the_words_that_begin_turns_are_no_sign_of_a_language(tmp_path: Path) -> None:
+    summary = look(tmp_path, ["User: 你好吗\n\nAssistant: 我很好", "User: I\n\nAssistant: am"])
+    assert dict(summary.scripts) == {"Han": 1, "Latin": 1} and not found(summary)
 
 
 @settings(max_examples=30)
@@ -170,7 +187,7 @@ def test_any_bytes_are_linted_or_refused(tmp_path: Path) -> None:
         except UserError as error:
             assert error.remedy
         else:
-            assert summary.documents
+            assert summary.documents or summary.bad_count
 
 
 def test_memory_does_not_grow_with_the_file_nor_ids_with_a_line(tmp_path: Path) -> None:

@@ -216,6 +216,31 @@ def test_a_file_that_cannot_be_read_says_where_and_what_to_do(
     assert name in caught.value.message and caught.value.remedy
 
 
+@pytest.mark.parametrize(
+    "content, count",
+    [
+        (b'[\n{"text": "a"},\n{"text": "b"}\n]\n', 2),
+        (b'[{"text": "a"}, {"text": "b"}]', 2),
+        (b'{"text": "a"}\n{"text": "b"}\n', 2),
+        (b'[{"text": "a"}]\n{"text": "b"}\n', 1),  # lines, of which the first is a list
+    ],
+)
+def test_an_array_is_one_whatever_the_file_is_called(tmp_path: Path, content: bytes, count: int) -> None:
+    (tmp_path / "a.jsonl").write_bytes(content)
+    assert len([one for one in documents(tmp_path / "a.jsonl") if isinstance(one, str)]) == count
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
+def test_fields_of_objects_are_reached(tmp_path: Path, name: str) -> None:
+    row = {"q": {"text": "why?", "id": 1}, "a": {"best": {"text": "because"}}, "a.b": "c"}
+    (tmp_path / name).write_bytes(WRITERS[name][1]([row]))
+    fields = "prompt=q.text,answer=a.best.text"
+    assert documents(tmp_path / name, fields=fields) == ["User: why?\n\nAssistant: because"]
+    assert documents(tmp_path / name, fields="text=a.b") == ["c"]
+    (bad,) = documents(tmp_path / name, fields="text=q.nothing")
+    assert isinstance(bad, BadLine) and 'no "q.nothing" in it; it has "q.text"' in bad.reason
+
+
 def test_without_pyarrow_a_table_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

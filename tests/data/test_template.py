@@ -128,7 +128,7 @@ def chat(*turns: tuple[object, object]) -> dict[str, Any]:
         ({"messages": ["hi"]}, "fields", "message 1 is a string instead of an object"),
         (chat(("user", "a")), "answer", "last message has no answer"),
         (chat(("user", "a"), ("assistant", " ")), "answer", "message 2 is blank"),
-        (chat(("user", "a"), ("assistant", None)), "answer", "message 2 is missing"),
+        (chat(("user", "a"), ("assistant", None)), "answer", "message 2 has no text"),
         (chat(("user", "a"), ("user", "b")), "role", "message 2 is from the user, as the one before it"),
         (chat(("assistant", "a")), "role", "nothing was asked"),
         (chat(("system", "a"), ("assistant", "a")), "role", "nothing was asked"),

@@ -80,7 +80,7 @@ async def test_several_sources_are_mixed_and_documents_held_out(make_app: MakeAp
         form = {name: app.screen.query_one(f"#{name}", Input) for name in ("repeat", "held-out", "weights")}
         form["repeat"].value = "2"
         for name, wrong, right, told in (
-            ("held-out", "2.5", "0.25", "About 8 of 32 documents are never trained on."),
+            ("held-out", "2.5", "0.25", "6 of 24 different documents are held out; no copy"),
             ("weights", "1", "1,3", "pairs.jsonl 25%, squares.jsonl 75%"),
         ):
             form[name].focus()
@@ -246,7 +246,8 @@ async def test_a_template_is_edited_kept_and_used(make_app: MakeApp, chat: Path,
         pilot.app.screen.query_one("#fields", Input).focus()
         await write(pilot, "text=nothing")
         await pilot.press("enter")
-        await until(pilot, lambda: says(pilot, 'has no documents: row 1: no "nothing" in it'))
+        await until(pilot, lambda: says(pilot, 'row 1: no "nothing" in it') and says(pilot, "0 documents"))
+        assert not pilot.app.screen.query_one("#convert").display
 
 
 async def test_a_table_is_converted_with_fields_said_by_hand(make_app: MakeApp, place: Path) -> None:

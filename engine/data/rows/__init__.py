@@ -27,7 +27,8 @@ from engine.data.rows.shapes import (
 from engine.data.rows.template import Template, read_template
 
 NO_DOCUMENTS = N_(
-    "Rows need a text, messages, an instruction and its output, or a prompt and its completion."
+    "Rows need a text, messages, an instruction and its output, or a prompt and its completion; where their "
+    "fields are called otherwise, say so: --fields prompt=q,answer=a."
 )
 """What to do where there are none."""
 
@@ -59,7 +60,8 @@ class Corpus:
         self.rendered = False
         self._fields = read_fields(fields)
         kinds = (self._fields,) if self._fields else SHAPES
-        self._columns = {column for shape in kinds for column in shape.fields.values()}
+        columns = {column for shape in kinds for column in shape.fields.values()}
+        self._columns = columns | {column.split(".")[0] for column in columns}
 
     def documents(self) -> Iterator[tuple[int, Document | BadLine]]:
         """(bytes read so far, document or what is wrong with the row) of each row."""
@@ -79,6 +81,8 @@ class Corpus:
 
     def _document(self, row: Row) -> Document | BadLine:
         try:
+            if self._fields:
+                row = row._replace(values=self._fields.reach(row.values))
             shape = self._fields or shape_of(row.values)
             text = self._render(row, shape)
             if (size := len(text.encode("utf-8"))) > formats.MAX_LINE:

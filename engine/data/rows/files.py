@@ -31,7 +31,16 @@ _BLOCK = 1 << 17
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _BOM = b"\xef\xbb\xbf"
 _FOREIGN = {
-    b"PK\x03\x04": (N_("is a zip archive, as .pth models are"), N_("Unpack it first.")),
+    b"PK\x03\x04": (
+        N_("is a zip archive, as .docx, .xlsx and .pth files are"),
+        N_("Unpack it, or save a document as .txt and a table as .csv."),
+    ),
+    b"\xd0\xcf\x11\xe0": (
+        N_("is a document or table of an old Office"),
+        N_("Save it as .txt or .csv."),
+    ),
+    b"%PDF": (N_("is a PDF"), N_("Take its text out first, for example with pdftotext.")),
+    b"ARROW1": (N_("is an Arrow table"), N_("Write it as Parquet or jsonl.")),
     b"MMIDIDX": (
         N_("is the index of a binidx pair, which is converted already"),
         N_("Train on it as it is."),
@@ -137,9 +146,11 @@ def _format(head: bytes, ending: str) -> Format:
     named = SUFFIXES.get(ending)
     if start.startswith(b"{"):
         return "JSON" if named == "JSON" and not _is_json(start) else _object(start)
+    if re.match(rb"\[\s*[\[{\]]", start) and (named != "jsonl" or not _is_line(start)):
+        return "JSON"
     if named == "jsonl":
         return "jsonl"
-    if re.match(rb"\[\s*[\[{\]]", start) or (named == "JSON" and start.startswith(b"[")):
+    if named == "JSON" and start.startswith(b"["):
         return "JSON"
     if named in ("CSV", "text"):
         return named
@@ -159,6 +170,11 @@ def _is_json(start: bytes) -> bool:
     except (ValueError, RecursionError):
         return not end  # a line longer than what was read of it
     return True
+
+
+def _is_line(start: bytes) -> bool:
+    """Whether the first of several lines is JSON by itself."""
+    return bool(start.partition(b"\n")[2].strip()) and _is_json(start)
 
 
 def _is_table(start: bytes) -> bool:

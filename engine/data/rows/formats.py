@@ -15,7 +15,7 @@ from engine.contract.errors import UserError
 from engine.contract.i18n import _
 from engine.contract.reports import BadLine, place
 from engine.data.rows.files import Opened, Source, delimiter, opened
-from engine.data.rows.shapes import kind
+from engine.data.rows.shapes import RowError, kind
 
 MAX_LINE = 16 << 20
 """Bytes of a line or a document; what is longer is some other format, or a book that belongs in a text file.
@@ -98,8 +98,8 @@ def _lines(block: bytes, first: int, read: int, long: bool, source: Source) -> R
         if line and not line.isspace():
             try:
                 yield place, Row(_object(line), number, "line", source.name)
-            except ValueError as error:
-                yield place, BadLine(line=number, reason=str(error), file=source.name)
+            except RowError as error:
+                yield place, BadLine(line=number, reason=str(error), file=source.name, code=error.code)
     if long:
         yield read, BadLine(line=first + len(lines), reason=too_long(), file=source.name)
 
@@ -119,7 +119,7 @@ def _skip_line(file: IO[bytes]) -> None:
 
 
 def _object(raw: bytes) -> dict[str, Any]:
-    """The object in a line; ValueError saying in a few words why there is none.
+    """The object in a line; RowError saying in a few words why there is none.
 
     What orjson refuses, json may take, as NaN, or can tell what is wrong with it. Of what orjson takes it
     reads only integers beyond 64 bits differently, as floats.
@@ -132,16 +132,38 @@ def _object(raw: bytes) -> dict[str, Any]:
     try:
         line = raw.decode("utf-8").rstrip("\r\n")
     except UnicodeDecodeError as error:
-        raise ValueError(_("not UTF-8 (byte {start} of the line)", start=error.start + 1)) from None
+        said = _("{reason} (byte {start} of the line)", reason=not_utf8(raw), start=error.start + 1)
+        raise RowError("encoding", said) from None
     try:
         value = json.loads(line)
     except json.JSONDecodeError as error:
-        raise ValueError(_("not JSON ({msg} at character {pos})", msg=error.msg, pos=error.pos + 1)) from None
+        raise RowError("row", _not_json(line, error)) from None
     except (ValueError, RecursionError):  # a number of thousands of digits, brackets thousands deep
-        raise ValueError(_("not JSON that can be read")) from None
+        raise RowError("row", _("not JSON that can be read")) from None
     if not isinstance(value, dict):
-        raise ValueError(_("JSON, but {value} instead of an object", value=kind(value)))
+        raise RowError("row", _("JSON, but {value} instead of an object", value=kind(value)))
     return value
+
+
+def _not_json(line: str, error: json.JSONDecodeError) -> str:
+    """What is wrong with a line, in particular where that is wrong with many."""
+    if line.lstrip().startswith("{'"):
+        return _("not JSON (single quotes, where JSON has double ones)")
+    rest = line[error.pos :] if error.msg == "Extra data" else ""  # unsaid
+    if rest.strip() == ",":
+        return _("not JSON lines (a comma behind the object)")
+    if rest.startswith("{"):
+        return _("not JSON lines (several objects on one line)")
+    return _("not JSON ({msg} at character {pos})", msg=error.msg, pos=error.pos + 1)
+
+
+def not_utf8(raw: bytes) -> str:
+    """What is wrong with bytes that are no UTF-8: what Chinese Windows writes is recognised."""
+    try:
+        raw.decode("gb2312")
+    except UnicodeDecodeError:
+        return _("not UTF-8")
+    return _("not UTF-8 but probably GBK")
 
 
 def _json(opened: Opened, source: Source) -> Rows:
@@ -203,8 +225,8 @@ def _table(opened: Opened, source: Source) -> Rows:
                         )
                     ),
                 )
-            elif _broken("\n".join(cells)) is not None:
-                yield read, row.bad(_("not UTF-8"))
+            elif _broken(joined := "\n".join(cells)) is not None:
+                yield read, row.bad(not_utf8(joined.encode("utf-8", "surrogateescape")), "encoding")
             else:
                 yield read, row
     except csv.Error as error:
@@ -241,7 +263,8 @@ def _text(opened: Opened, source: Source) -> Rows:
 
 def _piece(text: str, first: int, source: Source) -> Row | BadLine:
     if (place := _broken(text)) is not None:
-        return BadLine(line=first + text.count("\n", 0, place), reason=_("not UTF-8"), file=source.name)
+        line, reason = first + text.count("\n", 0, place), not_utf8(text.encode("utf-8", "surrogateescape"))
+        return BadLine(line=line, reason=reason, file=source.name, code="encoding")
     return Row({"text": text.rstrip()}, first, "line", source.name)
 
 

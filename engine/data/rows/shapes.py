@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Mapping
+import itertools
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +44,17 @@ class Shape:
     def fits(self, columns: Collection[str]) -> bool:
         """Whether a row with these fields is of this kind."""
         return self._needed.issubset(columns)
+
+    def reach(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The row with those fields of objects in it that are called like `answer.text`."""
+        for field in self.fields.values():
+            if "." in field and field not in row:
+                value: Any = row
+                for name in field.split("."):
+                    value = value.get(name) if isinstance(value, Mapping) else None
+                if value is not None:
+                    row = {**row, field: value}
+        return row
 
     @functools.cached_property
     def _needed(self) -> frozenset[str]:
@@ -89,7 +101,8 @@ def read_fields(text: str) -> Shape | None:
             _("--fields {text} does not say what a row is made of.", text=text),
             _(
                 "Write text=FIELD, messages=FIELD, prompt=FIELD,answer=FIELD or "
-                "instruction=FIELD,output=FIELD; system=, input= and think= may be added."
+                "instruction=FIELD,output=FIELD; system=, input= and think= may be added, and FIELD may be "
+                "one of an object, like reply.text."
             ),
         )
     return Shape("fields " + ",".join(f"{part}={field}" for part, field in fields.items()), fields)
@@ -110,7 +123,16 @@ def lacks(field: str, row: Mapping[str, Any]) -> str:
 
 
 def _names(row: Mapping[str, Any]) -> str:
-    return ", ".join(f'"{name}"' for name in list(row)[:8]) or _("nothing")
+    return ", ".join(itertools.islice(_fields(row), 8)) or _("nothing")
+
+
+def _fields(row: Mapping[str, Any]) -> Iterator[str]:
+    """The fields of a row and, instead of an object, those in it."""
+    for name, value in row.items():
+        if isinstance(value, Mapping) and value:
+            yield from (f'"{name}.{inner}"' for inner in value)
+        else:
+            yield f'"{name}"' + (f" ({kind(value)})" if isinstance(value, list) else "")
 
 
 def groups_of(row: Mapping[str, Any], shape: Shape) -> list[Group]:
@@ -206,7 +228,9 @@ def _text(
     if value is None and optional:
         return ""
     if value is None and answer:
-        raise RowError("answer", _("{name} is missing", name=_called(name, message)))
+        if message:
+            raise RowError("answer", _("{name} has no text", name=_called(name, message)))
+        raise RowError("answer", _("{name} is missing", name=name))
     if not isinstance(value, str):
         called = _called(name, message)
         raise RowError("fields", _("{name} is {what} instead of a text", name=called, what=kind(value)))

@@ -154,8 +154,8 @@ class ConvertForm(Vertical):
         return _("Convert ({key})", key=key_of(self, "data.convert"))
 
     def offer(self, data: DataSummary | None, sources: Sequence[Path] = ()) -> None:
-        """Shows the form for rows with a free name for their pair; hides it for anything else."""
-        self.display = data is not None and data.kind == "rows"
+        """Shows the form for rows that make documents, with a free name for their pair; else hides it."""
+        self.display = data is not None and data.kind == "rows" and data.documents > 0
         self._sources = tuple(sources) if self.display else ()
         if data is None or not self._sources:
             return

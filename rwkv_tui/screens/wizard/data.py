@@ -135,7 +135,8 @@ class DataPane(Pane):
         listed = self.query_one("#files", OptionList)
         offered = {
             "add": listed.has_focus and listed.highlighted is not None and bool(self._path.value.strip()),
-            "convert": self._form.display, "template": rows, "tokens": data is not None,
+            "convert": self._form.display, "template": rows,
+            "tokens": data is not None and data.documents > 0,
             "whole": data is not None and not data.complete and self._checking is None,
         }  # fmt: skip
         return offered.get(action, True)
