@@ -34,6 +34,7 @@ class Answer(Static):
     def __init__(self, who: ev.Who) -> None:
         super().__init__(classes="answer")
         self.text, self.note = "", _("thinking…")
+        self.speed = 0.0  # tokens a second, once it is complete
         self._who = who
         self._drawn = 0.0
 
@@ -127,10 +128,10 @@ class ChatScreen(TuneScreen[None]):
 
     def _answered(self, event: ev.Answered) -> None:
         answer = self._waiting.pop(0)
-        speed = event.tokens / event.seconds if event.seconds > 0 else 0.0
+        answer.speed = event.tokens / max(event.seconds, 1e-3)
         ended = {"turn": "", "length": _("cut at length"), "halted": _("stopped")}[event.end]
         answer.note = "  ".join(filter(None, (_("{tokens} tokens, {speed:.3g} a second",
-                                               tokens=event.tokens, speed=speed), ended)))  # fmt: skip
+                                               tokens=event.tokens, speed=answer.speed), ended)))  # fmt: skip
         answer.draw()
         self._to_the_end()
 
