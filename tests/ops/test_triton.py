@@ -66,4 +66,4 @@ def test_it_compiles_for_every_gpu_and_type(
 ) -> None:
     used = triton_kernel(recurrence, name, arch, dtype, 64)
     assert used["shared"] < 99 << 10  # a consumer's GPU has 99 KiB
-    assert used["spilled"] < 1 << 10
+    assert used["spilled"] < 2 << 10
