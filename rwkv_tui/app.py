@@ -24,7 +24,7 @@ from engine.contract.rundir import RunDir, RunList
 from rwkv_tui.draft import Draft
 from rwkv_tui.look import THEMES, NoColours, PlainSigns, break_between_signs
 from rwkv_tui.plain import announcement
-from rwkv_tui.screens.base import TuneScreen
+from rwkv_tui.screens.base import Helpful, TuneScreen
 from rwkv_tui.services.gpu import GpuReading, read_gpus
 from rwkv_tui.services.preferences import Look, keys_file, read_keys, read_look, write_look
 
@@ -258,7 +258,7 @@ class TuneApp(App[None]):
         from rwkv_tui.screens.help import HelpScreen
 
         if not isinstance(self.screen, HelpScreen):
-            about = _(getattr(self.screen, "HELP_TEXT", ""))
+            about = self.screen.about() if isinstance(self.screen, Helpful) else ""
             self.push_screen(HelpScreen(about, self.screen.active_bindings.values()))
 
 

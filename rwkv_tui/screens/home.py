@@ -48,8 +48,10 @@ class HomeScreen(TuneScreen[None]):
     app = getters.app(TuneApp)
     HELP_TEXT = N_(
         "Your runs. They go on whether this program is open or not.\n"
-        "Space marks runs and c compares two to six of them; the filter finds names, tags, methods, models."
+        "{mark} marks runs and {compare} compares two to six of them; the filter finds names, tags, methods, "
+        "models."
     )
+    HELP_KEYS = ("home.mark", "home.compare")
     BINDINGS = [
         Binding("enter", "open", N_("Open"), id="home.open"),
         Binding("n", "new", N_("New run"), id="home.new"),
