@@ -31,8 +31,9 @@ from rwkv_tui.widgets.plot import Curve
 
 STYLES = "abcdef"
 COLORS = ("$primary", "$accent", "$success", "$error", "$secondary", "$foreground")
-TOLD_BELOW = {"chart.move_back", "chart.zoom_in", "chart.along", "chart.scale", "chart.smooth"}
+TOLD_BELOW = {"chart.move_back", "chart.zoom_in", "chart.along"}
 """Keys of the chart that the last line names."""
+NAME_WIDTH = 24
 REFRESH = 2.0
 SLICE_BYTES = 1 << 20
 
@@ -135,9 +136,12 @@ class CompareScreen(ChartKeys, TuneScreen[None]):
 
     def _table(self) -> None:
         table = self.query_one(Lines)
-        lines = list(differences(self._runs))
+        lines = differences(self._runs, table.scrollable_content_region.width)
         if [line.plain for line in lines] != table.lines:
             table.put(lines)
+
+    def on_resize(self) -> None:
+        self.call_after_refresh(self._table)
 
     @property
     def charts(self) -> Losses:
@@ -149,9 +153,10 @@ class CompareScreen(ChartKeys, TuneScreen[None]):
             self.dismiss(None)
 
 
-def differences(runs: list[Compared]) -> list[Content]:
-    """A row for each setting that is not the same in all of them, and for what came of it."""
-    width = max(12, *(cell_len(one_line(one.name)) for one in runs)) + 2
+def differences(runs: list[Compared], room: int) -> list[Content]:
+    """A row for each setting that is not the same in all of them, and for what came of it, in `room` cells."""
+    widest = max(12, *(cell_len(one_line(one.name)) for one in runs)) + 2
+    width = min(widest, max(7, (room - NAME_WIDTH - 1) // len(runs)))
     rows = [_row("", [one_line(one.name) for one in runs], width, COLORS)]
     last = [one.model.loss_smooth.last for one in runs]
     least = [one.model.valid_loss.extremes()[0] for one in runs]
@@ -172,7 +177,7 @@ def _row(name: str, values: list[str], width: int, colors: tuple[str, ...] = ())
         (column(one_line(value), width - 1) + " ", colors[n] if colors else "")
         for n, value in enumerate(values)
     ]
-    return Content.assemble((f" {column(name, 24)}", "bold"), *cells)
+    return Content.assemble((f" {column(name, NAME_WIDTH)}", "bold"), *cells)
 
 
 def _settings(run: RunDir) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
@@ -32,7 +33,7 @@ from rwkv_tui.panels.samples import SamplesPanel
 from rwkv_tui.panels.state import StatePanel
 from rwkv_tui.plain import one_line
 from rwkv_tui.screens.ask import AskScreen
-from rwkv_tui.screens.base import TuneScreen
+from rwkv_tui.screens.base import Keys, TuneScreen
 from rwkv_tui.screens.log import LogScreen
 from rwkv_tui.services.diagnosis import Diagnosis, diagnose
 from rwkv_tui.services.gpu import GpuReading, GpuSampler
@@ -47,6 +48,8 @@ SLICE_BYTES = 1 << 19
 """How much of a long event file is read at once, so that keys stay quick meanwhile."""
 GPU_S = 2.0
 ENDED = ("finished", "stopped", "failed", "died")
+TOLD_OF_ONE = {"chart.move_back", "chart.zoom_in"}
+"""Keys that the last line names while one chart has the screen."""
 WHOLE = ("charts", "devices", "state", "samples")
 """What can have the whole screen."""
 
@@ -218,6 +221,19 @@ class MonitorScreen(ChartKeys, TuneScreen[None]):
     def on_screen_resume(self) -> None:
         self.call_later(self._tick)
 
+    @property
+    def active_bindings(self) -> Keys:
+        """While one chart has the screen, the last line names its keys, too."""
+        found = super().active_bindings
+        if self._whole != "charts":
+            return found
+        return {
+            key: active._replace(binding=replace(active.binding, show=True))
+            if active.binding.id in TOLD_OF_ONE
+            else active
+            for key, active in found.items()
+        }
+
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool:
         if action == "stop":
             return self.status not in ENDED
@@ -269,6 +285,7 @@ class MonitorScreen(ChartKeys, TuneScreen[None]):
 
     def _fill(self, name: str) -> None:
         self._whole = name
+        self.refresh_bindings()
         for one in WHOLE:
             self.set_class(one == name, f"-whole-{one}")
         self.query_one(Devices).fill(name == "devices")
