@@ -131,7 +131,9 @@ class CompareScreen(ChartKeys, TuneScreen[None]):
 
     def _draw(self) -> None:
         self.charts.show()
-        self.query_one("#head", Static).update(" " + _("Comparing {n} runs", n=len(self._runs)))
+        head, told = self.query_one("#head", Static), " " + _("Comparing {n} runs", n=len(self._runs))
+        if head.content != told:  # what stands there is not painted again
+            head.update(told)
         self._table()
 
     def _table(self) -> None:
@@ -154,7 +156,7 @@ class CompareScreen(ChartKeys, TuneScreen[None]):
 
 
 def differences(runs: list[Compared], room: int) -> list[Content]:
-    """A row for each setting that is not the same in all of them, and for what came of it, in `room` cells."""
+    """A row for each setting that is not the same in all of them, and for what came of it; `room`: cells."""
     widest = max(12, *(cell_len(one_line(one.name)) for one in runs)) + 2
     width = min(widest, max(7, (room - NAME_WIDTH - 1) // len(runs)))
     rows = [_row("", [one_line(one.name) for one in runs], width, COLORS)]
