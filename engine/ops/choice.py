@@ -23,7 +23,7 @@ from engine.contract.i18n import _
 from engine.ops.registry import USABLE, Need, Operator, Selected, function_of, named, why_not
 
 FILE = "operators.json"
-VERSION = 1  # of the operators: a change that may change their speed asks for new measurements
+VERSION = 2  # of the operators: a change that may change their speed asks for new measurements
 ROUNDS = 5
 SAFE = "chunked"
 DEFINITION = "reference"

@@ -1,9 +1,20 @@
-"""Sequences cut into chunks that are computed side by side."""
+"""What the operators begin with: the state at the start, and sequences cut into chunks that are computed side
+by side."""
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+def at_start(v: Tensor, state: Tensor | None) -> Tensor:
+    """The state [B, H, N, N] before the first step of v [B, T, H, N], zeros when None, in at least fp32."""
+    dtype = torch.promote_types(v.dtype, torch.float32)
+    if state is not None:
+        return state.to(dtype)
+    batch, _, heads, width = v.shape
+    return v.new_zeros(batch, heads, width, width, dtype=dtype)
 
 
 def to_chunks(x: Tensor, length: int) -> Tensor:

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from engine.ops.chunks import from_chunks, to_chunks
+from engine.ops.chunks import at_start, from_chunks, to_chunks
 from engine.ops.wkv6.reference import wkv6_reference
 
 CHUNK = 16
@@ -35,11 +35,8 @@ def wkv6_chunked(
 ) -> tuple[Tensor, Tensor]:
     """See `engine.ops.wkv6`; computes and answers in fp32 (float64 if the inputs are)."""
     dtype = torch.promote_types(v.dtype, torch.float32)
-    batch, steps, heads, width = v.shape
-    if state is None:
-        state = v.new_zeros(batch, heads, width, width, dtype=dtype)
-    inputs = [x.to(dtype) for x in (r, log_w, k, v, u, state)]
-    if steps < SHORTEST:
+    inputs = [x.to(dtype) for x in (r, log_w, k, v, u, at_start(v, state))]
+    if v.shape[1] < SHORTEST:
         return wkv6_reference(*inputs)
     y, last = _Chunked.apply(*inputs)  # type: ignore[no-untyped-call]
     return y, last

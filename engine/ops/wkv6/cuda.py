@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from engine.ops.chunks import at_start
 from engine.ops.native import CHUNK, COLUMNS, FORWARD, REVERSE, Launcher
 
 
@@ -18,11 +19,8 @@ def wkv6_cuda(
     launch: Launcher, r: Tensor, log_w: Tensor, k: Tensor, v: Tensor, u: Tensor, state: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """See `engine.ops.wkv6`; `launch` starts the kernels."""
-    batch, _, heads, width = v.shape
-    if state is None:
-        state = v.new_zeros(batch, heads, width, width, dtype=torch.float32)
     r, k, v = (x.to(launch.dtype) for x in (r, k, v))
-    inputs = (r, log_w.float(), k, v, u.float(), state.float())
+    inputs = (r, log_w.float(), k, v, u.float(), at_start(v, state))
     y, last = _Cuda.apply(launch, *(x.contiguous() for x in inputs))  # type: ignore[no-untyped-call]
     return y, last
 

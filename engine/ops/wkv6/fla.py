@@ -5,8 +5,9 @@ Its states have key channels as rows, ours as columns; its `w` is the logarithm 
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
+
+from engine.ops.chunks import at_start
 
 # Of log_w: what decays by e^-40 a step is gone in fp32. The library takes differences of sums over a chunk,
 # and larger numbers would cost the small ones their digits.
@@ -19,11 +20,8 @@ def wkv6_fla(
     """See `engine.ops.wkv6`."""
     from fla.ops.rwkv6 import chunk_rwkv6
 
-    if state is None:
-        batch, _, heads, width = v.shape
-        state = v.new_zeros(batch, heads, width, width, dtype=torch.float32)
     r, log_w, k, v, u, start = (
-        x.contiguous() for x in (r, log_w.clamp(min=STRONGEST), k, v, u, state.float().mT)
+        x.contiguous() for x in (r, log_w.clamp(min=STRONGEST), k, v, u, at_start(v, state).mT)
     )
     y, last = chunk_rwkv6(r, k, v, log_w, u, scale=1.0, initial_state=start, output_final_state=True)
     return y, last.mT

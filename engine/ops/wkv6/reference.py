@@ -5,15 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from engine.ops.chunks import at_start
+
 
 def wkv6_reference(
     r: Tensor, log_w: Tensor, k: Tensor, v: Tensor, u: Tensor, state: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """See `engine.ops.wkv6`; computes and answers in fp32 (float64 if the inputs are)."""
     dtype = torch.promote_types(v.dtype, torch.float32)
-    if state is None:
-        state = v.new_zeros(v.shape[0], v.shape[2], v.shape[3], v.shape[3])
-    r, log_w, k, v, u, state = (x.to(dtype) for x in (r, log_w, k, v, u, state))
+    state = at_start(v, state)
+    r, log_w, k, v, u = (x.to(dtype) for x in (r, log_w, k, v, u))
     outputs = []
     steps = (x.unbind(1) for x in (r, log_w.exp(), k, v))
     for r_t, w_t, k_t, v_t in zip(*steps, strict=True):

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from engine.ops.chunks import from_chunks, to_chunks
+from engine.ops.chunks import at_start, from_chunks, to_chunks
 from engine.ops.wkv7.reference import wkv7_reference
 
 CHUNK = 32
@@ -36,11 +36,8 @@ def wkv7_chunked(
     The decay of a whole chunk must be a normal number: log_w above -2.5, and RWKV-7's is above -0.61.
     """
     dtype = torch.promote_types(v.dtype, torch.float32)
-    batch, steps, heads, width = v.shape
-    if state is None:
-        state = v.new_zeros(batch, heads, width, width, dtype=dtype)
-    inputs = [x.to(dtype) for x in (r, log_w, k, v, a, b, state)]
-    if steps < SHORTEST:
+    inputs = [x.to(dtype) for x in (r, log_w, k, v, a, b, at_start(v, state))]
+    if v.shape[1] < SHORTEST:
         return wkv7_reference(*inputs)
     y, last = _Chunked.apply(*inputs)  # type: ignore[no-untyped-call]
     return y, last

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from engine.ops.chunks import at_start
 from engine.ops.native import CHUNK, COLUMNS, FORWARD, REVERSE, Launcher
 
 
@@ -19,11 +20,8 @@ def wkv7_cuda(
     state: Tensor | None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """See `engine.ops.wkv7`; `launch` starts the kernels."""
-    batch, _, heads, width = v.shape
-    if state is None:
-        state = v.new_zeros(batch, heads, width, width, dtype=torch.float32)
     r, k, v, a, b = (x.to(launch.dtype) for x in (r, k, v, a, b))
-    inputs = (r, log_w.float(), k, v, a, b, state.float())
+    inputs = (r, log_w.float(), k, v, a, b, at_start(v, state))
     y, last = _Cuda.apply(launch, *(x.contiguous() for x in inputs))  # type: ignore[no-untyped-call]
     return y, last
 

@@ -5,8 +5,9 @@ Its states have key channels as rows, ours as columns; its `w` is the logarithm 
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
+
+from engine.ops.chunks import at_start
 
 LOWER_BOUND = -0.6066  # of log_w in RWKV-7; with it the library computes longer chunks on tensor cores
 
@@ -17,10 +18,7 @@ def wkv7_fla(
     """See `engine.ops.wkv7`."""
     from fla.ops.rwkv7 import chunk_rwkv7
 
-    if state is None:
-        batch, _, heads, width = v.shape
-        state = v.new_zeros(batch, heads, width, width, dtype=torch.float32)
-    r, log_w, k, v, a, b, start = (x.contiguous() for x in (r, log_w, k, v, a, b, state.float().mT))
+    r, log_w, k, v, a, b, start = (x.contiguous() for x in (r, log_w, k, v, a, b, at_start(v, state).mT))
     y, last = chunk_rwkv7(
         r, log_w, k, v, a, b, scale=1.0, initial_state=start, output_final_state=True, lower_bound=LOWER_BOUND
     )

@@ -24,6 +24,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from engine.ops.chunks import at_start
 from engine.ops.tiles import (
     along,
     columns_at,
@@ -48,12 +49,9 @@ def wkv7_triton(
     r: Tensor, log_w: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor, state: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """See `engine.ops.wkv7`; bf16 is multiplied as such, sums and states are fp32."""
-    batch, _, heads, width = v.shape
-    if state is None:
-        state = v.new_zeros(batch, heads, width, width, dtype=torch.float32)
     # Triton starts kernels on the present device.
     with torch.cuda.device_of(v):  # type: ignore[no-untyped-call]
-        y, last = _Triton.apply(*contiguous(r, log_w, k, v, a, b, state.float()))  # type: ignore[no-untyped-call]
+        y, last = _Triton.apply(*contiguous(r, log_w, k, v, a, b, at_start(v, state)))  # type: ignore[no-untyped-call]
     return y, last
 
 
