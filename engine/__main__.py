@@ -23,6 +23,7 @@ from engine.contract.job_flags import (
     add_chat_flags,
     add_convert_flags,
     add_evaluate_flags,
+    add_export_flags,
     add_init_flags,
     add_merge_flags,
     add_plan_flags,
@@ -103,6 +104,10 @@ def _parser() -> argparse.ArgumentParser:
     job = jobs.add_parser("merge", help=_("a model and its state or adapter into one file"))
     add_merge_flags(job)
     job.set_defaults(job=_merge)
+
+    job = jobs.add_parser("export", help=_("a model or a state as Ai00 reads it"))
+    add_export_flags(job)
+    job.set_defaults(job=_export)
 
     job = jobs.add_parser("doctor", help=_("what the training stack can do here, as JSON"))
     job.set_defaults(job=_doctor)
@@ -331,6 +336,18 @@ def _merge(args: argparse.Namespace) -> int:
                 notice=report.notice,
             )
         )
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    from engine.checkpoints.export import export
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    report = export(args.file, args.out or args.file.with_suffix(".st"), _counter(_("tensors")))
+    if args.json:
+        say_json(report.model_dump_json(indent=2))
+    else:
+        say(_("{path}: {file_bytes:,} bytes", path=report.path, file_bytes=report.file_bytes))
     return 0
 
 

@@ -17,6 +17,7 @@ from engine.contract.job_flags import (
     add_chat_flags,
     add_convert_flags,
     add_evaluate_flags,
+    add_export_flags,
     add_init_flags,
     add_merge_flags,
     add_plan_flags,
@@ -165,6 +166,10 @@ def _add_commands(commands: argparse._SubParsersAction[_Parser], given: Sequence
     command = commands.add_parser("merge", help=_("a model and its state or adapter into one model file"))
     add_merge_flags(command)
     command.set_defaults(command="merge:merge", given=given[1:])
+
+    command = commands.add_parser("export", help=_("a model or a state as Ai00 reads it"))
+    add_export_flags(command)
+    command.set_defaults(command="model:export", given=given[1:])
 
     command = commands.add_parser("demo", help=_("the whole path on bundled data, in under three minutes"))
     command.add_argument("--headless", action="store_true", help=_("without the screens"))

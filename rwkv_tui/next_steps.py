@@ -18,6 +18,10 @@ def eval_command(base: Path, result: tuple[str, ...], data: Path | None, ctx_len
     ])  # fmt: skip
 
 
+def _export(file: Path) -> str:
+    return shlex.join(["rwkv-tune", "export", str(file)])
+
+
 def steps(
     method: str, base: Path, result: Path, version: str, data: Path | None, ctx_len: int
 ) -> list[tuple[str, str]]:
@@ -28,7 +32,7 @@ def steps(
         return [
             (_("What to do next"), f"{_(ONLY_THIS_BASE)}\n{base}"),
             (_("In RWKV Runner"), _(RUNNER)),
-            (_("In Ai00"), _(AI00)),
+            (_("In Ai00"), f"{_(AI00)}\n{_export(base)}\n{_export(result)}"),
             (_("In Python, with the package rwkv (pip install rwkv)"), program),
             (measure, eval_command(base, ("--state", str(result)), data, ctx_len)),
         ]
@@ -48,7 +52,7 @@ def steps(
             ),
             (
                 _("In Ai00"),
-                _("Ai00 reads .st files: first convert the model with the converter it brings."),
+                _("Ai00 reads .st files, which this makes:") + f"\n{_export(result)}",
             ),
             (measure, eval_command(result, (), data, ctx_len)),
         ]
@@ -99,7 +103,7 @@ RUNNER = N_(
     "and the state as State Model; both stay .pth."
 )
 AI00 = N_(
-    "Ai00 reads .st files: first convert base and state with the converter that comes with it. Name the "
-    "base as model and the state under [[state]] in its Config.toml."
+    "Ai00 reads .st files, which the commands below make. Name the base as model and the state under "
+    "[[state]] in its Config.toml."
 )
 ONLY_THIS_BASE = N_("The state works only with the very model it was tuned on; keep this file with it:")

@@ -134,6 +134,13 @@ def add_evaluate_flags(job: argparse.ArgumentParser) -> None:
     job.add_argument("--json", action="store_true")
 
 
+def add_export_flags(job: argparse.ArgumentParser) -> None:
+    """The flags of an export."""
+    job.add_argument("file", metavar="FILE.pth", type=Path, help=_("a model or a state"))
+    job.add_argument("--out", metavar="FILE.st", type=Path, help=_("(default: beside it, with .st for .pth)"))
+    job.add_argument("--json", action="store_true", help=_("one JSON document on stdout"))
+
+
 def add_chat_flags(job: argparse.ArgumentParser) -> None:
     """What to talk to."""
     job.add_argument("--model", metavar="FILE.pth", type=Path, help=_("the base model, or one tuned whole"))

@@ -225,6 +225,14 @@ class PairReport(Report):
     differs: tuple[str, ...] = ()
 
 
+class Exported(Report):
+    """A model or a state as Ai00 reads it."""
+
+    path: str
+    kind: Literal["model", "state"]
+    file_bytes: int
+
+
 class Merged(Report):
     """A merged model; `notice` says which programs will honour it."""
 

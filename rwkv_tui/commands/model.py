@@ -1,4 +1,4 @@
-"""`rwkv-tune model ...` and `rwkv-tune eval`."""
+"""`rwkv-tune model ...`, `rwkv-tune eval` and `rwkv-tune export`."""
 
 from __future__ import annotations
 
@@ -26,3 +26,7 @@ def init(args: argparse.Namespace) -> int:
 
 def evaluate(args: argparse.Namespace) -> int:
     return become_engine("evaluate", args.given)
+
+
+def export(args: argparse.Namespace) -> int:
+    return become_engine("export", args.given)

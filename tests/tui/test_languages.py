@@ -32,7 +32,7 @@ UNITS = "GiB MiB KiB kB GB MB kt ms min tokens token"
 ENGINE_SAYS = "There is no file. Check the path."
 NAMES = """rwkv RWKV tune Tune PEFT GPU CPU RAM NVIDIA GeForce RTX MHz epoch loss lr mm ss json yaml jsonl
            python bin idx pth safetensors ctx emoji haiku odes poems pairs chats demo sh tiny runs engine
-           models log txt ndjson settings toml Runner Python Ai answer prompt train events BASE"""
+           export models log txt ndjson settings toml Runner Python Ai answer prompt train events BASE"""
 
 
 class Strange(gettext.NullTranslations):
