@@ -34,13 +34,15 @@ def encode(documents: Iterable[tuple[int, Document | BadLine]], threads: bool = 
     for after, document in documents:
         if isinstance(document, BadLine):
             bad.append(document)
-        elif document.size > _PIECE:
-            yield _encoded(read, batch, size, bad, threads)
-            batch, bad, size = [], [], 0
-            yield from _long(read, after, document.text)
         else:
-            batch.append(document.text)
-            size += document.size
+            _row, text, _rendered, length = document
+            if length > _PIECE:
+                yield _encoded(read, batch, size, bad, threads)
+                batch, bad, size = [], [], 0
+                yield from _long(read, after, text)
+            else:
+                batch.append(text)
+                size += length
         read = after
         if len(batch) + len(bad) == _BATCH or size > _PIECE:
             yield _encoded(read, batch, size, bad, threads)

@@ -94,7 +94,8 @@ def _lines(block: bytes, first: int, read: int, long: bool, source: Source) -> R
         lines.pop()
     place = read if source.packed or long else read - len(block)
     for number, line in enumerate(lines, first):
-        place = min(place + len(line) + 1, read)
+        if (place := place + len(line) + 1) > read:
+            place = read
         if line and not line.isspace():
             try:
                 yield place, Row(_object(line), number, "line", source.name)
