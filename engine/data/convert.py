@@ -89,21 +89,15 @@ def convert(
             tell(N_("writing"), writer.tokens, writer.tokens)
             if held_out:
                 held = _write(scratch, mix.held_out(), staged.parts[1:3], tell, total)
-            origin = DataOrigin(
-                made_by=f"rwkv-tune {version('rwkv-tune')}", part="train",
-                sources=_described(corpora, digests.result(), parts, skipped, weights), tokenizer=VOCABULARY,
-                fields=fields,
-                template=next((corpus.template.text for corpus in corpora if corpus.rendered), ""),
-                seed=seed, repeat=repeat, held_out=held_out, items=writer.items, tokens=writer.tokens,
-                dtype="uint16",
-            )  # fmt: skip
+            described = _described(corpora, digests.result(), parts, skipped, weights)
+            origin = _origin(
+                corpora, described, writer, fields=fields, seed=seed, repeat=repeat, held_out=held_out
+            )
             _describe(staged.parts[-3], origin)
             if held_out:
                 counts = {"items": held.items, "tokens": held.tokens}
-                _describe(
-                    staged.parts[0],
-                    origin.model_copy(update={"part": "held out", "repeat": 1, **counts}),  # unsaid
-                )
+                told = {"part": "held out", "repeat": 1, **counts}  # unsaid
+                _describe(staged.parts[0], origin.model_copy(update=told))
     return Converted(
         prefix=str(prefix),
         documents=scratch.documents,
@@ -223,6 +217,23 @@ def _described(
             weight=weight,
         )
         for corpus, digest, part, bad, weight in zip(corpora, digests, parts, skipped, each, strict=False)
+    )
+
+
+def _origin(
+    corpora: Sequence[Corpus], sources: tuple[DataSource, ...], pair: PairWriter, **how: Any
+) -> DataOrigin:
+    """How the pair to train on was made; `how` are the settings that say so."""
+    return DataOrigin(
+        made_by=f"rwkv-tune {version('rwkv-tune')}",
+        part="train",
+        sources=sources,
+        template=next((corpus.template.text for corpus in corpora if corpus.rendered), ""),
+        tokenizer=VOCABULARY,
+        items=pair.items,
+        tokens=pair.tokens,
+        dtype="uint16",
+        **how,
     )
 
 
