@@ -23,7 +23,7 @@ from engine.contract.flags import spell
 from engine.contract.i18n import N_, _, n_
 from rwkv_tui.draft import Draft
 from rwkv_tui.keys import key_of
-from rwkv_tui.plain import plain, size
+from rwkv_tui.plain import duration, plain, size
 from rwkv_tui.screens.wizard.convert import ADVICE, ConvertForm, RowsForm
 from rwkv_tui.screens.wizard.pane import Pane
 from rwkv_tui.services.files import Found, find_files, free_file, is_file, short
@@ -32,6 +32,7 @@ from rwkv_tui.widgets.path_input import PathInput
 from rwkv_tui.widgets.picker import Picker
 
 if TYPE_CHECKING:
+    from engine.contract.events import Progress
     from engine.contract.reports import DataSummary
 
 LISTED = (".idx", *(s + p for s, form in SUFFIXES.items() if form != "text" for p in ("", *PACKED)))
@@ -283,19 +284,27 @@ class DataPane(Pane):
         from engine.contract.events import Failed, Progress, Summarised
         from rwkv_tui.services.jobs import events
 
+        first: Progress | None = None
         async with aclosing(events("summary", "--whole", *flags, "--", *map(str, paths))) as job:
             async for event in job:
                 if isinstance(event, Progress):
-                    share = event.done / event.total if event.total else 0.0
-                    key = key_of(self, "wizard.leave")
-                    told = _("Checking all of it: {share:.0%}; {key} ends this.", share=share, key=key)
-                    self._say(told, "$text-primary")
+                    first = first or event
+                    self._say(self._checked(first, event), "$text-primary")
                 elif isinstance(event, Failed):
                     self._checking = None
                     self._say(f"! {plain(f'{event.reason} {event.remedy}'.strip())}", "$text-error")
                 elif isinstance(event, Summarised):
                     self._checking = None
                     self._show(event.report)
+
+    def _checked(self, first: Progress, now: Progress) -> str:
+        """How far the check is, and how long it will take."""
+        share, key = now.done / now.total if now.total else 0.0, key_of(self, "wizard.leave")
+        if now.done <= first.done or now.t <= first.t:
+            return _("Checking all of it: {share:.0%}; {key} ends this.", share=share, key=key)
+        left = duration((now.total - now.done) * (now.t - first.t) / (now.done - first.done))
+        told = N_("Checking all of it: {share:.0%}, {time} left; {key} ends this.")
+        return _(told, share=share, time=left, key=key)
 
     def action_tokens(self) -> None:
         from rwkv_tui.screens.wizard.tokens import TokenScreen
