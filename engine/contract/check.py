@@ -193,16 +193,6 @@ def _machines(s: TrainSettings) -> list[Problem]:
         )
     if s.num_nodes > 1 and not s.main_address:
         found.append(Problem("main_address", _("is needed with num_nodes above 1: the address of machine 0")))
-    if s.precision == "fp16" and s.strategy.startswith("deepspeed"):
-        found.append(
-            Problem(
-                "precision",
-                _(
-                    "fp16 scales the loss by itself, which DeepSpeed does not let it; use bf16 or fp32, "
-                    "or strategy ddp"
-                ),
-            )
-        )
     return found
 
 

@@ -15,7 +15,7 @@ from engine.models.base import RWKV, Carry
 from engine.train.infctx import backward_in_chunks
 from engine.train.lightning import pl
 from engine.train.loss import chunk_loss
-from engine.train.optim import make_optimizer, make_scaler
+from engine.train.optim import make_optimizer, make_scaler, note_overflow
 from engine.train.strategy import Spread
 from engine.tuning import Tuning
 
@@ -94,15 +94,19 @@ class TuneModule(pl.LightningModule):
         return make_optimizer(self.model, self.tuning, self.settings)
 
     def _backward(self, loss: Tensor) -> None:
-        self.manual_backward(
-            self.scaler.scale(loss * self.spread.factor / self.settings.accumulate_grad_batches)
-        )
+        part = loss * self.spread.factor / self.settings.accumulate_grad_batches
+        if self.spread.moves:
+            self.spread.scale_by(self.trainer.optimizers[0], self.scaler)
+        else:
+            part = self.scaler.scale(part)
+        self.manual_backward(part)
 
     def _move(self, optimizer: Any) -> None:
         """Takes the step that the gradients ask for, unless the loss scale has made one of them infinite."""
         if self.spread.moves:
             optimizer.step()
             self.grad_norm = self.spread.norm(self.trainer.strategy.model)
+            self.overflowed = note_overflow(self.scaler, self.model.device, not math.isfinite(self.grad_norm))
             return
         self.spread.reduce(p for group in optimizer.param_groups for p in group["params"])
         scale = self.scaler.get_scale()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from engine.contract.schedule import learning_rate, steps_shown
@@ -23,6 +25,20 @@ def make_scaler(model: RWKV, settings: TrainSettings) -> torch.amp.GradScaler:
     """Scales the loss so that small gradients survive fp16: up again after 2000 good steps, down by half
     when one overflows. In other formats it does nothing. What it scales are gradients of fp32 parameters."""
     return torch.amp.GradScaler(model.device.type, enabled=settings.precision == "fp16")
+
+
+def note_overflow(scaler: torch.amp.GradScaler, device: torch.device, overflowed: bool) -> bool:
+    """Tells the scaler how a step went that a library has unscaled and taken; gives whether it lowered the
+    scale."""
+    if not scaler.is_enabled():
+        return False
+    scale = scaler.get_scale()
+    told = torch.zeros(1, device=device, requires_grad=True)  # it looks at gradients and nothing else
+    scaler.scale(told)
+    told.grad = torch.full_like(told, math.inf if overflowed else 0.0)
+    scaler.unscale_(torch.optim.SGD([told]))
+    scaler.update()
+    return scaler.get_scale() < scale
 
 
 def set_rate(optimizer: torch.optim.Optimizer, step: int, settings: TrainSettings) -> float:

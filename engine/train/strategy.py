@@ -52,6 +52,10 @@ class Spread:
         """The gradient's norm in the step that the library has taken."""
         raise NotImplementedError
 
+    def scale_by(self, optimizer: Any, scaler: torch.amp.GradScaler) -> None:
+        """Has the library that takes the step scale the loss before, and the gradients back after."""
+        raise NotImplementedError
+
     def optimizer_state(self, optimizer: Any) -> Any:
         """This process's part of what the optimizer remembers, as plain values and tensors."""
         return optimizer.state_dict()
@@ -160,6 +164,10 @@ class Zero(Spread):
 
     def norm(self, engine: Any) -> float:
         return float(engine.get_global_grad_norm())
+
+    def scale_by(self, optimizer: Any, scaler: torch.amp.GradScaler) -> None:
+        if scaler.is_enabled():
+            optimizer.override_loss_scale(scaler.get_scale())
 
     def optimizer_state(self, optimizer: Any) -> Any:
         return [optimizer.optimizer.state.get(part, {}) for part in self._parts(optimizer)]

@@ -308,6 +308,39 @@ def test_processes_stop_early_as_one(
     assert end.step == len(found) * STEPS // 2
 
 
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        "deepspeed_stage_2",
+        pytest.param("deepspeed_stage_1", marks=SOAK),
+        pytest.param("deepspeed_stage_2_offload", marks=SOAK),
+        pytest.param("deepspeed_stage_3", marks=SOAK),
+    ],
+)
+def test_fp16_scales_the_loss_with_deepspeed_as_without(strategy: str, make: Making) -> None:
+    """From a scale that is too large, so that steps overflow and move nothing. DeepSpeed averages where one
+    process adds up: the parts of two are twice as large."""
+
+    def trained(scale: int, **more: Any) -> RunDir:
+        run = make(precision="fp16", accumulate_grad_batches=1, **more)
+        (run.path / "sitecustomize.py").write_text(
+            "import torch, engine.train.module as module\n"
+            f"right = torch.amp.GradScaler('cpu', init_scale=2.0 ** {scale})\n"
+            "module.make_scaler = lambda model, settings: right\n"
+        )
+        assert train(run, PYTHONPATH=str(run.path)) == 0, run.log.read_text()[-3000:]
+        return run
+
+    run, single = trained(23, strategy=strategy, devices=2), trained(24, micro_bsz=4)
+    said, expected = (
+        [e.text.partition(":")[0] for e in of(events.Log, r) if "overflowed" in e.text] for r in (run, single)
+    )
+    assert said == expected and 0 < len(said) < STEPS
+    for step, one in steps(single).items():  # what fp16 rounds differs with the order of sums
+        assert steps(run)[step].loss == pytest.approx(one.loss, abs=0.03)
+        assert steps(run)[step].grad_norm == pytest.approx(one.grad_norm, rel=0.02)
+
+
 @pytest.mark.soak
 def test_stage_3_trains_all_weights_in_bf16(make: Making, alone: Callable[..., RunDir]) -> None:
     """What bf16 rounds differs with the order of sums, so the losses are near and not the same."""
