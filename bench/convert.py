@@ -85,7 +85,7 @@ def beside(source: Path, prefix: Path, repeat: int) -> tuple[int, int]:
         target.write(struct.pack("<9sQBQQ", b"MMIDIDX\0\0", 1, 8, len(sizes), len(sizes) + 1))
         starts = list(itertools.accumulate(sizes, initial=0))
         target.write(np.array(sizes, np.int32).tobytes())
-        target.write(np.array(starts[:-1], np.int64).tobytes() * 2)
+        target.write((2 * np.array(starts[:-1], np.int64)).tobytes())
         target.write(np.arange(len(sizes) + 1, dtype=np.int64).tobytes())
     return len(sizes), sum(sizes)
 
