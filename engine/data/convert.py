@@ -150,7 +150,7 @@ def _read(
         bad = tokenise(workers.encode(corpus), total, scratch, skip_bad, tell, done)
         done += corpus.total
         if bad.count and not skip_bad:
-            raise refusal(_("{name} cannot be converted as it is", name=corpus.name), bad, _(_SKIP))
+            raise refusal(_("{name} cannot be converted as it is", name=corpus.name), bad, _remedy(bad))
         if scratch.documents == first:
             said = _("{name} holds no documents.", name=corpus.name)
             if bad.count:
@@ -181,6 +181,14 @@ def tokenise(
             scratch.add(part.ids, part.sizes, part.lane)
         tell(N_("reading"), done + part.read, total)
     return bad
+
+
+def _remedy(bad: BadLines) -> str:
+    """What to do about rows that are bad in one way, or in several."""
+    from engine.data.lint import KINDS
+
+    codes = {line.code for line in bad.first}
+    return _(KINDS[codes.pop()].remedy if len(codes) == 1 else _SKIP)
 
 
 def _write(
