@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import suppress
 
 from engine.contract.paths import UserPaths
 from engine.contract.rundir import RunList
@@ -16,6 +17,9 @@ def resume(args: argparse.Namespace) -> int:
     runs = UserPaths.of_user().runs
     name, run = find_run(runs, args.run)
     told = relaunch(name, run, RunList(runs))
+    if all(listed.path != run.path for _name, listed in RunList(runs).all()):  # from another machine or home
+        with suppress(OSError):
+            name = RunList(runs).add(run.path)
     if args.detach:
         return tell_started(name, run, json=args.json)
     return follow(name, run, renderer(args.json), since=told)

@@ -15,9 +15,12 @@ import pytest
 
 from engine.contract import events as ev
 from engine.contract.paths import UserPaths
+from engine.contract.presets import render_yaml
 from engine.contract.process import Process
 from engine.contract.rundir import RunDir, RunList
+from engine.contract.settings import TrainSettings
 from rwkv_tui.cli import main
+from rwkv_tui.services import launch as launching
 from rwkv_tui.services.runs import stop_run, summarise
 from tests.conftest import Command
 from tests.fakes import fake_engine, stories
@@ -191,6 +194,21 @@ def test_a_pipe_follows_to_the_end(
     assert main(["attach"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "finished after 12 steps" in lines[-1]
+
+
+def test_a_run_from_another_machine_is_listed_once_it_is_resumed(
+    home: Path, tmp_path: Path, tiny_model: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    run = stories.new_run(tmp_path / "copied", "theirs", stories.GONE)
+    values = TrainSettings(load_model=tiny_model, data_file=tiny_data, proj_dir=run.path)
+    run.settings.write_text(render_yaml(values, "theirs"))
+    begun: list[str] = []
+    monkeypatch.setattr(launching, "_begin", lambda name, *_: begun.append(name))
+    for _turn in range(2):
+        assert main(["resume", str(run.path), "--detach"]) == 0
+    assert begun == ["theirs", "copied"] and capsys.readouterr().out == "copied\ncopied\n"
+    assert RunList(UserPaths.of_user().runs).all() == [("copied", run)]
 
 
 def test_rm_keeps_what_was_trained_and_what_others_put_there(

@@ -64,8 +64,17 @@ def whole(run: RunDir) -> None:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("survival")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Whatever a test has left running in it ends with the module."""
+    folder = tmp_path_factory.mktemp("survival")
+    yield folder
+    for record in folder.glob("*/run.json"):
+        if (owner := RunDir(record.parent).owner()) is not None:
+            owner.kill()
+    for name in ("tmux", "watching"):
+        if (folder / "home" / name).is_socket():
+            server = ["tmux", "-S", str(folder / "home" / name), "kill-server"]
+            subprocess.run(server, check=False, capture_output=True)
 
 
 @pytest.fixture(scope="module")
@@ -87,16 +96,14 @@ def train(tiny_model: Path, tiny_data: Path) -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="module")
-def run(home: Path, folder: Path, train: tuple[str, ...]) -> Iterator[RunDir]:
+def run(home: Path, folder: Path, train: tuple[str, ...]) -> RunDir:
     """A run whose terminal was closed under the program that had started it."""
     run = RunDir(folder / "long run 长")
     terminal = Terminal([*train, f"--proj_dir={run.path}"])
     wait_until(lambda: run.events.exists() and steps_of(run))
     terminal.hang_up()
     terminal.wait()
-    yield run
-    if (owner := run.owner()) is not None:
-        owner.kill()
+    return run
 
 
 def test_a_run_belongs_to_no_terminal(run: RunDir) -> None:
@@ -190,14 +197,16 @@ def ssh(home: Path, tmp_path: Path) -> Iterator[list[str]]:
     )  # fmt: skip
     words = [server, "-D", "-e", "-f", "/dev/null", *(w for o in options for w in ("-o", o))]
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    assert "listening" in process.stderr.readline()
-    yield [
-        "ssh", "-tt", "-p", str(port), "-i", str(tmp_path / "mine"), "-o", "StrictHostKeyChecking=no",
-        "-o", "UserKnownHostsFile=/dev/null", "-F", "/dev/null", f"{getpass.getuser()}@127.0.0.1",
-    ]  # fmt: skip
-    process.terminate()
-    process.communicate()
+    try:
+        assert process.stderr is not None
+        assert "listening" in process.stderr.readline()
+        yield [
+            "ssh", "-tt", "-p", str(port), "-i", str(tmp_path / "mine"), "-o", "StrictHostKeyChecking=no",
+            "-o", "UserKnownHostsFile=/dev/null", "-F", "/dev/null", f"{getpass.getuser()}@127.0.0.1",
+        ]  # fmt: skip
+    finally:
+        process.terminate()
+        process.communicate()
 
 
 def test_a_killed_ssh(home: Path, folder: Path, train: tuple[str, ...], ssh: list[str]) -> None:

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +39,10 @@ Making = Callable[..., RunDir]
 
 
 @pytest.fixture(scope="module")
-def make(tiny_model: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Making:
+def make(tiny_model: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Making]:
     """Makes the folder of a run of two epochs over documents of many lengths, of which answers are learned;
-    three steps accumulate, and one kind of document is held out."""
+    three steps accumulate, and one kind of document is held out. None of them outlives the module."""
+    made: list[RunDir] = []
 
     def folder(**more: Any) -> RunDir:
         run = RunDir(tmp_path_factory.mktemp("runs") / "run")
@@ -53,9 +54,13 @@ def make(tiny_model: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFac
             "loss_mask": "qa", "val_split": 1, "warmup_steps": 2, **more,
         }  # fmt: skip
         run.settings.write_text(render_yaml(TrainSettings(**values), "run"))
+        made.append(run)
         return run
 
-    return folder
+    yield folder
+    for run in made:
+        if (owner := run.owner()) is not None and owner != Process.current():
+            owner.kill()
 
 
 def start(run: RunDir, *more: str) -> subprocess.Popen[bytes]:

@@ -227,15 +227,17 @@ def long_run(
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert process.stdout
-    for line in process.stdout:
-        if isinstance(events.parse_event(line), events.Step):
-            break
-    yield process, run
-    for leftover in (run.owner(), Process.of(process.pid) if process.poll() is None else None):
-        if leftover:
-            leftover.kill()
-    process.communicate()
+    try:
+        assert process.stdout
+        for line in process.stdout:
+            if isinstance(events.parse_event(line), events.Step):
+                break
+        yield process, run
+    finally:
+        for leftover in (run.owner(), Process.of(process.pid) if process.poll() is None else None):
+            if leftover:
+                leftover.kill()
+        process.communicate()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
