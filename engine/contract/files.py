@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -24,6 +26,16 @@ def opened(path: Path) -> BinaryIO:
         return file
     file.close()
     raise OSError(errno.EINVAL, _("it is no file"), str(path))
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds the lock of a file, once nobody else does; a file system without locks has none to hold. Raises
+    OSError when the file cannot be read."""
+    with opened(path) as file:
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def read_json(path: Path) -> dict[str, object]:

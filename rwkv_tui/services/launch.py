@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import signal
 import subprocess
 import threading
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.contract.errors import UserError
-from engine.contract.files import opened, write_atomic
+from engine.contract.files import locked, write_atomic
 from engine.contract.flags import changed
 from engine.contract.i18n import _
 from engine.contract.paths import UserPaths
@@ -74,8 +73,7 @@ def resume(name: str, run: RunDir, runs: RunList) -> int:
     """
     run.read_settings()
     try:
-        with opened(run.settings) as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # of two that resume the same run the second finds it alive
+        with locked(run.settings):  # of two that resume the same run the second finds it alive
             alive, status = is_alive(run), summarise(name, run).status
             if alive is not False:
                 raise UserError(

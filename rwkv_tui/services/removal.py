@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from engine.contract.errors import UserError
-from engine.contract.files import opened
+from engine.contract.files import locked
 from engine.contract.i18n import _
 from engine.contract.rundir import RunDir, RunList
 from rwkv_tui.services.runs import is_alive
@@ -91,14 +90,10 @@ def _require_ended(name: str, run: RunDir) -> None:
 
 @contextmanager
 def _locked(run: RunDir) -> Iterator[None]:
-    """Holds what `resume` holds while it starts a process."""
-    try:
-        file = opened(run.settings)
-    except OSError:
-        yield  # without its settings no run can be resumed
-        return
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    """Holds what `resume` holds while it starts a process; without its settings no run can be resumed."""
+    with ExitStack() as held:
+        with suppress(OSError):
+            held.enter_context(locked(run.settings))
         yield
 
 

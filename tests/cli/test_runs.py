@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import subprocess
@@ -203,6 +205,11 @@ def test_a_run_from_another_machine_is_listed_once_it_is_resumed(
     run = stories.new_run(tmp_path / "copied", "theirs", stories.GONE)
     values = TrainSettings(load_model=tiny_model, data_file=tiny_data, proj_dir=run.path)
     run.settings.write_text(render_yaml(values, "theirs"))
+
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)  # as on some network file systems
     begun: list[str] = []
     monkeypatch.setattr(launching, "_begin", lambda name, *_: begun.append(name))
     for _turn in range(2):
