@@ -24,7 +24,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from engine.ops import native
-from engine.ops.tiles import options, scratch_dtype
+from engine.ops.tiles import BUSY, along, options, scratch_dtype
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 FP32 = {"state", "last", "dlast", "dstate", "log_w", "dlog_w", "parts"}
@@ -35,14 +35,14 @@ FLAGS = {"OUTPUTS": True, "ENDS": True, "BONUS": False}
 def triton_kernel(
     recurrence: str, name: str, arch: int, dtype: torch.dtype, width: int, **constants: int
 ) -> dict[str, Any]:
-    """A Triton kernel's resources as the operator starts it, a whole state at a time unless `constants` say
-    otherwise. Triton makes a T or H of 1 a constant, too."""
+    """A Triton kernel's resources as the operator starts it where heads alone keep a GPU busy, unless
+    `constants` say otherwise. Triton makes a T or H of 1 a constant, too."""
     module = importlib.import_module(f"engine.ops.{recurrence}.triton")
     kernel = getattr(module, name)
-    like = torch.empty(1, 1, 1, width, dtype=dtype)
+    like = torch.empty(BUSY, 1, 1, width, dtype=dtype)
     names = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
     sizes = {name: value for name, value in module._sizes(like).items() if name not in ("T", "H")}
-    given = {**sizes, **options(dtype), "R": width, **FLAGS, **constants}
+    given = {**sizes, **options(dtype), "R": along(like)[1], **FLAGS, **constants}
     signature, fixed = {}, {}
     for argument in kernel.arg_names:
         if argument in given:

@@ -22,9 +22,9 @@ from engine.contract.i18n import N_, _
 from engine.contract.paths import UserPaths
 from engine.contract.rundir import RunDir, RunList
 from rwkv_tui.draft import Draft
-from rwkv_tui.look import THEMES, NoColours, PlainSigns, break_between_signs
+from rwkv_tui.look import THEMES, NoColours, PlainSigns, break_between_signs, still_cursors
 from rwkv_tui.plain import announcement
-from rwkv_tui.screens.base import TuneScreen
+from rwkv_tui.screens.base import Helpful, TuneScreen
 from rwkv_tui.services.gpu import GpuReading, read_gpus
 from rwkv_tui.services.preferences import Look, keys_file, read_keys, read_look, write_look
 
@@ -98,6 +98,7 @@ class TuneApp(App[None]):
         self.look = Look(theme or kept.theme, ascii or kept.ascii)
         self._plain_signs = PlainSigns(self.look.ascii)
         break_between_signs()
+        still_cursors()
         self._begin_in(self.look.theme)
 
     def _begin_in(self, theme: str) -> None:
@@ -258,7 +259,7 @@ class TuneApp(App[None]):
         from rwkv_tui.screens.help import HelpScreen
 
         if not isinstance(self.screen, HelpScreen):
-            about = _(getattr(self.screen, "HELP_TEXT", ""))
+            about = self.screen.about() if isinstance(self.screen, Helpful) else ""
             self.push_screen(HelpScreen(about, self.screen.active_bindings.values()))
 
 

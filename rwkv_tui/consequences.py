@@ -69,9 +69,9 @@ def of_conversion(field: str, text: str, data: DataSummary, sources: Sequence[Pa
         if held >= distinct:
             return _("There are only {n:,} different documents: none would be left.", n=distinct)
         if copies:
-            told = N_("{n:,} of {all:,} different documents are held out; no copy of them is trained on.")
+            told = N_("Holds out {n:,} of {all:,} documents, copies counted once.")
         else:
-            told = N_("{n:,} of {all:,} documents are held out.")
+            told = N_("Holds out {n:,} of {all:,} documents.")
         return _(told, n=held, all=distinct)
     return ""
 

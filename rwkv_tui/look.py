@@ -10,6 +10,7 @@ from rich.segment import Segment
 from textual.color import Color
 from textual.filter import LineFilter
 from textual.theme import Theme
+from textual.widgets import Input
 
 # All colours are among the 256 that every terminal of today knows, so nothing shifts over SSH.
 THEMES = (
@@ -126,6 +127,11 @@ class NoColours(LineFilter):
     def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
         return [Segment(text, style.without_color if style else None, control)
                 for text, style, control in segments]  # fmt: skip
+
+
+def still_cursors() -> None:
+    """A cursor that blinks would have the line it stands in written twice a second, for ever."""
+    Input.cursor_blink = False  # type: ignore[assignment]  # of all lines, the palette's too
 
 
 _HAN = "\u2e80-\u2fff\u3040-\u30ff\u3100-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"

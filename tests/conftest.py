@@ -96,11 +96,11 @@ def rwkv_tune(home: Path, tmp_path: Path) -> Command:
 
 
 @pytest.fixture
-def all_cores() -> Iterator[None]:
-    """Torch as a run has it, with a thread for each core: what a measurement of speed speaks of."""
+def one_thread() -> Iterator[None]:
+    """Torch with a single thread, which waits for no other: on busy cores several take many times as long."""
     import torch
 
     before = torch.get_num_threads()
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)

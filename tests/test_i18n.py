@@ -59,6 +59,7 @@ def test_translations_hold_the_same_places(code: str) -> None:
             places = set().union(*(_places(one) for one in ids))
             alone = len(ids) == 1
             wrong += [one for one in said if _places(one) - places or (alone and _places(one) != places)]
+            wrong += [one for one in said for sign in "\\\n" if one.count(sign) != ids[0].count(sign)]
     assert wrong == []
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 BUSY = 128  # programs: an H100 has 132 multiprocessors, an A100 108
 LEAST_ROWS = 16  # that tensor cores take
+WIDE_ROWS = 32  # of a state multiplied in fp32: more do not fit into the registers of any GPU but an H100
 
 
 def options(dtype: torch.dtype) -> dict[str, Any]:
@@ -37,7 +38,7 @@ def along(v: Tensor) -> tuple[tuple[int, int], int]:
     anew what they share: where heads alone keep a GPU busy, a part is the whole.
     """
     heads, width = v.shape[0] * v.shape[2], v.shape[3]
-    rows = width
+    rows = width if v.dtype == torch.bfloat16 else min(width, WIDE_ROWS)
     while rows > LEAST_ROWS and heads * (width // rows) < BUSY:
         rows //= 2
     return (heads, width // rows), rows

@@ -25,8 +25,8 @@ def measure(
 ) -> EvalReport:
     """The loss (nats) over all target tokens of the examples `chosen` (default: all).
 
-    `progress` is told (examples done, examples in all) after each batch. The processes of a `group` take
-    turns with the batches; each tells its progress as often, and has the report.
+    `progress` is told (examples done, examples in all) at the start and after each batch. The processes of
+    a `group` take turns with the batches; each tells its progress as often, and has the report.
     """
     group = group or Group()
     sizes, ctx_len = dataset.sizes, dataset.ctx_len
@@ -40,6 +40,8 @@ def measure(
         batches.append(order[done : done + max(1, min(64, BATCH_TOKENS // max(longest, 1)))])
         done += len(batches[-1])
     total, count, done = 0.0, 0, 0
+    if progress:
+        progress(0, len(order))
     for first in range(0, len(batches), group.size):
         turn = batches[first : first + group.size]
         # In a last turn that is too short for all, the rest keep step: parts of a model need all processes.

@@ -54,9 +54,9 @@ def _power(gpu: GpuInfo) -> str:
 def _row(label: str, value: Content | str, past: Past, top: float | None, width: int) -> Content:
     """A figure and how it went."""
     text = value if isinstance(value, Content) else Content(value)
-    room = max(0, width - 45)
+    room = max(0, width - 47)
     return Content.assemble(
-        (f" {column(label, 9)}", "dim"), text.truncate(33, ellipsis=True, pad=True), " ",
+        (f" {column(label, 11)}", "dim"), text.truncate(33, ellipsis=True, pad=True), " ",
         (spark(past, room, top), "$primary"),
     )  # fmt: skip
 

@@ -56,8 +56,8 @@ class SamplesPanel(VerticalScroll):
                 step=step,
                 n=self._place + 1,
                 of=len(self._steps),
-                back=key_of(self, "monitor.pan_back"),
-                on=key_of(self, "monitor.pan"),
+                back=key_of(self, "chart.pan_back"),
+                on=key_of(self, "chart.pan"),
             )
         )
         after = _("after step {step:,}", step=step)

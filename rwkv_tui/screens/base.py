@@ -12,14 +12,39 @@ from textual.events import Mount
 from textual.screen import ModalScreen, Screen, ScreenResultType
 
 from engine.contract.i18n import _
+from rwkv_tui.keys import key_of
 
 Keys = dict[str, ActiveBinding]
 PATIENCE = 3.0
 """Seconds that a key waits for its screen."""
 
 
-class TuneScreen(Screen[ScreenResultType]):
-    """A screen whose BINDINGS are marked with `N_`. Keys wait until it is `made`."""
+class Helpful:
+    """A screen whose BINDINGS and HELP_TEXT are marked with `N_`.
+
+    A key in HELP_TEXT is a {place}: the last word of its name, which is in HELP_KEYS.
+    """
+
+    HELP_TEXT = ""
+    HELP_KEYS: tuple[str, ...] = ()
+
+    def about(self) -> str:
+        """What its help says above the keys."""
+        assert isinstance(self, Screen)
+        keys = {name.rpartition(".")[2]: key_of(self, name) for name in self.HELP_KEYS}
+        return _(self.HELP_TEXT, **keys)
+
+    @property
+    def active_bindings(self) -> Keys:
+        """The keys that work now, what they do being translated."""
+        return {
+            key: active._replace(binding=replace(active.binding, description=_(active.binding.description)))
+            for key, active in super().active_bindings.items()  # type: ignore[misc]
+        }
+
+
+class TuneScreen(Helpful, Screen[ScreenResultType]):
+    """Keys wait until it is `made`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,23 +60,6 @@ class TuneScreen(Screen[ScreenResultType]):
             with suppress(asyncio.TimeoutError):  # whatever keeps it, keys must not be dead for ever
                 await asyncio.wait_for(self._made.wait(), PATIENCE)
 
-    @property
-    def active_bindings(self) -> Keys:
-        """The keys that work now, what they do being translated."""
-        return _told(super().active_bindings)
 
-
-class TuneDialog(ModalScreen[ScreenResultType]):
+class TuneDialog(Helpful, ModalScreen[ScreenResultType]):
     """The same above another screen."""
-
-    @property
-    def active_bindings(self) -> Keys:
-        """The keys that work now, what they do being translated."""
-        return _told(super().active_bindings)
-
-
-def _told(keys: Keys) -> Keys:
-    return {
-        key: active._replace(binding=replace(active.binding, description=_(active.binding.description)))
-        for key, active in keys.items()
-    }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from rich.cells import cell_len
 from textual import work
@@ -19,19 +20,20 @@ from engine.contract.i18n import N_, _
 from engine.contract.presets import parse_yaml
 from engine.contract.rundir import RunDir
 from engine.contract.settings import train_params
+from rwkv_tui.panels.looking import CHART_KEYS, ChartKeys, Looking
 from rwkv_tui.plain import column, one_line, short
 from rwkv_tui.screens.base import TuneScreen
-from rwkv_tui.series import Smoothed
 from rwkv_tui.services.run_tail import RunModel, RunWatch
-from rwkv_tui.widgets.axes import Unit, XAxis
+from rwkv_tui.widgets.axes import Unit
 from rwkv_tui.widgets.chart import LineChart
 from rwkv_tui.widgets.lines import Lines
 from rwkv_tui.widgets.plot import Curve
 
 STYLES = "abcdef"
 COLORS = ("$primary", "$accent", "$success", "$error", "$secondary", "$foreground")
-UNITS: tuple[Unit, ...] = ("step", "tokens", "time")
-STRENGTHS = (0.95, 0.99, 0.0)
+TOLD_BELOW = {"chart.move_back", "chart.zoom_in", "chart.along"}
+"""Keys of the chart that the last line names."""
+NAME_WIDTH = 24
 REFRESH = 2.0
 SLICE_BYTES = 1 << 20
 
@@ -49,8 +51,47 @@ class Compared:
     def model(self) -> RunModel:
         return self.watch.model
 
+    def places(self, unit: Unit) -> Sequence[float]:
+        model = self.model
+        return {"step": model.loss.xs, "tokens": model.tokens_at.ys, "time": model.seconds_at.ys}[unit]
 
-class CompareScreen(TuneScreen[None]):
+
+class Losses(Looking):
+    """The smoothed losses of all of them over one axis, which is as long as the longest."""
+
+    def __init__(self, runs: Sequence[Compared]) -> None:
+        super().__init__("losses")
+        self._runs = runs
+
+    def compose(self) -> ComposeResult:
+        yield LineChart(_("Loss, nats a token"), id="loss")
+
+    def show(self) -> None:
+        """Draws what the runs have told by now."""
+        unit = self._axis.unit
+        curves = [
+            Curve(self._smoothed(one.name, one.model.loss), one_line(one.name), style, one.places(unit))
+            for one, style in zip(self._runs, STYLES, strict=False)
+        ]
+        self.query_one(LineChart).show(curves, axis=self._axis, log=bool(self._log))
+
+    def _answer(self) -> None:
+        self.show()
+
+    def _scaled(self) -> str:
+        return "loss"
+
+    def _places(self, unit: Unit) -> Sequence[float]:
+        return max((one.places(unit) for one in self._runs), key=len)
+
+    def _span(self) -> tuple[float, float]:
+        known = [places for one in self._runs if len(places := one.places(self._axis.unit))]
+        if not known:
+            return 0.0, 1.0
+        return min(places[0] for places in known), max(places[-1] for places in known)
+
+
+class CompareScreen(ChartKeys, TuneScreen[None]):
     """Reads the runs in a thread; what goes on is followed."""
 
     CSS_PATH = "../styles/home.tcss"
@@ -58,23 +99,17 @@ class CompareScreen(TuneScreen[None]):
         "The smoothed losses of the marked runs, and below them the settings in which they differ."
     )
     BINDINGS = [
-        Binding("x", "along", N_("Steps, tokens, time"), id="compare.along"),
-        Binding("y", "scale", N_("Logarithmic"), id="compare.scale"),
-        Binding("m", "smooth", N_("Smoothing"), id="compare.smooth"),
-        Binding("escape,q", "dismiss(None)", N_("Back"), key_display="esc", id="compare.close"),
+        *(replace(key, show=key.id in TOLD_BELOW) for key in CHART_KEYS),
+        Binding("escape,q", "back", N_("Back"), key_display="esc", id="compare.close"),
     ]
 
     def __init__(self, runs: list[tuple[str, RunDir]]) -> None:
         super().__init__()
         self._runs = [Compared(name, run, RunWatch(run), _settings(run)) for name, run in runs]
-        self._unit: Unit = "step"
-        self._log = False
-        self._strength = STRENGTHS[0]
-        self._smooth: dict[str, Smoothed] = {}
 
     def compose(self) -> ComposeResult:
         yield Static(" " + _("Comparing; reading the runs"), id="head", markup=False)
-        yield LineChart(_("Loss, nats a token"), id="losses")
+        yield Losses(self._runs)
         yield Lines(id="differences")
         yield Footer(compact=True)
 
@@ -95,40 +130,35 @@ class CompareScreen(TuneScreen[None]):
             self.app.call_from_thread(self._draw)
 
     def _draw(self) -> None:
-        curves = []
-        for one, style in zip(self._runs, STYLES, strict=False):
-            model = one.model
-            smooth = self._smooth.get(one.name)
-            if smooth is None or smooth.source is not model.loss or smooth.strength != self._strength:
-                smooth = self._smooth[one.name] = Smoothed(model.loss, self._strength)
-            places = {"step": model.loss.xs, "tokens": model.tokens_at.ys, "time": model.seconds_at.ys}
-            curves.append(Curve(smooth.update(), one_line(one.name), style, places[self._unit]))
-        self.query_one(LineChart).show(curves, axis=XAxis(self._unit), log=self._log)
-        self.query_one("#head", Static).update(" " + _("Comparing {n} runs", n=len(self._runs)))
+        self.charts.show()
+        head, told = self.query_one("#head", Static), " " + _("Comparing {n} runs", n=len(self._runs))
+        if head.content != told:  # what stands there is not painted again
+            head.update(told)
         self._table()
 
     def _table(self) -> None:
         table = self.query_one(Lines)
-        lines = list(differences(self._runs))
+        lines = differences(self._runs, table.scrollable_content_region.width)
         if [line.plain for line in lines] != table.lines:
             table.put(lines)
 
-    def action_along(self) -> None:
-        self._unit = UNITS[(UNITS.index(self._unit) + 1) % len(UNITS)]
-        self._draw()
+    def on_resize(self) -> None:
+        self.call_after_refresh(self._table)
 
-    def action_scale(self) -> None:
-        self._log = not self._log
-        self._draw()
+    @property
+    def charts(self) -> Losses:
+        return self.query_one(Losses)
 
-    def action_smooth(self) -> None:
-        self._strength = STRENGTHS[(STRENGTHS.index(self._strength) + 1) % len(STRENGTHS)]
-        self._draw()
+    def action_back(self) -> None:
+        """Puts the cursor away, else leaves."""
+        if not self.charts.leave():
+            self.dismiss(None)
 
 
-def differences(runs: list[Compared]) -> list[Content]:
-    """A row for each setting that is not the same in all of them, and for what came of it."""
-    width = max(12, *(cell_len(one_line(one.name)) for one in runs)) + 2
+def differences(runs: list[Compared], room: int) -> list[Content]:
+    """A row for each setting that is not the same in all of them, and for what came of it; `room`: cells."""
+    widest = max(12, *(cell_len(one_line(one.name)) for one in runs)) + 2
+    width = min(widest, max(7, (room - NAME_WIDTH - 1) // len(runs)))
     rows = [_row("", [one_line(one.name) for one in runs], width, COLORS)]
     last = [one.model.loss_smooth.last for one in runs]
     least = [one.model.valid_loss.extremes()[0] for one in runs]
@@ -149,7 +179,7 @@ def _row(name: str, values: list[str], width: int, colors: tuple[str, ...] = ())
         (column(one_line(value), width - 1) + " ", colors[n] if colors else "")
         for n, value in enumerate(values)
     ]
-    return Content.assemble((f" {column(name, 24)}", "bold"), *cells)
+    return Content.assemble((f" {column(name, NAME_WIDTH)}", "bold"), *cells)
 
 
 def _settings(run: RunDir) -> dict[str, str]:

@@ -39,8 +39,10 @@ class DoneScreen(TuneScreen[None]):
     CSS_PATH = "../styles/done.tcss"
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide")]
     HELP_TEXT = N_(
-        "Mark text with the mouse and press Ctrl-C, or press c for all that comes after 'What to do next'."
+        "Mark text with the mouse and press Ctrl-C, or press {copy} for all that comes after 'What to do "
+        "next'."
     )
+    HELP_KEYS = ("done.copy",)
     BINDINGS = [
         Binding("escape,q,enter", "dismiss(None)", N_("Back"), key_display="esc", id="done.close"),
         Binding("a", "talk", N_("Talk to it"), id="done.talk"),

@@ -20,9 +20,9 @@ from rwkv_tui.screens.base import TuneDialog
 
 ALWAYS = (
     (("vi.down", "vi.up", "vi.left", "vi.right", "vi.first", "vi.last"),
-     N_("As arrows, Home and End, outside of a line being typed")),
+     N_("As arrows, Home and End, except while typing")),
     (("app.commands",), N_("All commands, by name")),
-    (("app.help",), N_("This help; a function key works also while typing")),
+    (("app.help",), N_("This help; function keys work while typing, too")),
 )  # fmt: skip
 """Names of keys that work everywhere, and what they do."""
 

@@ -48,8 +48,10 @@ class HomeScreen(TuneScreen[None]):
     app = getters.app(TuneApp)
     HELP_TEXT = N_(
         "Your runs. They go on whether this program is open or not.\n"
-        "Space marks runs and c compares two to six of them; the filter finds names, tags, methods, models."
+        "{mark} marks runs and {compare} compares two to six of them; the filter finds names, tags, methods, "
+        "models."
     )
+    HELP_KEYS = ("home.mark", "home.compare")
     BINDINGS = [
         Binding("enter", "open", N_("Open"), id="home.open"),
         Binding("n", "new", N_("New run"), id="home.new"),
@@ -146,16 +148,17 @@ class HomeScreen(TuneScreen[None]):
             _("curve"),
             _("last word"),
         )
-        self.query_one("#columns", Label).update(titles)
+        _put(self.query_one("#columns", Label), titles)
         empty = self.query_one("#empty", Static)
         empty.display = not some
-        empty.update(
+        _put(
+            empty,
             _("No run has these words; {key} shows all.", key=key_of(self, "home.clear"))
             if any_at_all
             else _(
                 "No runs yet. Press {key} to begin one: data, model, parameters, launch.",
                 key=key_of(self, "home.new"),
-            )
+            ),
         )
 
     def _columns(
@@ -342,3 +345,9 @@ class HomeScreen(TuneScreen[None]):
         if preset is not None:
             self.app.draft.load(preset.values, preset.name)
             self.app.open_wizard("Data")
+
+
+def _put(widget: Static, text: str) -> None:
+    """Paints only what is new."""
+    if widget.content != text:
+        widget.update(text)

@@ -32,10 +32,11 @@ class LogScreen(TuneScreen[None]):
     """Follows the run while it goes on and one is at the end; above it what the process itself printed."""
 
     HELP_TEXT = N_(
-        "Everything the run has told. It follows the end while you are there; f goes there.\n"
+        "Everything the run has told. It follows the end while you are there; {follow} goes there.\n"
         "The time line shows the run's turns: ▶ begun, ┊ an epoch, • a measurement, ◆ a saved file, "
         "“ an answer, ! a warning, ✗ failed, ■ over."
     )
+    HELP_KEYS = ("log.follow",)
     BINDINGS = [
         Binding("slash", "search", N_("Search"), key_display="/", id="log.search"),
         Binding("v", "level", N_("Level"), id="log.level"),

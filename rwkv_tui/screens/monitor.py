@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
@@ -26,12 +27,13 @@ from rwkv_tui.panels.charts import Charts
 from rwkv_tui.panels.devices import Devices
 from rwkv_tui.panels.ending import ending
 from rwkv_tui.panels.log import LogPanel
+from rwkv_tui.panels.looking import CHART_KEYS, ChartKeys
 from rwkv_tui.panels.progress import Bars, Head, Phases
 from rwkv_tui.panels.samples import SamplesPanel
 from rwkv_tui.panels.state import StatePanel
 from rwkv_tui.plain import one_line
 from rwkv_tui.screens.ask import AskScreen
-from rwkv_tui.screens.base import TuneScreen
+from rwkv_tui.screens.base import Keys, TuneScreen
 from rwkv_tui.screens.log import LogScreen
 from rwkv_tui.services.diagnosis import Diagnosis, diagnose
 from rwkv_tui.services.gpu import GpuReading, GpuSampler
@@ -46,6 +48,8 @@ SLICE_BYTES = 1 << 19
 """How much of a long event file is read at once, so that keys stay quick meanwhile."""
 GPU_S = 2.0
 ENDED = ("finished", "stopped", "failed", "died")
+TOLD_OF_ONE = {"chart.move_back", "chart.zoom_in"}
+"""Keys that the last line names while one chart has the screen."""
 WHOLE = ("charts", "devices", "state", "samples")
 """What can have the whole screen."""
 
@@ -58,7 +62,7 @@ class GpuSource(Protocol):
     def history(self) -> tuple[GpuReading, ...]: ...
 
 
-class MonitorScreen(TuneScreen[None]):
+class MonitorScreen(ChartKeys, TuneScreen[None]):
     """Shows one run. `gpus` and `clock` (seconds since the epoch) can be replaced by a test."""
 
     app = getters.app(TuneApp)
@@ -99,33 +103,7 @@ class MonitorScreen(TuneScreen[None]):
             show=False,
             id="monitor.panel_samples",
         ),
-        Binding("left", "move(-1)", N_("Cursor"), show=False, key_display="← →", id="monitor.move_back"),
-        Binding("right", "move(1)", N_("Cursor to the right"), show=False, id="monitor.move"),
-        Binding("shift+left", "move(-10)", N_("Cursor by ten"), show=False, id="monitor.move_far_back"),
-        Binding(
-            "shift+right", "move(10)", N_("Cursor by ten to the right"), show=False, id="monitor.move_far"
-        ),
-        Binding(
-            "plus,equals_sign", "zoom(0.5)", N_("Zoom"), show=False, key_display="+ -", id="monitor.zoom_in"
-        ),
-        Binding("minus", "zoom(2)", N_("Zoom out"), show=False, id="monitor.zoom_out"),
-        Binding(
-            "comma",
-            "pan(-1)",
-            N_("Move what is shown; an earlier answer"),
-            show=False,
-            key_display=", .",
-            id="monitor.pan_back",
-        ),
-        Binding("full_stop", "pan(1)", N_("Move to the right; a later answer"), show=False, id="monitor.pan"),
-        Binding("0", "whole", N_("The whole run"), show=False, id="monitor.whole"),
-        Binding("f", "follow", N_("Follow the newest"), show=False, id="monitor.follow"),
-        Binding("x", "along", N_("Along steps, tokens or time"), show=False, id="monitor.along"),
-        Binding("y", "scale", N_("Linear or logarithmic"), show=False, id="monitor.scale"),
-        Binding(
-            "m", "smooth(1)", N_("Smooth more or less"), show=False, key_display="m M", id="monitor.smooth"
-        ),
-        Binding("M", "smooth(-1)", N_("Smooth less"), show=False, id="monitor.smooth_back"),
+        *CHART_KEYS,
         Binding("escape", "back", N_("Back"), show=False, id="monitor.back"),
     ]
 
@@ -211,7 +189,7 @@ class MonitorScreen(TuneScreen[None]):
             self._shown = self.status
             self._show_ending()
         if stepped:
-            await self.query_one(Charts).show(model)
+            await self.charts.show(model)
         if self._whole == "state":
             self.query_one(StatePanel).show(model)
         elif self._whole == "samples":
@@ -242,6 +220,19 @@ class MonitorScreen(TuneScreen[None]):
 
     def on_screen_resume(self) -> None:
         self.call_later(self._tick)
+
+    @property
+    def active_bindings(self) -> Keys:
+        """While one chart has the screen, the last line names its keys, too."""
+        found = super().active_bindings
+        if self._whole != "charts":
+            return found
+        return {
+            key: active._replace(binding=replace(active.binding, show=True))
+            if active.binding.id in TOLD_OF_ONE
+            else active
+            for key, active in found.items()
+        }
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool:
         if action == "stop":
@@ -275,25 +266,26 @@ class MonitorScreen(TuneScreen[None]):
         """Out of what was gone into: the cursor, a large chart, a panel; else out of the monitor."""
         if self._whole != "charts" and self._whole:
             self._fill("")
-        elif self.query_one(Charts).leave():
-            self._fill("charts" if self.query_one(Charts).large else "")
+        elif self.charts.leave():
+            self._fill("charts" if self.charts.large else "")
         else:
             self.action_leave()
 
     def action_enlarge(self, name: str) -> None:
         """Gives one chart the whole screen; the same key again gives it back."""
-        charts = self.query_one(Charts)
+        charts = self.charts
         charts.enlarge(name if self._whole in ("", "charts") or charts.large != name else "")
         self._fill("charts" if charts.large else "")
 
     def action_fill(self, name: str) -> None:
         """Gives a panel the whole screen; the same key again gives it back."""
-        if self.query_one(Charts).large:
-            self.query_one(Charts).enlarge("")
+        if self.charts.large:
+            self.charts.enlarge("")
         self._fill("" if self._whole == name else name)
 
     def _fill(self, name: str) -> None:
         self._whole = name
+        self.refresh_bindings()
         for one in WHOLE:
             self.set_class(one == name, f"-whole-{one}")
         self.query_one(Devices).fill(name == "devices")
@@ -303,32 +295,16 @@ class MonitorScreen(TuneScreen[None]):
             self.set_focus(None)
         self.call_after_refresh(self._tick)
 
-    def action_move(self, by: int) -> None:
-        self.query_one(Charts).move(by)
+    @property
+    def charts(self) -> Charts:
+        return self.query_one(Charts)
 
-    def action_zoom(self, factor: float) -> None:
-        self.query_one(Charts).zoom(factor)
-
-    async def action_pan(self, by: int) -> None:
+    async def action_pan(self, by: int) -> None:  # type: ignore[override]
+        """Moves along the axis; among the answers to an earlier or a later one."""
         if self._whole == "samples":
             await self.query_one(SamplesPanel).turn(by)
         else:
-            self.query_one(Charts).pan(by)
-
-    def action_whole(self) -> None:
-        self.query_one(Charts).whole()
-
-    def action_follow(self) -> None:
-        self.query_one(Charts).follow()
-
-    def action_along(self) -> None:
-        self.query_one(Charts).along()
-
-    def action_scale(self) -> None:
-        self.query_one(Charts).scale()
-
-    def action_smooth(self, by: int) -> None:
-        self.query_one(Charts).smooth(by)
+            self.charts.pan(by)
 
     def action_fix(self) -> None:
         """Opens the wizard with this run's settings and the remedy among them, for a run of its own."""

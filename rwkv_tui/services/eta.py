@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any
 
 RECENT = 2048
 MANY = 400
 FEW = 8  # steps whose pace is no basis yet
+BLOCK = 32  # steps whose mean pace is looked at for a change
+CHANGED = 1 / 3
+"""Of the usual pace: two blocks on end that differ by more, and by more than chance would, show that another
+pace has begun, as when a machine's load comes or goes; what was before says nothing any more."""
 
 
 class Pace:
@@ -31,6 +36,7 @@ class Pace:
         self._epoch_pauses: list[float] = []
         self._other_pauses = 0.0
         self._walked = 0
+        self._noted = 0
         self._step = 0
 
     def start(self, step: int) -> None:
@@ -49,7 +55,8 @@ class Pace:
         self._paused = False
         pairs = pairwise(rows)  # between steps told in one go there was no pause
         walls = [max(0.0, b["t"] - a["t"]) for a, b in pairs if b["step"] == a["step"] + 1]
-        self._plain.extend(walls)
+        for wall in walls:
+            self._note(wall)
         self._walked += len(walls)
         self._last = rows[-1]["step"], rows[-1]["t"]
         self._step = rows[-1]["step"]
@@ -59,11 +66,26 @@ class Pace:
         assert self._last is not None
         self._walked += 1
         if not self._paused:
-            self._plain.append(wall)
+            self._note(wall)
         elif self._last[0] % self.epoch_steps:
             self._other_pauses += max(0.0, wall - step_s)
         else:
             self._epoch_pauses.append(max(0.0, wall - step_s))
+
+    def _note(self, wall: float) -> None:
+        """A step without a pause; once a block, drops those of a pace that is over."""
+        self._plain.append(wall)
+        self._noted += 1
+        if self._noted % BLOCK or len(self._plain) < 4 * BLOCK:
+            return
+        known = list(islice(reversed(self._plain), 10 * BLOCK))
+        newest, earlier, usual = known[:BLOCK], known[BLOCK : 2 * BLOCK], known[2 * BLOCK :]
+        mean = sum(usual) / len(usual)
+        spread = math.sqrt(sum((one - mean) ** 2 for one in usual) / len(usual))
+        least = max(CHANGED * mean, 3 * spread / math.sqrt(BLOCK))
+        drifts = [sum(block) / BLOCK - mean for block in (newest, earlier)]
+        if min(drifts) > least or max(drifts) < -least:
+            self._plain = deque(known[2 * BLOCK - 1 :: -1], RECENT)
 
     @property
     def step_seconds(self) -> float | None:

@@ -40,7 +40,7 @@ class Field(Vertical):
     DEFAULT_CSS = """
     Field { height: auto; }
     Field > Horizontal { height: 1; }
-    Field Label { width: auto; min-width: 15; padding: 0 1 0 0; }
+    Field Label { width: auto; min-width: 18; padding: 0 1 0 0; }
     Field.-changed Label { color: $text-accent; text-style: bold; }
     Field Input, Field Choice { width: 1fr; }
     Field > .error { display: none; height: auto; color: $text-error; padding: 0 1 0 2; }

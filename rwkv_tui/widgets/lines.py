@@ -4,16 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from textual.binding import Binding
 from textual.content import Content
 from textual.geometry import Region, Size
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 from textual.visual import Visual
 
+from engine.contract.i18n import N_
 
-class Lines(ScrollView, can_focus=True):
-    """Shows lines, each wrapped to the width. It stays at the end while it is there, and else where it is."""
 
+class Lines(ScrollView, can_focus=True, inherit_bindings=False):
+    """Shows lines, each wrapped to the width. It stays at the end while it is there, and else where it is.
+
+    Left and right are left to the screen.
+    """
+
+    BINDINGS = [
+        Binding("up", "scroll_up", N_("Up"), show=False, id="lines.up"),
+        Binding("down", "scroll_down", N_("Down"), show=False, id="lines.down"),
+        Binding("pageup", "page_up", N_("Page up"), show=False, id="lines.page_up"),
+        Binding("pagedown", "page_down", N_("Page down"), show=False, id="lines.page_down"),
+        Binding("home", "scroll_home", N_("To the beginning"), show=False, id="lines.first"),
+        Binding("end", "scroll_end", N_("To the end"), show=False, id="lines.last"),
+    ]
     DEFAULT_CSS = "Lines { height: 1fr; scrollbar-size-vertical: 1; }"
 
     def __init__(self, id: str | None = None) -> None:

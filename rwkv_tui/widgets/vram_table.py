@@ -11,7 +11,7 @@ from rwkv_tui.services.gpu import GpuInfo, GpuReading
 
 VERSIONS = (("x060", "RWKV-6"), ("x070", "RWKV-7"))
 NAME_WIDTH, CELL_WIDTH = 6, 12
-VERDICTS = {"fits": N_("fits"), "tight": N_("tight"), "too big": N_("too big")}  # unsaid
+VERDICTS = {"fits": N_("fits"), "tight": N_("tight"), "too big": N_("over")}  # unsaid
 STYLES = {"fits": "$text-success", "tight": "$text-warning", "too big": "$text-error"}  # unsaid
 
 

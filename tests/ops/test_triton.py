@@ -64,4 +64,6 @@ def test_a_part_of_a_state_and_a_single_head_compile(recurrence: str, name: str)
 def test_it_compiles_for_every_gpu_and_type(
     recurrence: str, name: str, dtype: torch.dtype, arch: int
 ) -> None:
-    assert triton_kernel(recurrence, name, arch, dtype, 64)["shared"] < 160 << 10
+    used = triton_kernel(recurrence, name, arch, dtype, 64)
+    assert used["shared"] < 99 << 10  # a consumer's GPU has 99 KiB
+    assert used["spilled"] < 2 << 10

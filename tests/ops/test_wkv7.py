@@ -88,20 +88,21 @@ def test_no_state_is_a_state_of_zeros_and_bf16_is_computed_in_fp32() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("all_cores")
-def test_chunked_is_eight_times_faster_than_the_loop() -> None:
+@pytest.mark.usefixtures("one_thread")
+def test_chunked_is_five_times_faster_than_the_loop() -> None:
     inputs = [x.float().requires_grad_() for x in make7(1, 512, 12, 64)]
 
     def seconds(operator: WKV7) -> float:
-        start = time.perf_counter()
+        start = time.process_time()
         y, last = operator(*inputs)
         (y.sum() + last.sum()).backward()  # type: ignore[no-untyped-call]
-        return time.perf_counter() - start
+        return time.process_time() - start
 
     seconds(wkv7_chunked)  # the first pass is slower
-    # The best of each, in turns and always as many: other processes only ever add to a time.
+    # The best of each, in turns and always as many: other processes only ever add to a time. `bench.wkv`
+    # has all cores, where it is 11 times.
     slow, fast = math.inf, math.inf
     for _ in range(3):
         slow = min(slow, seconds(wkv7_reference))
         fast = min(fast, *(seconds(wkv7_chunked) for _ in range(3)))
-    assert slow / fast > 8
+    assert slow / fast > 5

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import random
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +15,7 @@ from engine.contract import events as ev
 from rwkv_tui.services.eta import Pace
 from rwkv_tui.services.run_tail import RunModel
 from tests.fakes import stories
+from tests.train.test_validation import _signals, train  # noqa: F401  the fixture gives the signals back
 
 
 def told_run(
@@ -93,3 +99,59 @@ def test_a_pace_that_changes_is_followed() -> None:
         rows.append({"step": step, "t": t, "step_s": 0.1})
     pace.walk(rows)
     assert pace.left() == pytest.approx(2000 * 0.3, rel=0.02)
+
+
+@pytest.fixture(scope="module")
+def recorded(
+    tiny_model: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[list[ev.Event]]:
+    """What a real run told, of processor seconds: the machine's load is no fault of an estimate."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time, "clock_gettime", lambda _clock: 1000 + time.process_time())
+        patch.setattr(time, "monotonic", time.process_time)
+        yield train(
+            tmp_path_factory.mktemp("recorded") / "run", load_model=tiny_model, data_file=tiny_data,
+            micro_bsz=4, epoch_steps=40, epoch_count=6, val_split=0.25, eval_docs=12,
+            sample_prompt="What colour is the sky? || 你好吗？", sample_len=12,
+        )  # fmt: skip
+
+
+@pytest.mark.soak
+def test_of_a_real_run_with_saves_validation_and_samples(recorded: list[ev.Event]) -> None:
+    kinds = {type(event) for event in recorded}
+    assert kinds >= {ev.Validated, ev.Checkpoint, ev.Sample, ev.Evaluated, ev.StateHealth}
+    found = sorted(errors(recorded))
+    assert found[len(found) * 9 // 10] <= 0.10
+
+
+@pytest.mark.soak
+def test_answers_take_no_more_than_their_share_of_a_real_run(recorded: list[ev.Event]) -> None:
+    trained, answered, token = 0.0, 0.0, 0.05  # seconds; an answer may go on to the end of its token
+    training = [
+        e for e in recorded if isinstance(e, ev.Step | ev.Checkpoint | ev.Sample | ev.Epoch | ev.Started)
+    ]
+    last = max(n for n, event in enumerate(training) if isinstance(event, ev.Step))
+    for before, event in pairwise(training[: last + 1]):
+        if isinstance(event, ev.Sample):
+            answered += event.t - before.t
+        else:
+            trained += event.t - before.t
+    assert 0 < answered <= 0.02 * trained + token
+
+
+def test_a_load_that_comes_or_goes_is_followed_soon() -> None:
+    for before, after in ((0.1, 0.2), (0.2, 0.1)):
+        rng, t, pace = random.Random(1), 0.0, Pace(2000, 2000)
+        for step in range(1, 1101):
+            t += (before if step <= 1000 else after) * rng.uniform(0.6, 1.4)
+            pace.walk([{"step": step, "t": t, "step_s": 0.1}])
+        assert pace.left() == pytest.approx(900 * after, rel=0.10)
+
+
+def test_steps_of_any_length_are_no_change() -> None:
+    rng, t, pace = random.Random(2), 0.0, Pace(2000, 2000)
+    for step in range(1, 2000):
+        t += rng.lognormvariate(0, 1)
+        pace.walk([{"step": step, "t": t, "step_s": 0.1}])
+        if step > 200:
+            assert pace.step_seconds == pytest.approx(math.exp(0.5), rel=0.25)

@@ -199,6 +199,15 @@ async def test_a_hint_says_a_key_as_it_is_now(make_app: MakeApp, pair: Path) -> 
         assert str(app.screen.query_one("#save", Button).label) == "Save as preset (F6)"
 
 
+async def test_the_help_of_a_screen_says_keys_as_they_are_now(make_app: MakeApp, place: Path) -> None:
+    app = make_app(start="")
+    app.paths.config.mkdir(parents=True)
+    (app.paths.config / "keys.yaml").write_text("home.mark: f8\nhome.compare: ctrl+g\n")
+    async with app.run_test(size=(100, 40)) as pilot:
+        await pilot.press("f1")
+        await until(pilot, lambda: says(pilot, "F8 marks runs and Ctrl+G compares two to six of them"))
+
+
 async def test_a_broken_file_of_keys_is_told_and_changes_nothing(make_app: MakeApp, place: Path) -> None:
     for wrong in ("app.help: two words", "app.help\n", "[", "app.help: ''", "\x00", "app.help: {a: b}"):
         app = make_app()

@@ -45,10 +45,10 @@ def user(tmp_path: Path) -> Path:
     return tmp_path / "home"
 
 
-def add_runs(folder: Path, runs: Path) -> None:
+def add_runs(folder: Path, runs: Path, owner: Process | None = None) -> None:
     """Two runs, tulip above rose."""
     for age, name in enumerate(("tulip", "rose")):
-        run = stories.new_run(folder / name, name, Process.current())
+        run = stories.new_run(folder / name, name, owner or Process.current())
         stories.tell(run, [*stories.opening(), *stories.stepping(run.path, 1, 50)])
         RunList(runs).add(run.path)
         os.utime(runs / f"{name}.json", (1e9 - age, 1e9 - age))
@@ -113,4 +113,20 @@ def test_what_is_typed_ahead_moves_in_the_list(user: Path) -> None:
     app.keys("j\r")  # down and open: the second run's monitor
     app.sees("smooth 0.95")
     assert "rose" in app.text.rpartition("Monitor")[2]
+    app.end()
+
+
+def test_a_screen_at_rest_writes_nothing(user: Path) -> None:
+    """Neither the list, which is read again and again, nor a line with its cursor, nor the palette."""
+    add_runs(user, user / "state/rwkv-tune/runs", stories.GONE)
+    app = open_app(user)
+    for keys, shown, seconds in (("", "tulip", 2.2), ("n", "Template", 1.2), ("\x1b[20~", "done?", 1.2)):
+        app.keys(keys)
+        app.sees(shown)
+        written = -1
+        while written != len(app.raw):  # until it has settled
+            written = len(app.raw)
+            time.sleep(0.5)
+        time.sleep(seconds)
+        assert app.raw[written:] == b"", shown
     app.end()

@@ -16,6 +16,7 @@ from rwkv_tui.screens.home import HomeScreen
 from rwkv_tui.screens.monitor import MonitorScreen
 from rwkv_tui.screens.wizard.wizard import WizardScreen
 from rwkv_tui.services.overview import loss_curve
+from rwkv_tui.widgets.chart import LineChart
 from rwkv_tui.widgets.lines import Lines
 from tests.fakes import stories
 from tests.tui.conftest import NOW, MakeApp, says, until, write
@@ -171,6 +172,44 @@ async def test_marked_runs_are_compared(make_app: MakeApp, place: Path) -> None:
         assert "micro_bsz" not in by_name
         assert "proj_dir" not in by_name
         await pilot.press("x", "m", "y", "escape")
+        assert is_at(app, HomeScreen)
+
+
+async def test_the_curves_of_a_comparison_are_looked_at_as_those_of_one_run(
+    make_app: MakeApp, place: Path
+) -> None:
+    app = make_app()
+    for name, steps in (("emoji", 137), ("poems", 900)):
+        run = stories.new_run(place / "runs" / name, name, stories.GONE)
+        stories.tell(run, stories.opening() + stories.stepping(run.path, 1, steps))
+        RunList(app.paths.runs).add(run.path)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await until(pilot, lambda: len(rows(app)) == 2)
+        await pilot.press("space", "space", "c")
+        await until(pilot, lambda: app.screen.query_one(Lines).lines)
+        chart = app.screen.query_one(LineChart)
+        await until(pilot, lambda: chart.xs is not None)
+
+        def shown() -> tuple[float, float]:
+            assert chart.xs is not None
+            return chart.xs.low, chart.xs.high
+
+        whole = shown()
+        assert whole[0] == 0
+        assert whole[1] >= 900  # as long as the longest
+        await pilot.press("plus", "plus")
+        assert shown()[1] - shown()[0] < whole[1] / 3  # the newest
+        await pilot.press("comma", "comma")
+        assert shown()[1] < 900
+        await pilot.press("f")
+        assert shown()[1] >= 900
+        await pilot.press("0", "left", "left")
+        assert shown() == whole
+        title = chart.render_line(0).text
+        assert "step" in title
+        await pilot.press("escape")  # the cursor is put away first
+        assert "step" not in chart.render_line(0).text
+        await pilot.press("escape")
         assert is_at(app, HomeScreen)
 
 

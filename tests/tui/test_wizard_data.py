@@ -80,7 +80,7 @@ async def test_several_sources_are_mixed_and_documents_held_out(make_app: MakeAp
         form = {name: app.screen.query_one(f"#{name}", Input) for name in ("repeat", "held-out", "weights")}
         form["repeat"].value = "2"
         for name, wrong, right, told in (
-            ("held-out", "2.5", "0.25", "6 of 24 different documents are held out; no copy"),
+            ("held-out", "2.5", "0.25", "Holds out 6 of 24 documents, copies counted once."),
             ("weights", "1", "1,3", "pairs.jsonl 25%, squares.jsonl 75%"),
         ):
             form[name].focus()

@@ -63,11 +63,11 @@ async def test_cells_are_held_against_each_gpu(make_app: MakeApp) -> None:
         await until(
             pilot, lambda: says(pilot, "GPU 0 NVIDIA GeForce RTX 3060: 12.0 GiB in all, 3.0 GiB in use")
         )
-        assert [says(pilot, cell) for cell in ("17.8 too big", "11.9 tight", " 8.5 fits")] == [True] * 3
+        assert [says(pilot, cell) for cell in ("17.8 over", "11.9 tight", " 8.5 fits")] == [True] * 3
         pilot.app.screen.query_one("#models").focus()
         await pilot.press("g")
         assert says(pilot, "GPU 1 NVIDIA T1000: 4.0 GiB in all")
-        assert says(pilot, " 8.5 too big")
+        assert says(pilot, " 8.5 over")
 
 
 async def test_a_gpu_that_tells_nothing_is_not_judged(make_app: MakeApp) -> None:

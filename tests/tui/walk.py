@@ -34,7 +34,7 @@ FAILED = ev.Failed(t=stories.T0 + 300, reason="2 GiB", remedy="micro_bsz 1", fix
 DATA = (("data-rows", ""), ("template", "f6"), ("tokens", "escape f7"))
 WIZARD = (
     ("data", ""), ("model", "escape 2"), ("parameters", "escape 3"), ("wrong", "end x"),
-    ("unready", "escape 4"), ("search", "3 end backspace f3"),
+    ("unready", "escape 4"), ("all", "3 end backspace f3"), ("search", "f4"),
     ("presets", "escape f2"), ("import", "i"), ("review", "escape escape ctrl+n"), ("help", "f1"),
     ("palette", "escape f9"),
 )  # fmt: skip

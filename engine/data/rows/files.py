@@ -261,4 +261,6 @@ def describe(sources: Sequence[Source], shapes: Sequence[str], say: Callable[...
         said = say(N_("{what} ({packed})"), what=said, packed=packed)
     if len(sources) > 1:
         said = say(N_("{n:,} files, {what}"), n=len(sources), what=said)
-    return say(N_("{what}: {kinds}"), what=said, kinds=", ".join(map(say, shapes))) if shapes else said
+    if not shapes:
+        return said
+    return say(N_("{what}: {kinds}"), what=said, kinds=say(N_(", ")).join(map(say, shapes)))

@@ -27,6 +27,32 @@ struct Place {
     __device__ long long operator()(int t) const { return first + t * stride; }
 };
 
+// Row i of a matrix [N, N], kept in a thread's registers.
+template <int N>
+__device__ inline void load(float (&row)[N], const float* matrix, int i) {
+#pragma unroll
+    for (int j = 0; j < N; j++) row[j] = matrix[i * N + j];
+}
+
+template <int N>
+__device__ inline void save(const float (&row)[N], float* matrix, int i) {
+#pragma unroll
+    for (int j = 0; j < N; j++) matrix[i * N + j] = row[j];
+}
+
+// The state of a head.
+template <typename Pointer>
+__device__ inline Pointer of_head(Pointer states, int head, int N) {
+    return states + (long long)head * N * N;
+}
+
+// A chunk of a sequence, from step `first`; each thread takes its own channel. Steps that do not exist are 0.
+template <typename F, int N>
+__device__ inline void load(float (&tile)[C][N], const F* sequence, const Place& place, int first, int steps) {
+    for (int t = 0; t < C; t++)
+        tile[t][threadIdx.x] = t < steps ? wide(sequence[place(first + t) + threadIdx.x]) : 0;
+}
+
 // One of a head's saved states: `chunk` of `chunks`.
 __device__ inline float* square(float* states, int head, int chunks, int chunk, int N) {
     return states + ((long long)head * chunks + chunk) * N * N;

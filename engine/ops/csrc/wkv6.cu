@@ -17,15 +17,10 @@ __global__ void __launch_bounds__(N) forward(
     const Place place(head, T, H, N);
     const float u_ = u[(head % H) * N + i];
     float s[N];
-#pragma unroll
-    for (int j = 0; j < N; j++) s[j] = state[((long long)head * N + i) * N + j];
+    load(s, of_head(state, head, N), i);
     for (int t = 0; t < T; t++) {
         const long long at = place(t) + i;
-        if (starts && t % C == 0) {
-            float* saved = square(starts, head, chunks, t / C, N);
-#pragma unroll
-            for (int j = 0; j < N; j++) saved[i * N + j] = s[j];
-        }
+        if (starts && t % C == 0) save(s, square(starts, head, chunks, t / C, N), i);
         __syncthreads();
         r_[i] = wide(r[at]);
         w_[i] = expf(log_w[at]);
@@ -41,10 +36,7 @@ __global__ void __launch_bounds__(N) forward(
         }
         if (y) put(y + at, out);
     }
-    if (last) {
-#pragma unroll
-        for (int j = 0; j < N; j++) last[((long long)head * N + i) * N + j] = s[j];
-    }
+    if (last) save(s, of_head(last, head, N), i);
 }
 
 template <typename F, int N>
@@ -56,15 +48,10 @@ __global__ void __launch_bounds__(N) reverse(
     const Place place(head, T, H, N);
     const float u_ = u[(head % H) * N + i];
     float ds[N];
-#pragma unroll
-    for (int j = 0; j < N; j++) ds[j] = dlast[((long long)head * N + i) * N + j];
+    load(ds, of_head(dlast, head, N), i);
     for (int t = T - 1; t >= 0; t--) {
         const long long at = place(t) + i;
-        if (dends && (t == T - 1 || t % C == C - 1)) {
-            float* saved = square(dends, head, chunks, t / C, N);
-#pragma unroll
-            for (int j = 0; j < N; j++) saved[i * N + j] = ds[j];
-        }
+        if (dends && (t == T - 1 || t % C == C - 1)) save(ds, square(dends, head, chunks, t / C, N), i);
         __syncthreads();
         r_[i] = wide(r[at]);
         w_[i] = expf(log_w[at]);
@@ -80,8 +67,7 @@ __global__ void __launch_bounds__(N) reverse(
         }
         if (dv) put(dv + at, dv_);
     }
-#pragma unroll
-    for (int j = 0; j < N; j++) dstate[((long long)head * N + i) * N + j] = ds[j];
+    save(ds, of_head(dstate, head, N), i);
 }
 
 constexpr int ROWS = 4;  // of the matrices at a time: they and their history stay in registers
@@ -95,15 +81,12 @@ __global__ void __launch_bounds__(N) columns(
     const int head = blockIdx.x, chunk = blockIdx.y, j = threadIdx.x, chunks = (T + C - 1) / C;
     const int first = chunk * C, steps = min(C, T - first);
     const Place place(head, T, H, N);
-    for (int t = 0; t < C; t++) {
-        const bool exists = t < steps;  // what does not exist changes nothing
-        const long long at = place(first + (exists ? t : 0)) + j;
-        v_[t][j] = exists ? wide(v[at]) : 0;
-        dy_[t][j] = exists ? wide(dy[at]) : 0;
-        r_[t][j] = exists ? wide(r[at]) : 0;
-        w_[t][j] = exists ? expf(log_w[at]) : 1;
-        k_[t][j] = exists ? wide(k[at]) : 0;
-    }
+    load(v_, v, place, first, steps);
+    load(dy_, dy, place, first, steps);
+    load(r_, r, place, first, steps);
+    load(w_, log_w, place, first, steps);
+    load(k_, k, place, first, steps);
+    for (int t = 0; t < C; t++) w_[t][j] = expf(w_[t][j]);  // its own channel: nobody waits
     __syncthreads();
     const float* start = square(starts, head, chunks, chunk, N);
     const float* dend = square(dends, head, chunks, chunk, N);
@@ -148,26 +131,6 @@ __global__ void __launch_bounds__(N) columns(
         du += r_[t][j] * k_[t][j] * sums[3][t];
     }
     if (parts) parts[((long long)head * chunks + chunk) * N + j] = du;
-}
-
-// p: forward r log_w k v u state y last starts; reverse r log_w k u dy dlast dstate dv dends; columns
-// r log_w k v u dy starts dends dr dlog_w dk parts. Null: not wanted.
-template <typename F, int N>
-static int run(int pass, int B, int T, int H, void** p, cudaStream_t stream) {
-    const dim3 heads(B * H), all(B * H, (T + C - 1) / C);
-    if (pass == 0)
-        LAUNCH((forward<F, N>), heads, N, stream,
-            T, H, (F*)p[0], (float*)p[1], (F*)p[2], (F*)p[3], (float*)p[4], (float*)p[5], (F*)p[6],
-            (float*)p[7], (float*)p[8]);
-    else if (pass == 1)
-        LAUNCH((reverse<F, N>), heads, N, stream,
-            T, H, (F*)p[0], (float*)p[1], (F*)p[2], (float*)p[3], (F*)p[4], (float*)p[5], (float*)p[6],
-            (F*)p[7], (float*)p[8]);
-    else
-        LAUNCH((columns<F, N>), all, N, stream,
-            T, H, (F*)p[0], (float*)p[1], (F*)p[2], (F*)p[3], (float*)p[4], (F*)p[5], (float*)p[6],
-            (float*)p[7], (F*)p[8], (float*)p[9], (F*)p[10], (float*)p[11]);
-    return (int)cudaGetLastError();
 }
 
 #include "entry.cuh"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich.cells import cell_len
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding
@@ -14,7 +15,7 @@ from engine.contract.errors import SettingsError, UserError
 from engine.contract.i18n import N_, _, n_
 from engine.contract.presets import Preset, PresetStore
 from rwkv_tui.draft import Draft
-from rwkv_tui.plain import plain
+from rwkv_tui.plain import column, one_line, plain
 from rwkv_tui.screens.ask import AskScreen
 from rwkv_tui.screens.base import TuneDialog
 from rwkv_tui.widgets.picker import Picker
@@ -61,9 +62,11 @@ class PresetScreen(TuneDialog["Preset | None"]):
         except UserError as error:
             self.query_one("#text", Static).update(Content.styled(f"! {plain(str(error))}", "$text-error"))
             return
-        for preset in self._presets:
+        names = [one_line(preset.name) for preset in self._presets]
+        width = max(map(cell_len, names), default=0)
+        for name, preset in zip(names, self._presets, strict=True):
             owner = _("shipped") if preset.shipped else _("yours")
-            options.add_option(Option(Content.assemble(plain(preset.name), (f"  {owner}", "dim"))))
+            options.add_option(Option(Content.assemble(column(name, width), (f"  {owner}", "dim"))))
         options.highlighted = 0 if self._presets else None
 
     def _chosen(self) -> Preset | None:

@@ -77,7 +77,7 @@ class SearchScreen(TuneDialog[str]):
     def _row(self, param: Param) -> Content:
         sign = "•" if self._draft.is_changed(param.name) else " "
         value = column(one_line(self._draft.text(param.name)), VALUE_WIDTH - 1)
-        room = max(8, self.app.size.width - NAME_WIDTH - VALUE_WIDTH - 15)
+        room = max(8, self.app.size.width - NAME_WIDTH - VALUE_WIDTH - 20)
         return Content.assemble(
             (f"{sign}{param.name:<{NAME_WIDTH}}", "bold"), f"{value} ", (column(param.help, room), "dim")
         )

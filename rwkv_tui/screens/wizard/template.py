@@ -40,7 +40,9 @@ class TemplateScreen(TuneDialog["Path | None"]):
         with Vertical(classes="dialog full"):
             yield Label(_("Template"), classes="title")
             yield Static(_(ABOUT), markup=False, classes="dim")
-            yield TextArea(self._text, id="template", compact=True, soft_wrap=True)
+            area = TextArea(self._text, id="template", compact=True, soft_wrap=True)
+            area.cursor_blink = False
+            yield area
             key, name = key_of(self, "template.save"), plain(self._called)
             yield Static(_("{key} keeps it in {name}.", key=key, name=name), id="said", markup=False)
             yield Footer(compact=True)

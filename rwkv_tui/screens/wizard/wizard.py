@@ -72,9 +72,9 @@ class WizardScreen(TuneScreen[None]):
         self._visited: set[str] = set()
         self._left = False
 
-    @property
-    def HELP_TEXT(self) -> str:
-        return self._pane(self._current).HELP_TEXT
+    def about(self) -> str:
+        """Of the step that is shown."""
+        return _(self._pane(self._current).HELP_TEXT)
 
     def compose(self) -> ComposeResult:
         yield Trail(self._current)
