@@ -19,6 +19,7 @@ import json
 import multiprocessing
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -30,7 +31,7 @@ from bench import floor as floors
 from bench.shares import shares
 from engine.contract.memory import host_emb
 from engine.contract.settings import TrainSettings
-from engine.contract.sizes import SIZES
+from engine.contract.sizes import SIZES, ModelSize
 from engine.models import init
 from engine.models.base import RWKV, HostEmbedding
 from engine.models.build import MODELS
@@ -89,28 +90,18 @@ def measure(args: dict[str, Any]) -> dict[str, Any]:
         recurrence_of(args["version"]), device, dtype, size.n_embd // 64, 64, args["batch"], args["ctx"]
     )
     selected = choose(args["op"], need)
-    settings = TrainSettings(**METHODS[args["method"]])
-    tuning = tuning_for(settings)
-    model = random_model(
-        args["version"], size.n_layer, size.n_embd, args["quant"], dtype, device, selected.function
-    )
-    if device == "cuda" and host_emb(settings):
-        table = model.emb.weight.detach().cpu()
-        model.emb = HostEmbedding(*table.shape, _weight=table)
-    model.grad_cp = bool(args["grad_cp"])
-    tuning.attach(model)
-    model.train()
-    if device == "cuda":
-        torch.cuda.empty_cache()  # of what the choice and the making of weights took
-        torch.cuda.reset_peak_memory_stats()
-    optimizer = torch.optim.Adam(tuning.param_groups(model, 0.0), lr=1e-4, fused=True)
+    model, optimizer = prepared(args, size, selected.function)
     tokens = torch.randint(1, model.vocab_size, (args["batch"], args["ctx"] + 1), device=device)
-    inputs = make_inputs(need)
 
     def step() -> None:
         training_loss(model, tokens[:, :-1], tokens[:, 1:]).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad()
+
+    for _ in range(2):  # the optimizer has its moments from the second on
+        step()
+    peak, allocated = _peak(device)  # before the recurrence is measured by itself
+    inputs = make_inputs(need)
 
     def recurrence() -> None:
         y, last = selected.function(*inputs)
@@ -118,45 +109,77 @@ def measure(args: dict[str, Any]) -> dict[str, Any]:
             y, last = selected.function(*inputs)
         torch.autograd.grad([y, last], inputs, [torch.ones_like(y), torch.ones_like(last)])
 
-    for _ in range(2):  # the optimizer has its moments from the second on
-        step()
-    peak = _peak(device)  # before the recurrence is measured by itself
-    times: dict[str, list[float]] = {"step": [], "wkv": []}
-    cpu: dict[str, list[float]] = {"step": [], "wkv": []}
-    for _ in range(args["rounds"]):
-        for name, work in (("step", step), ("wkv", recurrence)):
+    times, cpu = in_turns({"step": step, "wkv": recurrence}, args["rounds"], device)
+    seconds = statistics.median(times["step"])
+    # On a CPU by the time that was computed, which other processes do not lengthen.
+    clock = cpu if device == "cpu" else times
+    work = products(model, args)
+    floor = floors.measure(device, dtype)
+    return {
+        **args, "device": floor.name, "operator": selected.name, "seconds": seconds,
+        "best": min(times["step"]), "tokens_per_s": args["batch"] * args["ctx"] / seconds,
+        "floor_s": work / floor.flops_per_s, "of_peak": work / seconds / floor.flops_per_s,
+        "wkv": size.n_layer * min(clock["wkv"]) / min(clock["step"]), "peak_gb": peak / 1e9,
+        "allocated_gb": allocated / 1e9, "cpu_s": min(cpu["step"]),
+        "shares": shares(step, args["rounds"]) if args["profile"] else {},
+        "trainable": sum(p.numel() for p in trainable(model)), "peak_flops_per_s": floor.flops_per_s,
+    }  # fmt: skip
+
+
+def prepared(args: dict[str, Any], size: ModelSize, operator: Any) -> tuple[RWKV, torch.optim.Optimizer]:
+    """A model as a run has it, ready to learn; on a GPU the memory of its making is given back."""
+    device, settings = args["device"], TrainSettings(**METHODS[args["method"]])
+    model = random_model(
+        args["version"], size.n_layer, size.n_embd, args["quant"], DTYPES[args["dtype"]], device, operator
+    )
+    if device == "cuda" and host_emb(settings):
+        table = model.emb.weight.detach().cpu()
+        model.emb = HostEmbedding(*table.shape, _weight=table)
+    model.grad_cp = bool(args["grad_cp"])
+    tuning = tuning_for(settings)
+    tuning.attach(model)
+    model.train()
+    if device == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    return model, torch.optim.Adam(tuning.param_groups(model, 0.0), lr=1e-4, fused=True)
+
+
+def in_turns(
+    works: dict[str, Callable[[], None]], rounds: int, device: str
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Seconds of each in every round: on the clock, and computed."""
+    times: dict[str, list[float]] = {name: [] for name in works}
+    cpu: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(rounds):
+        for name, work in works.items():
             floors.finish(device)
             begin, computed = time.perf_counter(), time.process_time()
             work()
             floors.finish(device)
             times[name].append(time.perf_counter() - begin)
             cpu[name].append(time.process_time() - computed)
-    seconds = statistics.median(times["step"])
-    # On a CPU by the time that was computed, which other processes do not lengthen.
-    clock = cpu if device == "cpu" else times
-    share = min(clock["wkv"]) / min(clock["step"])
+    return times, cpu
+
+
+def products(model: RWKV, args: dict[str, Any]) -> int:
+    """FLOPs of a step's products of matrices, as the module's docstring counts them."""
     matrices = sum(p.numel() for n, p in model.named_parameters() if p.ndim == 2 and not n.startswith("emb"))
     matrices += sum(m.in_features * m.out_features for m in model.modules() if isinstance(m, QuantLinear))
     passes = 2 + (args["method"] == "full")
     again = args["grad_cp"] * (matrices - model.head.weight.numel())
-    work = 2 * (passes * matrices + again) * args["batch"] * args["ctx"]
-    floor = floors.measure(device, dtype)
-    return {
-        **args, "device": floor.name, "operator": selected.name, "seconds": seconds,
-        "best": min(times["step"]), "tokens_per_s": args["batch"] * args["ctx"] / seconds,
-        "floor_s": work / floor.flops_per_s, "of_peak": work / seconds / floor.flops_per_s,
-        "wkv": size.n_layer * share, "peak_gb": peak / 1e9, "cpu_s": min(cpu["step"]),
-        "shares": shares(step, args["rounds"]) if args["profile"] else {},
-        "trainable": sum(p.numel() for p in trainable(model)), "peak_flops_per_s": floor.flops_per_s,
-    }  # fmt: skip
+    flops: int = 2 * (passes * matrices + again) * args["batch"] * args["ctx"]
+    return flops
 
 
-def _peak(device: str) -> int:
-    """Bytes: what torch took of the GPU, or the process of the machine's memory."""
+def _peak(device: str) -> tuple[int, int]:
+    """Bytes at the most: what torch took of the GPU, and what of that tensors had; of a CPU the process's,
+    twice."""
     if device == "cuda":
-        return torch.cuda.max_memory_reserved()
+        return torch.cuda.max_memory_reserved(), torch.cuda.max_memory_allocated()
     status = Path("/proc/self/status").read_text(encoding="ascii")
-    return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
+    most = 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
+    return most, most
 
 
 def main() -> None:

@@ -163,6 +163,7 @@ def gpu() -> Iterator[None]:
         "get_device_properties": lambda device=None: properties,
         "synchronize": lambda device=None: None,
         "empty_cache": lambda: None,
+        "max_memory_allocated": lambda: 0,
         "max_memory_reserved": lambda: 0,
         "reset_peak_memory_stats": lambda: None,
         "get_rng_state": lambda device=None: torch.get_rng_state(),
