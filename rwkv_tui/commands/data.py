@@ -59,10 +59,11 @@ def convert(args: argparse.Namespace) -> int:
     )
     if report.held_out_prefix:
         say(
-            _(
-                "{prefix}.bin and .idx: {documents:,} documents held out",
+            n_(
+                "{prefix}.bin and .idx: {n:,} document held out",
+                "{prefix}.bin and .idx: {n:,} documents held out",
+                report.held_out_documents,
                 prefix=report.held_out_prefix,
-                documents=report.held_out_documents,
             )
         )
     if report.skipped:
@@ -249,9 +250,13 @@ def _inspected(report: PairReport, ctx_len: int) -> Iterator[str]:
         lengths=lengths,
         tokens=report.tokens,
     )
-    prime = _(
-        "magic_prime {magic_prime} (for ctx_len {ctx_len})", magic_prime=report.magic_prime, ctx_len=ctx_len
-    )
+    prime = _("too few tokens for a magic_prime (for ctx_len {ctx_len})", ctx_len=ctx_len)
+    if report.magic_prime:
+        prime = _(
+            "magic_prime {magic_prime} (for ctx_len {ctx_len})",
+            magic_prime=report.magic_prime,
+            ctx_len=ctx_len,
+        )
     yield _(
         "{dtype}, largest id {largest_id:,}; {prime}",
         dtype=report.dtype,
