@@ -37,7 +37,9 @@ def _less_memory(s: TrainSettings) -> dict[str, str]:
 
 
 def _lower_rate(s: TrainSettings) -> dict[str, str]:
-    return {"lr_init": f"{s.lr_init / 10:g}", "lr_final": f"{min(s.lr_final, s.lr_init / 10):g}"}
+    """A tenth, and no more than is advised."""
+    rate = min(s.lr_init / 10, 1.0 if s.method == "state" else 1e-4)
+    return {"lr_init": f"{rate:g}", "lr_final": f"{min(s.lr_final, rate):g}"}
 
 
 def _fp32(s: TrainSettings) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from textual.content import Content
 
-from engine.contract.i18n import N_, _
+from engine.contract.i18n import N_, _, sentences
 from engine.contract.sizes import QUANTS, SIZES, fit
 from rwkv_tui.plain import column, plain, size
 from rwkv_tui.services.gpu import GpuInfo, GpuReading
@@ -20,8 +20,9 @@ def heading(reading: GpuReading | None, index: int, key: str) -> Content:
     if reading is None:
         return Content.styled(_("Asking the NVIDIA driver …"), "$foreground 70%")
     if not reading.gpus:
-        words = (_("No GPU found."), "bold"), plain(reading.reason), _("Small models train on the CPU too.")
-        return Content(" ").join(Content.assemble(word) for word in words)
+        found = _("No GPU found.")
+        said = sentences(found, plain(reading.reason), _("Small models train on the CPU too."))
+        return Content(said).stylize("bold", 0, len(found))
     gpu = reading.gpus[index]
     memory = _("{total} in all", total=size(gpu.total_bytes)) if gpu.total_bytes else _("memory N/A")
     if gpu.used_bytes is not None:
