@@ -47,9 +47,7 @@ def open_talks(
         talks["base"] = Talk(model, [mixer.time_state for mixer in model.time_mixers()])
         set_state(model, tensors)
     talks["tuned"] = Talk(model, [mixer.time_state for mixer in model.time_mixers()])
-    emit(Ready(
-        who=tuple(talks), version=info.version, parameters=info.parameters, device=device,
-    ))  # fmt: skip
+    emit(Ready(who=tuple(talks)))
     return talks
 
 

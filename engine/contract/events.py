@@ -248,9 +248,6 @@ class Ready(Base):
 
     type: Literal["ready"] = "ready"
     who: tuple[Who, ...]
-    version: str
-    parameters: Whole
-    device: str
 
 
 class Piece(Base):

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
+from io import TextIOWrapper
 from types import FrameType
 from typing import IO
 
@@ -90,6 +91,8 @@ def _by_lines(flags: list[str], who: tuple[ev.Who, ...], form: str, sampling: Sa
 
 
 def _questions() -> Iterator[str]:
+    if isinstance(sys.stdin, TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")  # what is no text is no reason to end
     ask = sys.stdin.isatty()
     while True:
         if ask:
