@@ -89,7 +89,7 @@ def rwkv_tune(home: Path, tmp_path: Path) -> Command:
     def run(*arguments: object, timeout: float = 120, typed: str = "") -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "rwkv_tui", *map(str, arguments)], cwd=tmp_path, timeout=timeout,
-            input=typed, capture_output=True, text=True, errors="surrogateescape", check=False,
+            input=typed, capture_output=True, text=True, check=False,
         )  # fmt: skip
 
     return run

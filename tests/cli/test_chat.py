@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -21,9 +22,10 @@ def test_each_line_is_answered_as_part_of_one_conversation(tiny_model: Path, rwk
     assert both.stdout.splitlines()[-1] != alone.stdout.splitlines()[-1]
 
 
-def test_bytes_that_are_no_text_are_asked_as_such(tiny_model: Path, rwkv_tune: Command) -> None:
-    done = rwkv_tune("chat", "--model", tiny_model, *GREEDY, typed="\udcff\udcfe\n")
-    assert (done.returncode, done.stderr) == (0, "") and done.stdout.strip()
+def test_bytes_that_are_no_text_are_asked_as_such(tiny_model: Path, home: Path) -> None:
+    words = (sys.executable, "-m", "rwkv_tui", "chat", "--model", str(tiny_model), *GREEDY)
+    done = subprocess.run(words, input=b"\xff\xfe\n", capture_output=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, b"") and done.stdout.strip()
 
 
 def test_what_cannot_be_talked_to_is_said_in_a_line(
