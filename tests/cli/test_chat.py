@@ -54,6 +54,7 @@ def test_ctrl_c_ends_the_answer_and_then_the_conversation(tiny_model: Path, home
             pass  # until it speaks; it would go on for ever
         terminal.process.send_signal(signal.SIGINT)
         terminal.sees("\r\n> ")
+        terminal.rests()
         terminal.process.send_signal(signal.SIGINT)
         assert terminal.wait() == 130
     finally:

@@ -14,6 +14,7 @@ import termios
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -72,6 +73,16 @@ class Terminal:
 
     def keys(self, keys: str) -> None:
         os.write(self._master, keys.encode())
+
+    def rests(self) -> None:
+        """Waits until the program waits for a key. A signal that comes just before it begins to would be
+        noticed only after one."""
+        stat = Path(f"/proc/{self.process.pid}/stat")
+        for _ in range(1000):
+            if stat.read_text().rpartition(")")[2].split()[0] == "S":
+                return
+            time.sleep(0.02)
+        pytest.fail("it never waits")
 
     def wait(self, seconds: float = 60) -> int:
         return self.process.wait(seconds)
