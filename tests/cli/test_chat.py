@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from tests.conftest import Command
@@ -51,7 +52,7 @@ def test_ctrl_c_ends_the_answer_and_then_the_conversation(tiny_model: Path, home
         terminal.keys("Hi\r")
         terminal.sees("Hi\r\n")
         while len(terminal.text.partition("Hi\r\n")[2]) < 30:
-            pass  # until it speaks; it would go on for ever
+            time.sleep(0.02)  # until it speaks; it would go on for ever
         terminal.process.send_signal(signal.SIGINT)
         terminal.sees("\r\n> ")
         terminal.rests()

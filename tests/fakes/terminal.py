@@ -22,7 +22,9 @@ _ESCAPES = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_].*?(?:\x07|\x1b\\)|[
 
 
 def _take_terminal() -> None:
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # a run in the tests' own process has it ignored
+    """Heeds signals as what a shell starts there does; the tests themselves may run in the background."""
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
