@@ -28,6 +28,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["LANGUAGE"] = "en"  # whatever the locale of whoever runs the tests
 
 
+LONGEST = ("test_looks.py", "test_demo.py")
+"""Files that take minutes. They come first: of two workers, one that began them last would end them alone."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--snapshot-update", action="store_true", help="keep how screens look now")
 
