@@ -9,6 +9,8 @@ import sys
 import warnings
 from types import ModuleType
 
+from engine.packages import importing
+
 __all__ = ["pl"]
 
 
@@ -29,6 +31,7 @@ if "transformers" in sys.modules:
 else:
     sys.modules["transformers"] = _StandIn("transformers")
     try:
-        import pytorch_lightning as pl
+        with importing():
+            import pytorch_lightning as pl
     finally:
         del sys.modules["transformers"]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from engine.contract.errors import UserError
 from engine.contract.i18n import _
 from engine.contract.settings import TrainSettings
+from engine.packages import importing
 from engine.train.group import Group
 
 if TYPE_CHECKING:  # Lightning and DeepSpeed take seconds to import
@@ -122,7 +123,8 @@ class Zero(Spread):
         # DeepSpeed asks nothing but this variable, as soon as it is imported.
         os.environ["DS_ACCELERATOR"] = self.device
         try:
-            import deepspeed  # type: ignore[import-untyped]
+            with importing():
+                import deepspeed  # type: ignore[import-untyped]
 
             # Its own collectives for the CPU want a compiler, and gloo is there already.
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
