@@ -30,7 +30,7 @@ class Charts(Looking):
         self._large = ""
 
     def compose(self) -> ComposeResult:
-        yield LineChart(_("Loss, nats a token"), id="loss")
+        yield LineChart(_("Loss, nats a token"), brief=_("Loss"), id="loss")
         yield LineChart(_("Learning rate"), id="lr", from_zero=True)
         yield LineChart(_("Speed, kt/s"), id="kt_s", from_zero=True)
         yield LineChart(_("Gradient norm"), id="grad_norm", from_zero=True)

@@ -162,8 +162,8 @@ class Looking(Container):
         self._look(replace(self._axis, window=None, width=0))
 
     def move(self, by: int) -> None:
-        """Moves the cursor by columns of dots, of which each holds all of its points; at an edge the
-        charts move along."""
+        """Moves the cursor by columns of dots, of which each holds all of its points, and past those that
+        hold none; at an edge the charts move along."""
         chart = next((c for c in self.query(LineChart) if c.display and c.xs), None)
         if chart is None or chart.xs is None:
             return
@@ -173,6 +173,7 @@ class Looking(Container):
         place = (
             xs.place(min(high, xs.high)) if cursor is None else math.floor((cursor - xs.low) / column) + by
         )
+        place = self._with_points(place, by, xs.low, column)
         cursor = xs.low + (place + 0.5) * column
         cursor = min(max(cursor, low - column / 2), high + column / 2)
         axis = replace(self._axis, cursor=cursor)
@@ -180,6 +181,17 @@ class Looking(Container):
             shift = (xs.high - xs.low) / 2 * (1 if by > 0 else -1)
             axis = replace(axis, window=(xs.low + shift, xs.high + shift), width=0)
         self._look(axis)
+
+    def _with_points(self, place: int, by: int, start: float, column: float) -> int:
+        """The column of dots at `place` if a point is in it, else the next one in the way of `by` that has
+        some; columns are `column` wide and begin at `start`."""
+        points = self._places(self._axis.unit)
+        left = start + place * column
+        beside = bisect_left(points, left) if by > 0 else bisect_left(points, left + column) - 1
+        if not 0 <= beside < len(points):
+            return place
+        column_of = math.floor((points[beside] - start) / column)
+        return max(place, column_of) if by > 0 else min(place, column_of)
 
     def _look(self, axis: XAxis) -> None:
         self._axis = axis

@@ -64,7 +64,7 @@ class Losses(Looking):
         self._runs = runs
 
     def compose(self) -> ComposeResult:
-        yield LineChart(_("Loss, nats a token"), id="loss")
+        yield LineChart(_("Loss, nats a token"), brief=_("Loss"), id="loss")
 
     def show(self) -> None:
         """Draws what the runs have told by now."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from engine.contract.i18n import _
@@ -83,9 +85,9 @@ ALL_STEPS = XAxis()
 
 
 def count(x: float) -> str:
-    """A number of steps or tokens: 1500, 150k, 3.2M."""
+    """A number of steps or tokens: 1,500, 150k, 3.2M."""
     if abs(x) < 100_000:
-        return f"{x:.0f}"
+        return f"{x:,.0f}"
     return f"{x / 1000:g}k" if abs(x) < 1e6 else f"{x / 1e6:g}M" if abs(x) < 1e9 else f"{x / 1e9:g}G"
 
 
@@ -108,7 +110,7 @@ def y_axis(low: float, high: float, most: int, *, log: bool) -> tuple[float, flo
         first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
         last = max(last, first + 1)
         if last - first <= 2:
-            return _between_tens(low, high, first, last)
+            return _between_tens(low, high, first, last, most)
         stride = max(1, -(-(last - first) // max(1, most)))
         return 10.0**first, 10.0**last, [10.0**n for n in range(first, last + 1, stride)]
     biggest = max(abs(low), abs(high))
@@ -121,9 +123,36 @@ def y_axis(low: float, high: float, most: int, *, log: bool) -> tuple[float, flo
     return ticks[0], ticks[-1], ticks
 
 
-def _between_tens(low: float, high: float, first: int, last: int) -> tuple[float, float, list[float]]:
-    """A loss seldom spans a power of ten: then 1, 2 and 5 of each are ticks, too."""
+def spell_ticks(ticks: Sequence[float]) -> list[str]:
+    """Ticks in as many digits as tell where each lies. Evenly spaced ones all have as many behind the point:
+    2.300, 2.325, 2.350; 0, 0.5e-4, 1.0e-4 where that is shorter."""
+    steps = [b - a for a, b in pairwise(ticks)]
+    even = bool(steps) and max(steps) - min(steps) <= 1e-6 * max(steps)
+    if not even:
+        return [_exponent(f"{tick:g}") for tick in ticks]
+    biggest, step = max(map(abs, ticks)), steps[0]
+    power = 0 if 1e-3 <= biggest < 1e5 else math.floor(math.log10(biggest))
+    unit, sign = 10.0**power, f"e{power}" if power else ""
+    digits = next((d for d in range(12) if abs(round(step / unit, d) - step / unit) < 1e-6 * step / unit), 12)
+    return [f"{t / unit:.{digits}f}{sign}" if abs(t) > step / 2 else "0" for t in ticks]
+
+
+def _exponent(text: str) -> str:
+    """1e-05 as 1e-5, 1e+06 as 1e6."""
+    number, e, power = text.partition("e")
+    return f"{number}e{int(power)}" if e else number
+
+
+def _between_tens(
+    low: float, high: float, first: int, last: int, count: int
+) -> tuple[float, float, list[float]]:
+    """A loss seldom spans a power of ten: then 1, 2 and 5 of each are ticks, too; and what spans less than
+    those gets ticks as on a linear axis."""
     ticks = [m * 10.0**n for n in range(first, last + 1) for m in (1, 2, 5)]
+    if sum(low <= t <= high for t in ticks) < 2:
+        least, most, even = y_axis(low, high, count, log=False)
+        if least > 0:
+            return least, most, even
     least = max((t for t in ticks if t <= low * (1 + 1e-9)), default=ticks[0])
     most = min((t for t in ticks if t >= high * (1 - 1e-9) and t > least), default=ticks[-1])
     return least, most, [t for t in ticks if least <= t <= most]

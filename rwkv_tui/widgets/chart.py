@@ -44,9 +44,11 @@ class LineChart(Widget):
     }
     """
 
-    def __init__(self, title: str, *, from_zero: bool = False, id: str | None = None) -> None:
+    def __init__(
+        self, title: str, *, brief: str = "", from_zero: bool = False, id: str | None = None
+    ) -> None:
         super().__init__(id=id)
-        self.chart_title = title
+        self.chart_title, self._brief = title, brief
         self.xs: Scale | None = None
         self._from_zero = from_zero
         self._curves: Sequence[Curve] = ()
@@ -111,6 +113,7 @@ class LineChart(Widget):
         made = picture(
             self.chart_title, self._curves, self.size.width, self.size.height, axis=self._axis,
             epochs=self._epochs, saves=self._saves, log=self._log, from_zero=self._from_zero,
+            brief=self._brief,
         ) if self._curves else None  # fmt: skip
         styles = {
             name.removeprefix("chart--"): self.get_component_rich_style(name, partial=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.cells import cell_len, set_cell_size
@@ -12,7 +12,7 @@ from rich.cells import cell_len, set_cell_size
 from engine.contract.i18n import _
 from rwkv_tui.plain import short
 from rwkv_tui.series import Series
-from rwkv_tui.widgets.axes import ALL_STEPS, Scale, XAxis, nice_step, nice_time, y_axis
+from rwkv_tui.widgets.axes import ALL_STEPS, Scale, XAxis, nice_step, nice_time, spell_ticks, y_axis
 
 # Dot bits of a braille cell: [column][row], rows from the top (U+2800 plus the bits)
 DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
@@ -126,12 +126,13 @@ def picture(
     saves: Sequence[float] = (),
     log: bool = False,
     from_zero: bool = False,
-    spell: Callable[[float], str] = short,
+    brief: str = "",
 ) -> Picture:
     """A whole chart: title with the latest values, or those under the cursor; plot; axis line with a ◆ per
     saved file; labels.
 
     `epochs` and `saves` are places on the axis. `log` is ignored unless all values shown are above 0.
+    `brief` is the title where the values would leave no room for the other.
     """
     known = [c.places for c in curves if len(c.series)]
     window = axis.shown(min(x[0] for x in known), max(x[-1] for x in known)) if known else (0.0, 1.0)
@@ -144,11 +145,11 @@ def picture(
             said = _("no value yet")
             said = set_cell_size(" " * ((width - cell_len(said)) // 2) + said, width)
             blank[(height - 1) // 2] = [(said, "axis")]
-        return Picture([_latest(title, curves, width, spell), *blank][:height])
+        return Picture([_latest((title, brief), curves, width), *blank][:height])
     low = min(low, 0.0) if from_zero and not log else low
     log = log and low > 0
     y0, y1, ticks = y_axis(low, high, plot_height // 2, log=log)
-    labels = {t: spell(t) for t in ticks}
+    labels = dict(zip(ticks, spell_ticks(ticks), strict=True))
     gutter = max(map(len, labels.values())) + 1
     canvas = Canvas(width - gutter, plot_height)
     xs = Scale(*window, canvas.width * 2)
@@ -159,45 +160,65 @@ def picture(
     marks = dict.fromkeys(_cells(epochs, xs), "mark")
     if len(marks) > canvas.width // 4:
         marks = {}
-    head = _latest(title, curves, width, spell)
+    head = _latest((title, brief), curves, width)
     if axis.cursor is not None and xs.low <= axis.cursor <= xs.high:
-        marks[xs.place(axis.cursor) // 2] = "cursor"
-        head = _reading(title, curves, width, spell, axis, xs)
+        under = _under_cursor(curves, axis.cursor, xs)
+        marks[xs.place(under[0]) // 2] = "cursor"
+        head = _reading((title, brief), curves, width, axis.reading(*under), under)
     edges = [at_row.get(r, "").rjust(gutter - 1) + "│┤"[r in at_row] for r in range(plot_height)]
     plot = [[(edge, "axis"), *_cells_row(canvas, r, curves, marks)] for r, edge in enumerate(edges)]
     return Picture([head, *plot, *_x_axis(gutter, canvas.width, xs, axis, _cells(saves, xs))], xs)
 
 
-def _latest(title: str, curves: Sequence[Curve], width: int, spell: Callable[[float], str]) -> list[Run]:
-    found = [(c, "-" if c.series.last is None else spell(c.series.last)) for c in curves if len(c.series)]
-    return _title(title, [], found, width)
+def _latest(titles: tuple[str, str], curves: Sequence[Curve], width: int) -> list[Run]:
+    found = [(c, "-" if c.series.last is None else short(c.series.last)) for c in curves if len(c.series)]
+    return _title(titles, [], found, width)
+
+
+def _under_cursor(curves: Sequence[Curve], cursor: float, xs: Scale) -> tuple[float, float]:
+    """The stretch of the cursor's column; where it holds no point, the nearest point's place."""
+    stretch = (xs.high - xs.low) / xs.pixels
+    low = xs.low + xs.place(cursor) * stretch
+    high = low + stretch
+    spans = [(c.places, *c.between(low, math.nextafter(high, -math.inf))) for c in curves]
+    if any(start < stop for _places, start, stop in spans):
+        return low, high
+    beside = [places[n] for places, start, _stop in spans for n in (start - 1, start) if 0 <= n < len(places)]
+    near = [x for x in beside if xs.low <= x <= xs.high]
+    if not near:
+        return low, high
+    nearest = min(near, key=lambda x: abs(x - cursor))
+    return nearest, math.nextafter(nearest, math.inf)
 
 
 def _reading(
-    title: str, curves: Sequence[Curve], width: int, spell: Callable[[float], str], axis: XAxis, xs: Scale
+    titles: tuple[str, str], curves: Sequence[Curve], width: int, place: str, under: tuple[float, float]
 ) -> list[Run]:
-    """The title with what lies in the cursor's column: one value, or the least and the greatest."""
-    assert axis.cursor is not None
-    stretch = (xs.high - xs.low) / xs.pixels
-    edge = xs.low + xs.place(axis.cursor) * stretch
+    """The title with what lies under the cursor: one value, or the least and the greatest."""
     found = []
     for curve in curves:
-        start, stop = curve.between(edge, math.nextafter(edge + stretch, -math.inf))
+        start, stop = curve.between(under[0], math.nextafter(under[1], -math.inf))
         low, high = curve.series.extremes(start, stop)
         if low <= high:
-            one = spell(low) if spell(low) == spell(high) else f"{spell(low)}..{spell(high)}"
+            one = short(low) if short(low) == short(high) else f"{short(low)}..{short(high)}"
             found.append((curve, one))
-    return _title(title, [(f"  {axis.reading(edge, edge + stretch)}", "cursor")], found, width)
+    return _title(titles, [(f"  {place}", "cursor")], found, width)
 
 
-def _title(title: str, notes: list[Run], values: Sequence[tuple[Curve, str]], width: int) -> list[Run]:
-    """As many of the values as there is room for, the last curve's first."""
+def _title(
+    titles: tuple[str, str], notes: list[Run], values: Sequence[tuple[Curve, str]], width: int
+) -> list[Run]:
+    """The title, or the brief one where that lets more in, and as many of the values as there is room for,
+    the last curve's first."""
+    texts = [(f"  {c.label} {value}".replace("   ", "  "), c.style) for c, value in reversed(values)]
+    whole, brief = titles
+    needed = sum(cell_len(text) for text, _style in (*notes, *texts))
+    title = brief if brief and cell_len(whole) + needed > width else whole
     runs: list[Run] = [(title, "title"), *notes]
     used = sum(cell_len(text) for text, _style in runs)
-    for curve, value in reversed(values):
-        text = f"  {curve.label} {value}".replace("   ", "  ")
+    for text, style in texts:
         if used + cell_len(text) <= width:
-            runs.append((text, curve.style))
+            runs.append((text, style))
             used += cell_len(text)
     return runs
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +12,7 @@ from textual.app import App, ComposeResult
 from textual.geometry import Region
 
 from rwkv_tui.series import BLOCK, Columns, Series, Smoothed
-from rwkv_tui.widgets.axes import Scale, XAxis, x_end, y_axis
+from rwkv_tui.widgets.axes import Scale, XAxis, spell_ticks, x_end, y_axis
 from rwkv_tui.widgets.chart import LineChart
 from rwkv_tui.widgets.plot import DOTS, Canvas, Curve, draw, picture
 
@@ -106,6 +107,44 @@ def test_logarithmic_ticks(low: float, factor: float, count: int) -> None:
     assert 1 <= len(ticks) <= count + 2
 
 
+@given(low=st.floats(-1e9, 1e9), span=st.floats(0, 1e9), count=st.integers(2, 20), log=st.booleans())
+def test_a_tick_says_where_it_lies(low: float, span: float, count: int, log: bool) -> None:
+    low = abs(low) + 1e-9 if log else low
+    _first, _last, ticks = y_axis(low, low + span, count, log=log)
+    told = spell_ticks(ticks)
+    slack = min((b - a for a, b in pairwise(ticks)), default=1.0) * 1e-3
+    assert all(
+        abs(float(text) - tick) <= slack + abs(tick) * 1e-9 for text, tick in zip(told, ticks, strict=True)
+    )
+
+
+def test_ticks_are_spelled_alike() -> None:
+    assert spell_ticks(y_axis(11.2, 11.3, 4, log=False)[2]) == [
+        "11.200",
+        "11.225",
+        "11.250",
+        "11.275",
+        "11.300",
+    ]
+    assert spell_ticks([0.0, 5e-5, 1e-4]) == ["0", "0.5e-4", "1.0e-4"]
+    assert spell_ticks([1e-5, 1e-3, 0.1, 10.0, 1e6]) == ["1e-5", "0.001", "0.1", "10", "1e6"]
+
+
+def test_a_narrow_loss_fills_a_logarithmic_chart() -> None:
+    first, last, ticks = y_axis(2.31, 2.58, 5, log=True)
+    assert (first, last) == pytest.approx((2.3, 2.6))
+    assert len(ticks) >= 4
+
+
+def test_where_values_leave_no_room_the_title_is_brief() -> None:
+    curves = [Curve(series([2.5]), "raw", "raw"), Curve(series([2.5]), "smooth 0.95", "main")]
+    heads = [
+        "".join(text for text, _ in picture("Loss, nats a token", curves, width, 8, brief="Loss").rows[0])
+        for width in (60, 40)
+    ]
+    assert heads == ["Loss, nats a token  smooth 0.95 2.5  raw 2.5", "Loss  smooth 0.95 2.5  raw 2.5"]
+
+
 def test_the_axis_of_a_growing_run_seldom_moves() -> None:
     ends = {x_end(0, step, 5000) for step in range(1, 5001)}
     assert len(ends) < 25
@@ -135,6 +174,11 @@ def test_zooming_in_shows_a_stretch_and_reads_its_very_values() -> None:
     assert (shown.xs.low, shown.xs.high) == (400, 420)
     assert "405" in text
     assert " 1000" not in text
+    between = picture("Loss", [curve], 60, 12, axis=XAxis(window=(400, 404), cursor=402.4))
+    assert "step 402:  raw 402" in "".join(text for text, _ in between.rows[0])
+    assert between.xs is not None
+    mark = between.xs.place(402) // 2 + len("403┤")
+    assert "".join(text for text, _ in between.rows[9])[mark] == "│"  # where the value is that is read
     far = picture("Loss", [curve], 60, 12, axis=XAxis(window=(400, 420), cursor=410.0))
     assert any(text.startswith("│") and style == "cursor" for text, style in far.rows[4])
     assert "step 410:  raw 410" in "".join(text for text, _ in far.rows[0])

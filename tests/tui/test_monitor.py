@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -119,13 +120,20 @@ async def test_the_charts_are_looked_at_by_keys(tmp_path: Path) -> None:
         await shows("x", "h:mm:ss")
         await shows("x m", "smooth 0.98")
         await shows("M M", "smooth 0.9 ")
-        await shows("y", "5┤", "2┤")
+        linear = drawn(loss)
+        await pilot.press("y")
+        await until(pilot, lambda: drawn(loss) != linear)
+        await shows("y", *linear.splitlines()[3:6])
         await shows("plus plus comma", "steps")
         assert loss.xs is not None
         earlier = loss.xs.high
         await shows("comma", "steps")
         await until(pilot, lambda: loss.xs is not None and loss.xs.high < earlier)
-        await shows("0", "smooth")
+        await shows("0 left plus plus plus plus plus plus", "step 4", "raw")
+        read = [int(found) for found in re.findall(r"step (\d+):  smooth \S+ \S+  raw", drawn(loss))]
+        for back in (1, 2, 3):  # a step lies some columns from the next: each key goes to one
+            await shows("left", f"step {read[0] - back}:", "raw")
+        await shows("escape 0", "smooth")
         await pilot.press("escape")
         await until(pilot, lambda: loss.size.height < 20)
         assert app.screen is screen
