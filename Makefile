@@ -31,7 +31,7 @@ gpu-check:
 	$(GPU_PYTHON) -m pytest -o addopts= -m gpu tests/ops/test_gpu.py tests/emulated
 	$(GPU_PYTHON) -m bench.wkv --recurrence wkv7 --dtype bf16 --batch 1 8 --steps 1024 --heads 32 --peers --rounds 20 --json gpu-check/wkv7.json
 	$(GPU_PYTHON) -m bench.wkv --recurrence wkv6 --dtype bf16 --batch 1 8 --steps 1024 --heads 32 --peers --rounds 20 --json gpu-check/wkv6.json
-	$(GPU_PYTHON) -m bench.step --size 1.5B --batch 8 --grad-cp 0 1 --rounds 10 --json gpu-check/step.json
+	$(GPU_PYTHON) -m bench.step --size 1.5B --batch 8 --grad-cp 0 1 --parts auto torch --rounds 10 --json gpu-check/step.json
 	$(GPU_PYTHON) -m bench.step --size 0.1B 0.4B 1.5B 3B 7B --version x060 x070 --quant none int8 nf4 --grad-cp 1 --json gpu-check/memory.json
 	$(GPU_PYTHON) -m bench.load --size 1.5B --json gpu-check/load.json
 

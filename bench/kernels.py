@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import itertools
 import json
 import re
 import subprocess
@@ -24,11 +25,14 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from engine.ops import native
+from engine.ops.parts import fused, kernels
 from engine.ops.tiles import BUSY, along, options, scratch_dtype
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 FP32 = {"state", "last", "dlast", "dstate", "log_w", "dlog_w", "parts"}
 SCRATCH = {"starts", "dends", "inverse"}
+SIZES = {"T", "H", "D", "S", "V"}
+TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.int64: "i64"}
 FLAGS = {"OUTPUTS": True, "ENDS": True, "BONUS": False}
 
 
@@ -38,25 +42,48 @@ def triton_kernel(
     """A Triton kernel's resources as the operator starts it where heads alone keep a GPU busy, unless
     `constants` say otherwise. Triton makes a T or H of 1 a constant, too."""
     module = importlib.import_module(f"engine.ops.{recurrence}.triton")
-    kernel = getattr(module, name)
     like = torch.empty(BUSY, 1, 1, width, dtype=dtype)
-    names = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
     sizes = {name: value for name, value in module._sizes(like).items() if name not in ("T", "H")}
     given = {**sizes, **options(dtype), "R": along(like)[1], **FLAGS, **constants}
+    kept = dict.fromkeys(FP32, torch.float32) | dict.fromkeys(SCRATCH, scratch_dtype(dtype))
+    return _compiled(getattr(module, name), arch, dtype, kept, given, module.warps_of(name, like))
+
+
+def parts_kernel(name: str, arch: int, dtype: torch.dtype, width: int, **constants: Any) -> dict[str, Any]:
+    """The same of an element-wise part, of a model whose rows are no smaller than what a program reads."""
+    given = {
+        "C": fused.MOST, "BEFORE": True, "MORE": True, "BLOCK": fused.BLOCK, "N": width,
+        "HEADS": fused.BLOCK // width, "LIMIT": -0.6, "FASTEST": 20.0, "EPS": 1e-5, "SEVEN": True,
+        "WRAP": 1e-4, **constants,
+    }  # fmt: skip
+    warps = fused.WARPS
+    if name == "cross_entropy":
+        given["BLOCK"], warps = fused.VOCABULARY, fused.VOCABULARY_WARPS
+    kept = {"log_w": torch.float32, "dlog_w": torch.float32, "losses": torch.float32, "targets": torch.int64}
+    return _compiled(getattr(kernels, name), arch, dtype, kept, given, warps)
+
+
+def _compiled(
+    kernel: Any,
+    arch: int,
+    dtype: torch.dtype,
+    kept: dict[str, torch.dtype],
+    given: dict[str, Any],
+    warps: int,
+) -> dict[str, Any]:
+    """`kept`: the types of the tensors that are not in `dtype`; `given`: constants."""
     signature, fixed = {}, {}
     for argument in kernel.arg_names:
         if argument in given:
             signature[argument], fixed[argument] = "constexpr", given[argument]
-        elif argument in ("T", "H"):
+        elif argument in SIZES:
             signature[argument] = "i32"
         else:
-            kept = scratch_dtype(dtype) if argument in SCRATCH else dtype
-            signature[argument] = "*" + names[torch.float32 if argument in FP32 else kept]
+            signature[argument] = "*" + TYPES[kept.get(argument, dtype)]
     aligned = {
         (i,): [["tt.divisibility", 16]] for i, a in enumerate(kernel.arg_names) if signature[a][0] == "*"
     }
     source = ASTSource(fn=kernel, signature=signature, constexprs=fixed, attrs=aligned)
-    warps = module.warps_of(name, like)
     made = triton.compile(source, target=GPUTarget("cuda", arch, 32), options={"num_warps": warps})
     with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
         file.write(made.asm["ptx"])
@@ -107,7 +134,16 @@ def main() -> None:
     parser.add_argument("--width", type=int, nargs="+", default=[64])
     parser.add_argument("--json", type=Path, help="file to write")
     args = parser.parse_args()
-    rows = []
+    rows: list[dict[str, Any]] = []
+
+    def tell(recurrence: str, operator: str, kernel: str, arch: int, **used: Any) -> None:
+        rows.append({"recurrence": recurrence, "operator": operator, "kernel": kernel, "arch": arch} | used)
+        print("  ".join(f"{value!s:>10}" for value in rows[-1].values()), flush=True)
+
+    for dtype, width, arch in itertools.product(args.dtype, args.width, args.arch):
+        for name in fused.KERNELS:
+            used = parts_kernel(name, arch, DTYPES[dtype], width)
+            tell("both", "fused", name, arch, dtype=dtype, width=width, **used)
     for recurrence in ("wkv7", "wkv6"):
         names = importlib.import_module(f"engine.ops.{recurrence}.triton").KERNELS
         for dtype in args.dtype:
@@ -120,9 +156,7 @@ def main() -> None:
                     cuda = cuda_kernels(recurrence, arch, DTYPES[dtype], width)
                     found |= {("cuda", name): cuda[name] for name in cuda}
                     for (operator, name), used in found.items():
-                        row = {"recurrence": recurrence, "operator": operator, "kernel": name, "arch": arch}
-                        rows.append({**row, "dtype": dtype, "width": width, **used})
-                        print("  ".join(f"{value!s:>10}" for value in rows[-1].values()), flush=True)
+                        tell(recurrence, operator, name, arch, dtype=dtype, width=width, **used)
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1))
 

@@ -1,8 +1,8 @@
 """A training step of a published shape with random weights: time, memory, and what limits it.
 
     python -m bench.step [--size 0.1B 0.4B] [--version x070] [--method state] [--quant none] [--dtype bf16]
-                         [--ctx 1024] [--batch 1] [--grad-cp 0 1] [--op auto] [--rounds 3] [--json FILE]
-                         [--profile]
+                         [--ctx 1024] [--batch 1] [--grad-cp 0 1] [--op auto] [--parts auto torch]
+                         [--rounds 3] [--json FILE] [--profile]
 
 `of peak` is the share of the measured speed of matrix products: 2 P FLOPs a token forward, 2 P for the
 gradients of activations, 2 P more where blocks are recomputed (the head is not), and 2 P where the weights
@@ -36,6 +36,7 @@ from engine.models import init
 from engine.models.base import RWKV, HostEmbedding
 from engine.models.build import MODELS
 from engine.ops.choice import choose, make_inputs
+from engine.ops.parts import TORCH, Parts
 from engine.ops.registry import Need, recurrence_of
 from engine.quant import QuantLinear, is_linear_weight, put_linear
 from engine.train.loss import training_loss
@@ -51,8 +52,9 @@ METHODS: dict[str, dict[str, Any]] = {
 
 
 def random_model(
-    version: str, layers: int, width: int, quant: str, dtype: torch.dtype, device: str, operator: Any
-) -> RWKV:
+    version: str, layers: int, width: int, quant: str, dtype: torch.dtype, device: str, operator: Any,
+    parts: Parts = TORCH,
+) -> RWKV:  # fmt: skip
     """Two layers' fresh weights; the others are copies of the second."""
     with mock.patch.object(init, "_orthogonal", _normal):  # whose factorisations take minutes
         two = {k: t.to(device, dtype) for k, t in init.init_model(version, min(2, layers), width).items()}
@@ -70,7 +72,7 @@ def random_model(
             linears[name.removesuffix(".weight")] = linear
             tensors[name] = torch.empty(weight.shape, dtype=dtype, device="meta")
     del two
-    model = MODELS[version](tensors, operator)
+    model = MODELS[version](tensors, operator, parts)
     for name, linear in linears.items():
         put_linear(model, name, linear)
     return model
@@ -90,7 +92,8 @@ def measure(args: dict[str, Any]) -> dict[str, Any]:
         recurrence_of(args["version"]), device, dtype, size.n_embd // 64, 64, args["batch"], args["ctx"]
     )
     selected = choose(args["op"], need)
-    model, optimizer = prepared(args, size, selected.function)
+    parts = TORCH if args["parts"] == "torch" else selected.parts
+    model, optimizer = prepared(args, size, selected.function, parts)
     tokens = torch.randint(1, model.vocab_size, (args["batch"], args["ctx"] + 1), device=device)
 
     def step() -> None:
@@ -116,7 +119,7 @@ def measure(args: dict[str, Any]) -> dict[str, Any]:
     work = products(model, args)
     floor = floors.measure(device, dtype)
     return {
-        **args, "device": floor.name, "operator": selected.name, "seconds": seconds,
+        **args, "device": floor.name, "operator": selected.name, "parts": parts.name, "seconds": seconds,
         "best": min(times["step"]), "tokens_per_s": args["batch"] * args["ctx"] / seconds,
         "floor_s": work / floor.flops_per_s, "of_peak": work / seconds / floor.flops_per_s,
         "wkv": size.n_layer * min(clock["wkv"]) / min(clock["step"]), "peak_gb": peak / 1e9,
@@ -126,12 +129,15 @@ def measure(args: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def prepared(args: dict[str, Any], size: ModelSize, operator: Any) -> tuple[RWKV, torch.optim.Optimizer]:
+def prepared(
+    args: dict[str, Any], size: ModelSize, operator: Any, parts: Parts
+) -> tuple[RWKV, torch.optim.Optimizer]:
     """A model as a run has it, ready to learn; on a GPU the memory of its making is given back."""
     device, settings = args["device"], TrainSettings(**METHODS[args["method"]])
     model = random_model(
-        args["version"], size.n_layer, size.n_embd, args["quant"], DTYPES[args["dtype"]], device, operator
-    )
+        args["version"], size.n_layer, size.n_embd, args["quant"], DTYPES[args["dtype"]], device, operator,
+        parts,
+    )  # fmt: skip
     if device == "cuda" and host_emb(settings):
         table = model.emb.weight.detach().cpu()
         model.emb = HostEmbedding(*table.shape, _weight=table)
@@ -194,6 +200,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[1])
     parser.add_argument("--grad-cp", type=int, nargs="+", default=[0, 1], choices=[0, 1])
     parser.add_argument("--op", nargs="+", default=["auto"])
+    parser.add_argument("--parts", nargs="+", default=["auto"], choices=["auto", "torch"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--profile", action="store_true", help="print what the time goes into; on a CPU")
@@ -230,8 +237,9 @@ def _line(row: dict[str, Any]) -> str:
     if "error" in row:
         return f"{what}  {row['error']}"
     return (
-        f"{what}  {row['operator']:8} {row['seconds']:8.3f} s  floor {row['floor_s']:8.3f} s  "
-        f"of peak {row['of_peak']:4.0%}  wkv {row['wkv']:4.0%}  peak {row['peak_gb']:6.2f} GB"
+        f"{what}  {row['operator']:8} {row['parts']:5} {row['seconds']:8.3f} s  "
+        f"floor {row['floor_s']:8.3f} s  of peak {row['of_peak']:4.0%}  wkv {row['wkv']:4.0%}  "
+        f"peak {row['peak_gb']:6.2f} GB"
     )
 
 

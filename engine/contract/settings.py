@@ -371,7 +371,8 @@ class TrainSettings(BaseModel):
         "auto",
         "The operator of the recurrence.",
         group="hardware",
-        advice="auto takes the fastest one that works here and says why others were declined.",
+        advice="auto takes the fastest one that works here and says why others were declined. With those for "
+        "GPUs the element-wise parts of the layers are fused, too, where that is faster.",
     )
 
     wandb: str = param("", "Project name on Weights & Biases; empty is none.", group="log")

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from engine.ops.parts import TORCH, Parts, wide
 
 LN_EPS = 1e-5
 LN_X_EPS = 64e-5
@@ -60,9 +61,10 @@ class TimeMix(nn.Module):
     value: nn.Linear
     output: nn.Linear
 
-    def __init__(self, tensors: Mapping[str, Tensor], operator: Any) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], operator: Any, parts: Parts) -> None:
         super().__init__()
         self.operator = operator
+        self.parts = parts
         for name, tensor in tensors.items():
             if "." not in name and name != "time_state":
                 self.register_parameter(name, nn.Parameter(tensor))
@@ -92,14 +94,6 @@ class TimeMix(nn.Module):
             return self.time_state.expand(x.shape[0], -1, -1, -1)
         return None
 
-    def normed(self, y: Tensor) -> Tensor:
-        """GroupNorm over the heads: [B, T, H, N] -> [B, T, D]."""
-        weight, bias = wide(self.ln_x.weight), wide(self.ln_x.bias)
-        normed = F.group_norm(
-            wide(y).reshape(-1, self.ln_x.num_channels), self.ln_x.num_groups, weight, bias, self.ln_x.eps
-        )
-        return normed.view(*y.shape[:2], -1)
-
 
 class ChannelMix(nn.Module):
     """The feed-forward part of a layer; its subclasses are the versions."""
@@ -107,8 +101,9 @@ class ChannelMix(nn.Module):
     key: nn.Linear
     value: nn.Linear
 
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], parts: Parts) -> None:
         super().__init__()
+        self.parts = parts
         for name, tensor in tensors.items():
             if "." not in name:
                 self.register_parameter(name, nn.Parameter(tensor))
@@ -117,12 +112,12 @@ class ChannelMix(nn.Module):
 
     @abstractmethod
     def forward(self, x: Tensor, before: Tensor | None) -> Tensor:
-        """[B, T, D] -> [B, T, D]; `before` [B, D] precedes the first position, see `shifted`."""
+        """[B, T, D] -> [B, T, D]; `before` [B, D] precedes the first position, zeros when None."""
 
 
 class RWKV(nn.Module):
-    """The model; `tensors` is a checkpoint's flat dictionary, used without copying, and `operator`
-    computes the version's recurrence.
+    """The model; `tensors` is a checkpoint's flat dictionary, used without copying, `operator` computes the
+    version's recurrence and `parts` what is element-wise.
 
     With `grad_cp`, training recomputes each block in the backward pass instead of keeping its activations.
 
@@ -134,9 +129,12 @@ class RWKV(nn.Module):
     time_mix: type[TimeMix]
     channel_mix: type[ChannelMix]
 
-    def __init__(self, tensors: Mapping[str, Tensor], operator: Any, *, grad_cp: bool = False) -> None:
+    def __init__(
+        self, tensors: Mapping[str, Tensor], operator: Any, parts: Parts = TORCH, *, grad_cp: bool = False
+    ) -> None:
         super().__init__()
         self.grad_cp = grad_cp
+        self.parts = parts
         self.dtype = tensors["ln_out.weight"].dtype  # of the computation; emb and head may be narrower
         self.emb = _embedding(tensors["emb.weight"], tensors["ln_out.weight"].device)
         layers = 1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("blocks."))
@@ -150,8 +148,8 @@ class RWKV(nn.Module):
 
     def _block(self, tensors: Mapping[str, Tensor], operator: Any) -> Block:
         att, pre = under(tensors, "att."), under(tensors, "ffnPre.")
-        first = self.channel_mix(pre) if pre else self.time_mix(att, operator)
-        return Block(tensors, first, self.channel_mix(under(tensors, "ffn.")))
+        first = self.channel_mix(pre, self.parts) if pre else self.time_mix(att, operator, self.parts)
+        return Block(tensors, first, self.channel_mix(under(tensors, "ffn."), self.parts))
 
     @property
     def device(self) -> torch.device:
@@ -269,11 +267,6 @@ def under(tensors: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
 
-def wide(x: Tensor) -> Tensor:
-    """At least fp32."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
 def product(x: Tensor, weight: Tensor) -> Tensor:
     """x @ weight.T in the type of x; a narrower weight [out, in] is widened a part at a time."""
     if weight.dtype == x.dtype:
@@ -294,12 +287,6 @@ def product_back(gradient: Tensor, weight: Tensor) -> Tensor:
 
 def _rows(weight: Tensor) -> int:
     return max(1, WIDENED // weight.shape[1])
-
-
-def shifted(x: Tensor, before: Tensor | None) -> Tensor:
-    """Each position's predecessor; `before` [B, D] precedes the first, zeros when None."""
-    first = x.new_zeros(x.shape[0], 1, x.shape[2]) if before is None else before.unsqueeze(1)
-    return torch.cat([first, x[:, :-1]], 1)
 
 
 def linear(weight: Tensor) -> nn.Linear:

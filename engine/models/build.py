@@ -65,7 +65,7 @@ def load_model(
     if isinstance(op, str):
         heads = info.n_embd // info.head_size
         op = choose(op, Need(recurrence_of(info.version), device.type, dtype, heads, info.head_size))
-    model = MODELS[info.version](tensors, op.function).eval()
+    model = MODELS[info.version](tensors, op.function, op.parts).eval()
     for name, linear in linears.items():
         put_linear(model, name, linear)
     if adapter is not None:

@@ -5,15 +5,15 @@ Facts: the RWKV-5/6 paper and the reference implementations (RWKV-LM, the `rwkv`
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.models import base
-from engine.models.base import LayerCarry, shifted, wide
+from engine.models.base import LayerCarry
+from engine.ops.parts import FASTEST, shifted, wide
 from engine.ops.wkv6 import WKV6
-
-FASTEST = 20.0  # the decay exp(-exp(20)) is 0 in every number format; beyond, exp overflows
 
 
 class TimeMix(base.TimeMix):
@@ -33,23 +33,22 @@ class TimeMix(base.TimeMix):
         self, x: Tensor, v_first: Tensor | None, carry: LayerCarry | None
     ) -> tuple[Tensor, None, Tensor]:
         """[B, T, D] -> the same, nothing for the other layers and the state [B, H, N, N]."""
-        xr, xk, xv, xg, decay = self.mixes(x, shifted(x, carry.att if carry is not None else None))
-        r, k, v, gate = self.receptance(xr), self.key(xk), self.value(xv), F.silu(self.gate(xg))
+        xr, xk, xv, xg, log_w = self.mixes(x, carry.att if carry is not None else None)
+        r, k, v, gate = self.receptance(xr), self.key(xk), self.value(xv), self.gate(xg)
         r, k, v = (self.heads(z) for z in (r, k, v))
-        # From here to the output fp32, whatever the weights are.
-        log_w = -torch.exp(decay.clamp(max=FASTEST)).expand_as(r)
-        y, state = self.operator(r, log_w, k, v, wide(self.time_faaaa), self.start(x, carry))
-        return self.output(self.normed(y).to(x.dtype) * gate), None, state
+        y, state = self.operator(r, log_w.expand_as(r), k, v, wide(self.time_faaaa), self.start(x, carry))
+        return self.output(self.parts.output6(y.flatten(2), gate, self.ln_x)), None, state
 
-    def mixes(self, x: Tensor, before: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """What receptance, key, value and gate read of `x` and its predecessors [B, T, D], and the decays
-        (any shape that expands to [B, T, H, N]) as the logarithm of their negative logarithm."""
-        delta = x - before
+    def mixes(self, x: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """What receptance, key, value and gate read of `x` and what precedes it, [B, T, D], and the logarithm
+        of the decays in fp32 (any shape that expands to [B, T, H, N])."""
+        last = shifted(x, before)
+        delta = x - last
         r, k, v, g = (
-            torch.addcmul(before, delta, mix)
+            torch.addcmul(last, delta, mix)
             for mix in (self.time_mix_r, self.time_mix_k, self.time_mix_v, self.time_mix_g)
         )
-        return r, k, v, g, wide(self.time_decay)
+        return r, k, v, g, -torch.exp(wide(self.time_decay).clamp(max=FASTEST))
 
 
 class ChannelMix(base.ChannelMix):
@@ -61,14 +60,15 @@ class ChannelMix(base.ChannelMix):
 
     def forward(self, x: Tensor, before: Tensor | None) -> Tensor:
         """[B, T, D] -> [B, T, D]."""
-        xk, xr = self.mixes(x, shifted(x, before))
+        xk, xr = self.mixes(x, before)
         gate: Tensor = torch.sigmoid(self.receptance(xr))
-        return gate * self.value(F.relu(self.key(xk)).square())  # type: ignore[no-any-return]
+        return gate * self.value(self.parts.squared_relu(self.key(xk)))  # type: ignore[no-any-return]
 
-    def mixes(self, x: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+    def mixes(self, x: Tensor, before: Tensor | None) -> Sequence[Tensor]:
         """What key and receptance read."""
-        delta = x - before
-        return torch.addcmul(before, delta, self.time_mix_k), torch.addcmul(before, delta, self.time_mix_r)
+        last = shifted(x, before)
+        delta = x - last
+        return [torch.addcmul(last, delta, mix) for mix in (self.time_mix_k, self.time_mix_r)]
 
 
 class RWKV5(base.RWKV):

@@ -5,11 +5,12 @@ Facts: the RWKV-5/6 paper and the reference implementations (RWKV-LM, the `rwkv`
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from engine.models import base, v5
-from engine.models.base import wide
 
 
 class TimeMix(v5.TimeMix):
@@ -26,18 +27,16 @@ class TimeMix(v5.TimeMix):
     time_decay_w1: nn.Parameter
     time_decay_w2: nn.Parameter
 
-    def mixes(self, x: Tensor, before: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def mixes(self, x: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """See RWKV-5's."""
-        delta = before - x
-        low = torch.tanh(torch.addcmul(x, delta, self.time_maa_x) @ self.time_maa_w1)
+        (mixed,) = self.parts.mix(x, before, [self.time_maa_x])
+        low = torch.tanh(mixed @ self.time_maa_w1)
         low = low.view(-1, *self.time_maa_w2.shape[:2]).transpose(0, 1)
         by_data = torch.bmm(low, self.time_maa_w2).view(-1, *x.shape)
         fixed = (self.time_maa_w, self.time_maa_k, self.time_maa_v, self.time_maa_r, self.time_maa_g)
-        w, k, v, r, g = (
-            torch.addcmul(x, delta, mix + more) for mix, more in zip(fixed, by_data, strict=True)
-        )
-        decay = wide(self.time_decay) + wide(torch.tanh(w @ self.time_decay_w1) @ self.time_decay_w2)
-        return r, k, v, g, self.heads(decay)
+        w, k, v, r, g = self.parts.mix_by_data(x, before, fixed, by_data)
+        low_decay = torch.tanh(w @ self.time_decay_w1) @ self.time_decay_w2
+        return r, k, v, g, self.heads(self.parts.decay6(self.time_decay, low_decay))
 
 
 class ChannelMix(v5.ChannelMix):
@@ -46,10 +45,9 @@ class ChannelMix(v5.ChannelMix):
     time_maa_k: nn.Parameter
     time_maa_r: nn.Parameter
 
-    def mixes(self, x: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+    def mixes(self, x: Tensor, before: Tensor | None) -> Sequence[Tensor]:
         """What key and receptance read."""
-        delta = before - x
-        return torch.addcmul(x, delta, self.time_maa_k), torch.addcmul(x, delta, self.time_maa_r)
+        return self.parts.mix(x, before, [self.time_maa_k, self.time_maa_r])
 
 
 class RWKV6(base.RWKV):

@@ -5,17 +5,12 @@ Facts: the RWKV-7 paper and the reference implementations (RWKV-LM, the `rwkv` p
 
 from __future__ import annotations
 
-import math
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.models import base
-from engine.models.base import LayerCarry, shifted, wide
+from engine.models.base import LayerCarry
 from engine.ops.wkv7 import WKV7
-
-DECAY_LIMIT = -math.exp(-0.5)  # log of the strongest decay
 
 
 class TimeMix(base.TimeMix):
@@ -48,28 +43,22 @@ class TimeMix(base.TimeMix):
         self, x: Tensor, v_first: Tensor | None, carry: LayerCarry | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """[B, T, D] -> the same, the first layer's values [B, T, D] and the state [B, H, N, N]."""
-        delta = shifted(x, carry.att if carry is not None else None) - x
-        xr, xw, xk, xv, xa, xg = (
-            torch.addcmul(x, delta, mix)
-            for mix in (self.x_r, self.x_w, self.x_k, self.x_v, self.x_a, self.x_g)
-        )
+        parts, before = self.parts, carry.att if carry is not None else None
+        mixes = self.x_r, self.x_w, self.x_k, self.x_v, self.x_a, self.x_g
+        xr, xw, xk, xv, xa, xg = parts.mix(x, before, mixes)
         r, k, v = self.receptance(xr), self.key(xk), self.value(xv)
-        log_w = DECAY_LIMIT * torch.sigmoid(self.w0 + wide(torch.tanh(xw @ self.w1) @ self.w2))
-        iclr = torch.sigmoid(self.a0 + wide((xa @ self.a1) @ self.a2))
+        w, a = torch.tanh(xw @ self.w1) @ self.w2, (xa @ self.a1) @ self.a2
         gate = torch.sigmoid(xg @ self.g1) @ self.g2
         if v_first is None:
             v_first = v
         else:
-            v = torch.lerp(v, v_first, torch.sigmoid(self.v0 + (xv @ self.v1) @ self.v2))
-        # The recurrence reads numbers of the weights' type; from here to the output the rest is fp32.
-        k = wide(k)
-        kk = F.normalize(self.heads(k * self.k_k), dim=-1)
-        k = k * (1 + (iclr - 1) * self.k_a)
-        r, log_w, k, v, iclr = (self.heads(z) for z in (r, log_w, k, v, iclr))
-        key, removed, added = (z.to(x.dtype) for z in (k, -kk, kk * iclr))
-        y, state = self.operator(r, log_w, key, v, removed, added, self.start(x, carry))
-        y = self.normed(y) + ((r * k * self.r_k).sum(-1, keepdim=True) * v).flatten(2)
-        return self.output(y.to(x.dtype) * gate), v_first, state
+            v = parts.blend(v, v_first, self.v0, (xv @ self.v1) @ self.v2)
+        log_w, key, removed, added = parts.inputs7(k, w, a, self.n_head, self)
+        y, state = self.operator(
+            self.heads(r), self.heads(log_w), self.heads(key), self.heads(v), self.heads(removed),
+            self.heads(added), self.start(x, carry),
+        )  # fmt: skip
+        return self.output(parts.output7(y.flatten(2), r, key, v, gate, self.ln_x, self.r_k)), v_first, state
 
 
 class ChannelMix(base.ChannelMix):
@@ -79,8 +68,8 @@ class ChannelMix(base.ChannelMix):
 
     def forward(self, x: Tensor, before: Tensor | None) -> Tensor:
         """[B, T, D] -> [B, T, D]."""
-        delta = shifted(x, before) - x
-        return self.value(F.relu(self.key(torch.addcmul(x, delta, self.x_k))).square())  # type: ignore[no-any-return]
+        (mixed,) = self.parts.mix(x, before, [self.x_k])
+        return self.value(self.parts.squared_relu(self.key(mixed)))  # type: ignore[no-any-return]
 
 
 class RWKV7(base.RWKV):

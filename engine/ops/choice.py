@@ -1,7 +1,8 @@
 """`op: auto`: which of the operators that work here is the fastest, found once and remembered.
 
 On a CPU there is one candidate and nothing to find. On a GPU each candidate first computes a small
-case, whose answer and gradients must be those of `chunked`, and is then timed on the real shape.
+case, whose answer and gradients must be those of `chunked`, and is then timed on the real shape. With any
+operator made for GPUs, the element-wise parts of the layers are chosen likewise (`parts.trial`).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,26 +22,71 @@ from torch import Tensor
 from engine.contract.errors import UserError
 from engine.contract.files import write_atomic
 from engine.contract.i18n import _
+from engine.ops.parts import TORCH, Parts
 from engine.ops.registry import USABLE, Need, Operator, Selected, function_of, named, why_not
 
 FILE = "operators.json"
-VERSION = 2  # of the operators: a change that may change their speed asks for new measurements
+VERSION = 3  # of the operators: a change that may change their speed asks for new measurements
 ROUNDS = 5
 SAFE = "chunked"
 DEFINITION = "reference"
+PLAIN = (SAFE, DEFINITION)  # torch alone
+FUSING = "triton"  # what the fused parts are written in
+PARTS = "parts"
+TIMED_STEPS = 4096
 CHECKED_STEPS = 80  # whole chunks of 16, and not of 32
 # Of a result, the largest error relative to its root mean square that rounding explains.
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 6e-2}
 
 
 def choose(op: str, need: Need, cache: Path | None = None) -> Selected:
-    """The operator that `op` names, or with "auto" the fastest that works.
+    """The operator that `op` names, or with "auto" the fastest that works, and the parts that go with it.
 
     A choice that was timed is kept in the folder `cache` and holds until the device, torch or the shape
     is another. Raises UserError when a named operator does not work here.
     """
-    if op != "auto":
-        return named(op, need, cache)
+    selected = named(op, need, cache) if op != "auto" else _auto(need, cache)
+    if selected.name in PLAIN or why_not(FUSING, need):
+        return selected
+    known = _remembered(cache, need, PARTS)
+    if known is None:
+        known = _parts(need)
+        _remember(cache, need, known, PARTS)
+    parts: Parts = TORCH
+    if known["name"] != TORCH.name:
+        from engine.ops.parts import fused
+
+        parts = fused.FusedParts()
+    return replace(selected, parts=parts, parts_reason=str(known["reasons"]))
+
+
+def _parts(need: Need) -> dict[str, Any]:
+    """Which element-wise parts to use, and why; without a length, the fused ones if they compute right."""
+    from engine.ops.parts.fused import FusedParts
+    from engine.ops.parts.trial import Trial
+
+    fused = FusedParts()
+    try:
+        trial = Trial(replace(need, batch=2, steps=CHECKED_STEPS))
+        _same(trial.results(fused), trial.wide().results(TORCH), need.dtype)
+        if not need.steps:
+            return {"name": fused.name, "reasons": _("expected to be faster than torch's")}
+        real = Trial(replace(need, batch=1, steps=min(need.batch * need.steps, TIMED_STEPS)))
+        times = {one.name: _median(real, one) for one in (fused, TORCH)}
+    except Exception as error:  # a compiler or a driver may raise anything; torch still works
+        return {"name": TORCH.name, "reasons": _("fused failed: {reason}", reason=_first_line(error))}
+    told = _(
+        "{fused:.2f} ms fused, {plain:.2f} ms by torch", fused=times[fused.name], plain=times[TORCH.name]
+    )
+    return {"name": min(times, key=lambda name: times[name]), "reasons": told}
+
+
+def _median(trial: Any, parts: Parts) -> float:
+    """Milliseconds of a forward and a backward pass of every part."""
+    return timed(lambda: trial.results(parts)[0])
+
+
+def _auto(need: Need, cache: Path | None) -> Selected:
     declined = {name: reason for name in USABLE if (reason := why_not(name, need))}
     candidates = [name for name in USABLE if name not in declined and name != DEFINITION]
     declined[DEFINITION] = _("step by step: slower than {safe} on {device}", safe=SAFE, device=need.device)
@@ -99,10 +146,13 @@ def compare(operator: Operator, need: Need) -> None:
     small = replace(need, heads=2, batch=2, steps=CHECKED_STEPS)
     inputs = make_inputs(small)
     right = results(function_of(SAFE, small), [x.detach().float() for x in inputs])
-    found = results(operator, inputs)
+    _same(results(operator, inputs), right, need.dtype)
+
+
+def _same(found: list[Tensor], right: list[Tensor], dtype: torch.dtype) -> None:
     for i, (f, r) in enumerate(zip(found, right, strict=True)):
         error = float((f.float() - r).norm() / r.norm())
-        if not error <= TOLERANCE[need.dtype]:
+        if not error <= TOLERANCE[dtype]:
             raise ValueError(_("result {i} is off by {error:.1e} of its size", i=i, error=error))
 
 
@@ -117,21 +167,26 @@ def results(operator: Operator, inputs: list[Tensor]) -> list[Tensor]:
 
 def milliseconds(operator: Operator, inputs: list[Tensor]) -> float:
     """The median time of a forward and a backward pass."""
-    taken = []
-    for turn in range(ROUNDS + 2):
-        _finish(inputs[0])
-        begin = time.perf_counter()
+
+    def passes() -> Tensor:
         y, last = operator(*inputs)
         torch.autograd.grad([y, last], inputs, [torch.ones_like(y), torch.ones_like(last)])
-        _finish(y)
+        return y
+
+    return timed(passes)
+
+
+def timed(passes: Callable[[], Tensor]) -> float:
+    """The median time of what gives a tensor of the device that it keeps busy."""
+    taken = []
+    for turn in range(ROUNDS + 2):
+        begin = time.perf_counter()
+        made = passes()
+        if made.is_cuda:
+            torch.cuda.synchronize(made.device)
         if turn >= 2:
             taken.append(1e3 * (time.perf_counter() - begin))
     return sorted(taken)[len(taken) // 2]
-
-
-def _finish(x: Tensor) -> None:
-    if x.is_cuda:
-        torch.cuda.synchronize(x.device)
 
 
 def make_inputs(need: Need) -> list[Tensor]:
@@ -161,10 +216,10 @@ def make_inputs(need: Need) -> list[Tensor]:
     return [x.requires_grad_() for x in [*made, state]]
 
 
-def _key(need: Need) -> str:
+def _key(need: Need, what: str) -> str:
     device = torch.cuda.get_device_name() if need.device == "cuda" else need.device
     shape = "x".join(map(str, (need.batch, need.steps, need.heads, need.width)))
-    return f"{VERSION} {need.recurrence} {device} torch {torch.__version__} {need.dtype} {shape}"
+    return f"{VERSION} {what or need.recurrence} {device} torch {torch.__version__} {need.dtype} {shape}"
 
 
 def _read(cache: Path) -> dict[str, Any]:
@@ -176,17 +231,17 @@ def _read(cache: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _remembered(cache: Path | None, need: Need) -> dict[str, Any] | None:
-    entry = _read(cache).get(_key(need)) if cache is not None else None
+def _remembered(cache: Path | None, need: Need, what: str = "") -> dict[str, Any] | None:
+    entry = _read(cache).get(_key(need, what)) if cache is not None else None
     return entry if isinstance(entry, dict) and {"name", "reasons"} <= entry.keys() else None
 
 
-def _remember(cache: Path | None, need: Need, entry: dict[str, Any]) -> None:
+def _remember(cache: Path | None, need: Need, entry: dict[str, Any], what: str = "") -> None:
     if cache is None:
         return
     with contextlib.suppress(OSError):  # then it is measured again next time
         cache.mkdir(parents=True, exist_ok=True)
-        write_atomic(cache / FILE, json.dumps(_read(cache) | {_key(need): entry}, indent=1))
+        write_atomic(cache / FILE, json.dumps(_read(cache) | {_key(need, what): entry}, indent=1))
 
 
 def _first_line(error: BaseException) -> str:

@@ -21,6 +21,7 @@ import torch
 
 from engine.contract.errors import UserError
 from engine.contract.i18n import _
+from engine.ops.parts import TORCH, Parts
 
 Operator = Callable[..., "tuple[torch.Tensor, torch.Tensor]"]  # unsaid
 
@@ -47,11 +48,14 @@ class Need:
 
 @dataclass(frozen=True)
 class Selected:
-    """The chosen operator; `reasons` says of every other one why it was not."""
+    """The chosen operator; `reasons` says of every other one why it was not. `parts` are the element-wise
+    ones that go with it, and `parts_reason` says why those."""
 
     name: str
     function: Operator
     reasons: dict[str, str]
+    parts: Parts = TORCH
+    parts_reason: str = ""
 
 
 def recurrence_of(version: str) -> str:

@@ -15,8 +15,8 @@ from torch.autograd import Function
 
 from engine.data.dataset import IGNORED
 from engine.models.base import RWKV, Carry, product, product_back
+from engine.ops.parts import Parts
 
-L2WRAP = 1e-4
 # Logits held at a time, at least. On a CPU 16 MiB of them stay near the cores. A GPU wants larger products,
 # and where a batch is large an eighth of its logits is still less than what a block works with.
 CHUNK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 24}
@@ -40,8 +40,9 @@ def chunk_loss(
     learned = targets != IGNORED
     hidden, carry = model.hidden(tokens, carry)
     total: Tensor = LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        hidden[learned], model.head.weight, targets[learned], *_copies(model, hidden, carry, learned)
-    )
+        hidden[learned], model.head.weight, targets[learned], model.parts,
+        *_copies(model, hidden, carry, learned),
+    )  # fmt: skip
     return total / max(count, 1), carry
 
 
@@ -51,9 +52,10 @@ def summed_loss(model: RWKV, tokens: Tensor, targets: Tensor) -> tuple[float, in
     learned = targets != IGNORED
     whole, carry = model.hidden(tokens)
     hidden, wanted, total = whole[learned], targets[learned], 0.0
-    for part, logits, _ in _logits(hidden, model.head.weight, *_copies(model, whole, carry, learned)):
+    for part, made, _ in _logits(hidden, model.head.weight, *_copies(model, whole, carry, learned)):
+        logits = made.float()
         total += float((logits.logsumexp(-1) - logits.gather(1, wanted[part, None])[:, 0]).sum())
-        del logits
+        del made, logits
     return total, int(wanted.shape[0])
 
 
@@ -69,15 +71,16 @@ def _logits(
     hidden: Tensor, weight: Tensor, scores: Tensor | None = None, ids: Tensor | None = None,
     rows: Tensor | None = None,
 ) -> Iterator[tuple[slice, Tensor, Tensor | None]]:  # fmt: skip
-    """Some positions at a time: which, their logits in fp32, and the ids that their scores belong to."""
+    """Some positions at a time: which, their logits (in fp32 if copying adds to them), and the ids that their
+    scores belong to."""
     kind = hidden.device.type
     size = max(1, CHUNK_ELEMENTS[kind] // weight.shape[0], int(SHARE[kind] * len(hidden)))
     for start in range(0, len(hidden), size):
         part = slice(start, start + size)
-        logits, copied = product(hidden[part], weight).float(), None
+        logits, copied = product(hidden[part], weight), None
         if scores is not None and ids is not None and rows is not None:
             copied = ids[rows[part]]
-            logits.scatter_add_(1, copied, scores[part].float())
+            logits = logits.float().scatter_add_(1, copied, scores[part].float())
         yield part, logits, copied
         del logits, copied  # the next ones need room
 
@@ -85,30 +88,27 @@ def _logits(
 class LinearCrossEntropy(Function):
     """hidden [P, D], weight [V, D], targets [P] -> summed cross-entropy of hidden @ weight.T, in fp32.
 
-    Its gradient includes L2Wrap. A weight that is frozen costs no gradient. `copies`: see `_copies`.
+    Its gradient includes L2Wrap, see `Parts.cross_entropy`. A weight that is frozen costs no gradient.
+    `copies`: see `_copies`.
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, *copies: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, parts: Parts, *copies: Tensor
+    ) -> Tensor:
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if weight.requires_grad else None
         grad_scores = torch.empty_like(copies[0]) if copies else None
         total = torch.zeros((), device=hidden.device)
         for part, logits, copied in _logits(hidden, weight, *copies):
-            h, t = hidden[part], targets[part]
-            wanted, rows = logits.gather(1, t[:, None]), torch.arange(len(t), device=t.device)
-            highest, where = logits.max(-1, keepdim=True)
-            sums = logits.sub_(highest).exp_().sum(-1, keepdim=True)
-            total += (sums.log() + highest - wanted).sum()
-            gradient = logits.div_(sums)  # softmax, in the memory of the logits
-            gradient[rows, t] -= 1
-            gradient[rows, where[:, 0]] += L2WRAP * highest[:, 0]
+            loss, gradient = parts.cross_entropy(logits, targets[part])
+            total += loss
             if grad_scores is not None and copied is not None:
                 grad_scores[part] = gradient.gather(1, copied).to(grad_scores.dtype)
             gradient = gradient.to(hidden.dtype)
             grad_hidden[part] = product_back(gradient, weight)
             if grad_weight is not None:
-                grad_weight.addmm_(gradient.T.float(), h.float())
+                grad_weight.addmm_(gradient.T.float(), hidden[part].float())
             del logits, gradient
         ctx.save_for_backward(grad_hidden, grad_weight, grad_scores)
         ctx.weight_dtype = weight.dtype
@@ -123,4 +123,4 @@ class LinearCrossEntropy(Function):
             narrow = torch.empty_like(grad_weight, dtype=ctx.weight_dtype)
             torch.mul(grad_weight, outputs[0], out=narrow)
         copies = () if grad_scores is None else (grad_scores * outputs[0], None, None)
-        return grad_hidden * outputs[0], narrow, None, *copies
+        return grad_hidden * outputs[0], narrow, None, None, *copies

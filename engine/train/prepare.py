@@ -22,7 +22,7 @@ from engine.models import load_model
 from engine.models.base import RWKV
 from engine.models.init import WORLD_VOCABULARY, make_checkpoint
 from engine.ops.choice import SAFE, choose
-from engine.ops.registry import Need, Selected, named, recurrence_of
+from engine.ops.registry import Need, Selected, recurrence_of
 from engine.train.group import Group
 from engine.train.stop import StopRequest
 from engine.train.strategy import Spread, spread_for
@@ -228,7 +228,7 @@ def _operator(
     )  # fmt: skip
     if settings.op == "auto" and begun:
         try:
-            return named(begun, need, cache)
+            return choose(begun, need, cache)
         except UserError as error:
             emit(
                 events.Warned(
@@ -246,6 +246,16 @@ def _operator(
         emit(
             (events.Warned if slow else events.Log)(
                 text=_("op auto is {name}. Not {others}.", name=chosen.name, others=others)
+            )
+        )
+    if chosen.parts_reason:
+        emit(
+            events.Log(
+                text=_(
+                    "Element-wise parts: {name} ({reason}).",
+                    name=chosen.parts.name,
+                    reason=chosen.parts_reason,
+                )
             )
         )
     return chosen

@@ -178,7 +178,8 @@ def benchmark(place: Place) -> dict[str, Any]:
     tiny = {"cpu": (1 << 10, 16), "cuda": (1 << 10, 16)}
     args = {
         "size": "tiny", "version": "x070", "method": "state", "quant": "nf4", "dtype": "bf16", "ctx": 16,
-        "batch": 2, "grad_cp": 1, "op": "chunked", "rounds": 1, "threads": 0, "profile": False,
+        "batch": 2, "grad_cp": 1, "op": "chunked", "parts": "auto", "rounds": 1, "threads": 0,
+        "profile": False,
         "device": "cuda",
     }  # fmt: skip
     sizes = mock.patch.object(step, "SIZES", (ModelSize("tiny", 2, 64, {}),))

@@ -18,6 +18,7 @@ from engine.contract.errors import UserError
 from engine.models import load_model
 from engine.models.base import RWKV
 from engine.models.init import init_model
+from engine.ops import parts
 from engine.train import loss
 from tests.fakes.weights import VERSIONS
 
@@ -108,7 +109,7 @@ def test_it_generates_as_it_reads(both: Path) -> None:
 
 def test_loss_and_gradients_are_those_of_all_logits(both: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Taken a few positions at a time, as of the whole."""
-    monkeypatch.setattr(loss, "L2WRAP", 0.0)
+    monkeypatch.setattr(parts, "L2WRAP", 0.0)
     monkeypatch.setitem(loss.CHUNK_ELEMENTS, "cpu", 3 * 70)
     targets = TOKENS.roll(-1, 1)
     targets[0, 2:5] = -100

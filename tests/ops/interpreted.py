@@ -25,7 +25,17 @@ import triton.language as tl
 from torch import Tensor
 from triton.runtime import autotuner, interpreter
 
+from engine.contract.settings import TrainSettings
+from engine.models.build import MODELS
 from engine.ops import tiles
+from engine.ops.parts import TORCH, fused
+from engine.ops.parts.fused import FusedParts
+from engine.ops.parts.trial import Trial
+from engine.ops.registry import Need, recurrence_of
+from engine.train.loss import chunk_loss
+from engine.tuning import tuning_for
+from engine.tuning.base import trainable
+from tests.fakes.weights import random_weights
 from tests.ops.cases import FLA_CASES, KERNEL_CASES, errors, make, operator
 
 COUNTING = (
@@ -49,7 +59,41 @@ def main() -> None:
         inputs = make(recurrence, *shape, **options)
         found.append(errors(*pair, recurrence, inputs, getattr(torch, dtype)))
     state = {} if name == "fla" else {name: _state_only(name) for name in ("wkv6", "wkv7")}
-    print(json.dumps({"cases": found, "state": state}))
+    told = {"cases": found, "state": state}
+    if name == "triton":
+        told |= {"parts": _parts(), "models": {version: _model(version) for version in ("x060", "x070")}}
+    print(json.dumps(told))
+
+
+def _parts() -> list[float]:
+    """How far each result of the fused parts is off, for two shapes."""
+    fused.BLOCK = 64  # several programs for a row, the last of them not full
+    off = []
+    for shape in ((2, 7, 3, 32), (1, 1, 5, 16)):
+        batch, steps, heads, width = shape
+        trial = Trial(Need("wkv7", "cpu", torch.float32, heads, width, batch, steps))
+        pairs = zip(trial.results(FusedParts()), trial.wide(torch.float64).results(TORCH), strict=True)
+        off.append([float((f - r).norm() / r.norm()) for f, r in pairs])
+    return [error for errors in off for error in errors]
+
+
+def _model(version: str) -> list[float]:
+    """How far a model's loss is off in the kernels' hands, and its gradients by the states; in two chunks."""
+    tensors = random_weights(2, 48, 16, 100, version)
+    recurrence, tokens = recurrence_of(version), torch.arange(10).view(2, 5) * 9
+    made = []
+    for op, parts in (("triton", FusedParts()), ("chunked", TORCH)):
+        model = MODELS[version](tensors, operator(op, recurrence), parts).train()
+        tuning = tuning_for(TrainSettings())
+        tuning.attach(model)
+        learning = trainable(model)
+        for parameter in learning:
+            parameter.data.copy_(torch.linspace(-1, 1, parameter.numel()).view_as(parameter))
+        loss, carry = chunk_loss(model, tokens[:, :2], tokens[:, 1:3], 10, None)
+        more, _ = chunk_loss(model, tokens[:, 2:], tokens[:, 2:], 10, carry)
+        total = loss + more
+        made.append([total.detach(), *torch.autograd.grad(total, learning)])
+    return [float((f - r).norm() / r.norm()) for f, r in zip(*made, strict=True)]
 
 
 def _state_only(recurrence: str) -> float:
@@ -93,8 +137,12 @@ def _counted(*bounds: Any) -> Iterator[tl.tensor]:
 def _poison() -> None:
     """Memory that nothing was written to is NaN, so that nobody can read it unnoticed."""
     empty_like, new_empty = torch.empty_like, Tensor.new_empty
-    torch.empty_like = lambda *a, **k: empty_like(*a, **k).fill_(float("nan"))
-    Tensor.new_empty = lambda *a, **k: new_empty(*a, **k).fill_(float("nan"))  # type: ignore[method-assign]
+    torch.empty_like = lambda *a, **k: _nans(empty_like(*a, **k))
+    Tensor.new_empty = lambda *a, **k: _nans(new_empty(*a, **k))  # type: ignore[method-assign]
+
+
+def _nans(made: Tensor) -> Tensor:
+    return made.fill_(float("nan")) if made.is_floating_point() else made
 
 
 if __name__ == "__main__":

@@ -14,6 +14,9 @@ from torch import Tensor
 from engine.contract.errors import UserError
 from engine.ops import choice, native, registry
 from engine.ops.choice import choose
+from engine.ops.parts import TORCH, Parts, fused
+from engine.ops.parts.fused import FusedParts
+from engine.ops.parts.trial import Trial
 from engine.ops.registry import USABLE, Need, recurrence_of
 from engine.ops.wkv7.chunked import wkv7_chunked
 from tests.ops.cases import operator
@@ -120,6 +123,61 @@ def test_when_nothing_works_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     Machine(monkeypatch, triton=broken, chunked=broken)
     with pytest.raises(UserError, match="no kernel image"):
         choose("auto", NEED)
+
+
+class Fused(Parts):
+    """In the place of the fused parts, which need a GPU."""
+
+    name = "fused"
+
+
+class Wrong(Fused):
+    def squared_relu(self, x: Tensor) -> Tensor:
+        return 1.1 * super().squared_relu(x)
+
+
+class Broken(Fused):
+    def squared_relu(self, x: Tensor) -> Tensor:
+        raise RuntimeError("no kernel image is available")
+
+
+@pytest.mark.parametrize(
+    ("made", "milliseconds", "name", "reason"),
+    [(Fused, (1.0, 3.0), "fused", "1.00 ms fused, 3.00 ms by torch"),
+     (Fused, (3.0, 1.0), "torch", "3.00 ms fused, 1.00 ms by torch"),
+     (Wrong, (1.0, 3.0), "torch", "fused failed: ValueError: result 12 is off by 1.0e-01 of its size"),
+     (Broken, (1.0, 3.0), "torch", "fused failed: RuntimeError: no kernel image is available")],
+)  # fmt: skip
+def test_element_wise_parts_are_fused_where_that_is_right_and_faster(
+    made: type[Parts], milliseconds: tuple[float, float], name: str, reason: str,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+) -> None:  # fmt: skip
+    Machine(monkeypatch, triton=wkv7_chunked)
+    times = iter(milliseconds)
+    monkeypatch.setattr(fused, "FusedParts", made)
+    monkeypatch.setattr(choice, "timed", lambda passes: float(passes().isfinite().all()) * next(times))
+    selected = choose("triton", NEED, tmp_path)
+    assert (selected.name, selected.parts.name, selected.parts_reason) == ("triton", name, reason)
+    again = choose("triton", NEED, tmp_path)  # remembered: there are no more times
+    assert (again.parts.name, again.parts_reason) == (name, reason)
+    assert choose("chunked", NEED, tmp_path).parts is TORCH
+
+
+def test_real_parts_are_timed() -> None:
+    assert choice._median(Trial(NEED), TORCH) > 0
+
+
+def test_where_weights_learn_the_parts_are_torchs() -> None:
+    """Their kernels, which do not run here, give activations a gradient only."""
+    trial = Trial(NEED)
+    plain = trial.results(TORCH)
+    for weight in (*trial.fixed, trial.norm, trial.r_k):
+        weight.requires_grad_()
+
+    class NoKernels(FusedParts):
+        squared_relu, cross_entropy = Parts.squared_relu, Parts.cross_entropy  # they have no weights
+
+    assert all(torch.equal(f, p) for f, p in zip(trial.results(NoKernels()), plain, strict=True))
 
 
 @pytest.mark.parametrize("recurrence", ["wkv6", "wkv7"])

@@ -9,6 +9,9 @@ import pytest
 import torch
 
 from engine.ops.choice import choose
+from engine.ops.parts import TORCH
+from engine.ops.parts.fused import FusedParts
+from engine.ops.parts.trial import Trial
 from engine.ops.registry import USABLE, Need, function_of, why_not
 from tests.ops.cases import KERNEL_CASES, LIMITS, errors, make
 
@@ -64,3 +67,19 @@ def test_the_same_twice_to_the_bit(recurrence: str) -> None:
         y, last = selected.function(*inputs)
         results.append([y, last, *torch.autograd.grad([y, last], inputs, [y.detach(), last.detach()])])
     assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("shape", "width"), [((2, 517, 12), 64), ((1, 1, 40), 64), ((3, 100, 5), 32)])
+def test_the_fused_parts_are_torchs(dtype: str, shape: tuple[int, int, int], width: int) -> None:
+    batch, steps, heads = shape
+    trial = Trial(Need("wkv7", "cuda", DTYPES[dtype], heads, width, batch, steps))
+    pairs = zip(trial.results(FusedParts()), trial.wide(torch.float64).results(TORCH), strict=True)
+    errors_ = [float((found - right).norm() / right.norm()) for found, right in pairs]
+    assert all(error < LIMITS[dtype] for error in errors_), errors_
+
+
+@pytest.mark.parametrize("recurrence", ["wkv6", "wkv7"])
+def test_the_fused_parts_are_chosen(recurrence: str) -> None:
+    selected = choose("triton", Need(recurrence, "cuda", torch.bfloat16, 32, 64, 8, 1024))
+    assert selected.parts.name == "fused", selected.parts_reason

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from bench.kernels import triton_kernel
+from bench.kernels import parts_kernel, triton_kernel
+from engine.ops.parts import fused
 from tests.ops.cases import KERNEL_CASES, LIMITS, NAMES
 
 
@@ -36,6 +38,40 @@ def test_every_result_is_the_float64_loops(case: int, report: dict[str, Any]) ->
 
 def test_a_backward_pass_for_the_state_alone(report: dict[str, Any]) -> None:
     assert all(error < 1e-5 for error in report["state"].values()), report["state"]
+
+
+def test_the_fused_parts_are_torchs(report: dict[str, Any]) -> None:
+    assert len(report["parts"]) == 2 * 33 and all(error < 1e-6 for error in report["parts"]), report["parts"]
+
+
+def test_models_of_kernels_learn_as_torchs(report: dict[str, Any]) -> None:
+    assert all(error < 1e-5 for errors in report["models"].values() for error in errors), report["models"]
+
+
+def _variants() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each kernel of the parts as RWKV-7 has it, and what RWKV-6 has otherwise."""
+    for name in fused.KERNELS:
+        seven = {"MORE": False} if name.startswith("mix") else {}
+        yield name, seven
+        if name.startswith("mix"):
+            yield name, {"C": 5}
+        if name.startswith("output"):
+            yield name, {"SEVEN": False}
+
+
+@pytest.mark.parametrize(("name", "constants"), _variants())
+def test_a_part_compiles_for_a_gpu_that_is_not_here(name: str, constants: dict[str, Any]) -> None:
+    assert parts_kernel(name, 90, torch.bfloat16, 64, **constants)["spilled"] == 0
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("arch", [80, 90, 100])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize(("name", "constants"), _variants())
+def test_a_part_compiles_for_every_gpu_and_type(
+    name: str, constants: dict[str, Any], dtype: torch.dtype, arch: int
+) -> None:
+    assert parts_kernel(name, arch, dtype, 64, **constants)["spilled"] == 0
 
 
 KERNELS = [

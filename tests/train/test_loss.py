@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from engine.ops.parts import L2WRAP, TORCH
 from engine.train import loss as module
-from engine.train.loss import L2WRAP, LinearCrossEntropy
+from engine.train.loss import LinearCrossEntropy
 
 
 def plain(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -34,7 +35,7 @@ def test_value_and_gradients(positions: int, scale: float, monkeypatch: pytest.M
     hidden = torch.randn(positions, 16, generator=generator).requires_grad_()
     weight = (scale * torch.randn(91, 16, generator=generator)).requires_grad_()
     targets = torch.randint(91, (positions,), generator=generator)
-    total: Tensor = LinearCrossEntropy.apply(hidden, weight, targets)  # type: ignore[no-untyped-call]
+    total: Tensor = LinearCrossEntropy.apply(hidden, weight, targets, TORCH)  # type: ignore[no-untyped-call]
     (total / 3).backward()  # type: ignore[no-untyped-call]
     expected, grad_hidden, grad_weight = plain(hidden.detach(), weight.detach(), targets)
     assert hidden.grad is not None and weight.grad is not None
@@ -60,19 +61,19 @@ def test_the_logits_of_a_batch_never_exist(trained: bool, monkeypatch: pytest.Mo
     monkeypatch.setitem(module.CHUNK_ELEMENTS, "cpu", 8 * 91)
     hidden, weight = torch.randn(50, 16).requires_grad_(), torch.randn(91, 16).requires_grad_(trained)
     with Largest() as largest:  # type: ignore[no-untyped-call]
-        total: Tensor = LinearCrossEntropy.apply(hidden, weight, torch.randint(91, (50,)))  # type: ignore[no-untyped-call]
+        total: Tensor = LinearCrossEntropy.apply(hidden, weight, torch.randint(91, (50,)), TORCH)  # type: ignore[no-untyped-call]
         total.backward()  # type: ignore[no-untyped-call]
     assert largest.found == 8 * 91
 
 
 def test_a_frozen_head_gets_no_gradient() -> None:
     hidden, weight = torch.randn(3, 4, requires_grad=True), torch.randn(9, 4)
-    total: Tensor = LinearCrossEntropy.apply(hidden, weight, torch.tensor([0, 8, 3]))  # type: ignore[no-untyped-call]
+    total: Tensor = LinearCrossEntropy.apply(hidden, weight, torch.tensor([0, 8, 3]), TORCH)  # type: ignore[no-untyped-call]
     total.backward()  # type: ignore[no-untyped-call]
     assert hidden.grad is not None and weight.grad is None
 
 
 def test_nothing_to_learn_gives_zero() -> None:
     hidden, weight = torch.randn(0, 4, requires_grad=True), torch.randn(9, 4)
-    total: Tensor = LinearCrossEntropy.apply(hidden, weight, torch.zeros(0, dtype=torch.long))  # type: ignore[no-untyped-call]
+    total: Tensor = LinearCrossEntropy.apply(hidden, weight, torch.zeros(0, dtype=torch.long), TORCH)  # type: ignore[no-untyped-call]
     assert total == 0
