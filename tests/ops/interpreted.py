@@ -59,7 +59,7 @@ def main() -> None:
         inputs = make(recurrence, *shape, **options)
         found.append(errors(*pair, recurrence, inputs, getattr(torch, dtype)))
     state = {} if name == "fla" else {name: _state_only(name) for name in ("wkv6", "wkv7")}
-    told = {"cases": found, "state": state}
+    told: dict[str, Any] = {"cases": found, "state": state}
     if name == "triton":
         told |= {"parts": _parts(), "models": {version: _model(version) for version in ("x060", "x070")}}
     print(json.dumps(told))
