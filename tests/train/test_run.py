@@ -15,10 +15,15 @@ from typing import Any
 import pytest
 import torch
 
+from engine.__main__ import main
 from engine.contract import events
+from engine.contract.presets import render_yaml
 from engine.contract.process import Process
 from engine.contract.rundir import RunDir
+from engine.contract.settings import TrainSettings
 from engine.models import load_model
+from engine.train.run import run_training
+from rwkv_tui.services.launch import STOPPING
 from tests.conftest import Command
 
 SMALL = {
@@ -122,18 +127,18 @@ def test_files_are_what_other_programs_expect(finished: RunDir) -> None:
 
 
 def test_the_saved_state_gives_the_loss_that_was_told(
-    finished: RunDir, tiny_model: Path, tiny_data: Path, rwkv_tune: Command
-) -> None:
+    finished: RunDir, tiny_model: Path, tiny_data: Path, rwkv_tune: Command,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """By the command, and of the base by its job."""
     end = read(finished)[-1]
     assert isinstance(end, events.Finished) and end.loss_after is not None
-
-    def loss(*state: object) -> float:
-        done = rwkv_tune("eval", "--model", tiny_model, *state, "--data", tiny_data, "--ctx-len=32", "--json")
-        assert done.returncode == 0, done.stderr
-        return float(json.loads(done.stdout)["loss"])
-
-    assert loss("--state", finished.checkpoint(2)) == pytest.approx(end.loss_after, abs=1e-4)
-    assert loss() == pytest.approx(end.loss_before, abs=1e-4)
+    words = ["--model", str(tiny_model), "--data", str(tiny_data), "--ctx-len=32", "--json"]
+    done = rwkv_tune("eval", *words, "--state", finished.checkpoint(2))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["loss"] == pytest.approx(end.loss_after, abs=1e-4)
+    assert main(["evaluate", *words]) == 0
+    assert json.loads(capsys.readouterr().out)["loss"] == pytest.approx(end.loss_before, abs=1e-4)
 
 
 def test_a_folder_that_holds_a_run_is_refused(
@@ -145,69 +150,67 @@ def test_a_folder_that_holds_a_run_is_refused(
     assert {p: p.read_bytes() for p in finished.path.iterdir() if p.is_file()} == before
 
 
+def train_here(folder: Path, model: Path, data: Path, **more: Any) -> RunDir:
+    """The same in this process, where the time that an engine takes to start would tell nothing more."""
+    run = RunDir(folder)
+    run.claim(folder.name)
+    values = {**SMALL, "load_model": model, "data_file": data, "proj_dir": folder, **more}
+    run.settings.write_text(render_yaml(TrainSettings.model_validate(values), "A test."), encoding="utf-8")
+    before = {number: signal.getsignal(number) for number in STOPPING}  # a run takes them over
+    try:
+        assert run_training(run) == 0, read(run)[-1]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return run
+
+
 def test_the_same_seed_repeats_a_run_to_the_bit(
     tiny_model: Path, tiny_data: Path, rwkv_tune: Command, tmp_path: Path
 ) -> None:
-    for name, seed in (("a", 5), ("b", 5), ("c", 6)):
-        flags = ("--proj_dir", tmp_path / name, "--epoch_count", 1, "--epoch_steps", 4, "--random_seed", seed)
-        assert train(rwkv_tune, tiny_model, tiny_data, *flags, "--sample_len", 0).returncode == 0
+    """In another process, too, which orders its sets in another way."""
+    flags = ("--proj_dir", tmp_path / "a", "--epoch_count=1", "--epoch_steps=4", "--sample_len=0")
+    assert train(rwkv_tune, tiny_model, tiny_data, *flags, "--random_seed=5").returncode == 0
+    short = {"epoch_count": 1, "epoch_steps": 4, "sample_len": 0}
+    for name, seed in (("b", 5), ("c", 6)):
+        train_here(tmp_path / name, tiny_model, tiny_data, **short, random_seed=seed)
     a, b, c = (torch.load(tmp_path / n / "rwkv-0.pth", weights_only=True) for n in "abc")
     assert all(torch.equal(a[k], b[k]) for k in a)
     assert not all(torch.equal(a[k], c[k]) for k in a)
 
 
+PLAIN = {"epoch_count": 1, "epoch_steps": 4, "sample_len": 0, "warmup_steps": 0, "lr_schedule": "constant"}
+
+
+@pytest.fixture(scope="module")
+def plain(tiny_model: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    return train_here(tmp_path_factory.mktemp("plain") / "run", tiny_model, tiny_data, **PLAIN)
+
+
 @pytest.mark.parametrize(
-    "flags",
+    "changed",
     [
-        ("--grad_cp", 1),
-        ("--accumulate_grad_batches", 2, "--micro_bsz", 2, "--epoch_steps", 8),
-        ("--op", "reference"),
+        {"grad_cp": 1},
+        {"accumulate_grad_batches": 2, "micro_bsz": 2, "epoch_steps": 8},
+        {"op": "reference"},
     ],
 )
 def test_settings_that_must_not_change_the_result(
-    flags: tuple[object, ...], tiny_model: Path, tiny_data: Path, rwkv_tune: Command, tmp_path: Path
+    changed: dict[str, Any], plain: RunDir, tiny_model: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
-    base = (
-        "--epoch_count",
-        1,
-        "--epoch_steps",
-        4,
-        "--sample_len",
-        0,
-        "--warmup_steps",
-        0,
-        "--lr_schedule",
-        "constant",
-    )
-    losses = []
-    for name, more in (("plain", ()), ("changed", flags)):
-        done = train(rwkv_tune, tiny_model, tiny_data, "--proj_dir", tmp_path / name, *base, *more)
-        assert done.returncode == 0, done.stderr
-        losses.append(read(RunDir(tmp_path / name))[-1])
-    assert losses[0].loss_after == pytest.approx(losses[1].loss_after, abs=2e-2)  # type: ignore[union-attr]
+    run = train_here(tmp_path / "run", tiny_model, tiny_data, **{**PLAIN, **changed})
+    one, other = read(plain)[-1], read(run)[-1]
+    assert isinstance(one, events.Finished) and isinstance(other, events.Finished)
+    assert other.loss_after == pytest.approx(one.loss_after, abs=2e-2)
 
 
-def test_full_tuning_saves_a_model(
-    tiny_model: Path, tiny_data: Path, rwkv_tune: Command, tmp_path: Path
-) -> None:
-    flags = (
-        "--train_type",
-        "none",
-        "--lr_init",
-        1e-3,
-        "--lr_final",
-        1e-4,
-        "--epoch_steps",
-        12,
-        "--epoch_count",
-        1,
-    )
-    done = train(rwkv_tune, tiny_model, tiny_data, "--proj_dir", tmp_path / "run", *flags)
-    assert done.returncode == 0, done.stderr
-    end = read(RunDir(tmp_path / "run"))[-1]
+def test_full_tuning_saves_a_model(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
+    how = {"train_type": "none", "lr_init": 1e-3, "lr_final": 1e-4, "epoch_steps": 12, "epoch_count": 1}
+    run = train_here(tmp_path / "run", tiny_model, tiny_data, **how)
+    end = read(run)[-1]
     assert isinstance(end, events.Finished) and end.loss_after is not None and end.loss_before is not None
     assert end.loss_after < end.loss_before - 0.3
-    assert load_model(tmp_path / "run" / "rwkv-0.pth")(torch.tensor([[1, 2]])).shape == (1, 2, 65536)
+    assert load_model(run.checkpoint(0))(torch.tensor([[1, 2]])).shape == (1, 2, 65536)
 
 
 @pytest.fixture
