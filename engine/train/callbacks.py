@@ -127,7 +127,7 @@ class Saver(pl.Callback):
 
     def __init__(
         self, run: RunDir, emit: events.Emit, stop: StopRequest, point: Point, began: float,
-        kept: dict[str, Any], health: Health,
+        kept: dict[str, Any], health: Health, total_steps: int,
     ) -> None:  # fmt: skip
         self.run = run
         self.emit = emit
@@ -136,10 +136,16 @@ class Saver(pl.Callback):
         self.began = began
         self.kept = kept
         self.health = health
+        self.total_steps = total_steps
         self.saved: list[Path] = []
         self.saved_step = point.step
         self.last = time.monotonic()
         self.wanted = False
+
+    @property
+    def cut_short(self) -> bool:
+        """Whether a stop has ended the run. One asked for during the last step does not: it is complete."""
+        return self.stop.requested and self.saved_step < self.total_steps
 
     def want(self) -> None:
         """Asks that the epoch which is just ending be saved."""

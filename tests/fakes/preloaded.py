@@ -9,8 +9,5 @@ import peft  # noqa: F401
 
 import engine.__main__
 import engine.data.convert
-import engine.train.callbacks
-import engine.train.run
-import engine.train.samples
-import engine.train.state_health
-import engine.train.validation  # noqa: F401
+import engine.train.fit
+import engine.train.run  # noqa: F401
