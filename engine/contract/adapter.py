@@ -6,7 +6,7 @@ things after each method (pissa_r, bone_r, disha_r), so any of these prefixes is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,83 +55,56 @@ def adapter_options(settings: TrainSettings) -> tuple[AdapterOptions, list[Probl
     """The adapter that the settings ask for, and what is wrong with it."""
     method = settings.peft
     old, problems = _renamed(settings.lora_config, method)
-    given = dict(old)
+    given = {**old, **settings.peft_config}
     for name, value in settings.peft_config.items():
-        if name in old and old[name] != value:
-            problems.append(
-                Problem(
-                    "lora_config",
-                    _(
-                        "its {name} {old} contradicts {value} in peft_config; give it once",
-                        name=name,
-                        old=old[name],
-                        value=value,
-                    ),
-                )
-            )
-        given[name] = value
+        if old.get(name, value) != value:
+            said = N_("its {name} {old} contradicts {value} in peft_config; give it once")
+            problems.append(Problem("lora_config", _(said, name=name, old=old[name], value=value)))
     paths = {name: Path(str(given.pop(name))).expanduser() for name in ("load", "init") if name in given}
-    if method == "pissa":
-        problems += [
-            Problem(
-                "peft_config",
-                _("pissa has no {name}; it takes {keys}", name=name, keys=", ".join(PISSA_KEYS)),
-            )
-            for name in given
-            if name not in PISSA_KEYS
-        ]
-    problems += [
-        Problem("peft_config", _("{name} is not available: {why}", name=name, why=_(REFUSED[name])))
-        for name in given
-        if name in REFUSED
-    ]
-    start = given.get("init_lora_weights", True)
-    if start not in STARTS:
-        hint = (
-            _("use peft pissa") if str(start).startswith("pissa") else _("use true, gaussian or orthogonal")
-        )
-        problems.append(
-            Problem(
-                "peft_config",
-                _("init_lora_weights {start!r} changes the base model; {hint}", start=start, hint=hint),
-            )
-        )
-    rank = given.get("r", 1)
-    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-        problems.append(
-            Problem("peft_config", _("r is {rank!r}; it must be a whole number from 1 on", rank=rank))
-        )
+    problems += [Problem("peft_config", said) for said in _refused(given, method)]
     options = {**DEFAULTS.get(method, {}), **given}
     return AdapterOptions(given, options, paths.get("load"), paths.get("init")), problems
 
 
+def _refused(given: Mapping[str, Any], method: str) -> Iterator[str]:
+    """What cannot be had of what peft could be told."""
+    if method == "pissa":
+        for name in [name for name in given if name not in PISSA_KEYS]:
+            yield _("pissa has no {name}; it takes {keys}", name=name, keys=", ".join(PISSA_KEYS))
+    for name in [name for name in given if name in REFUSED]:
+        yield _("{name} is not available: {why}", name=name, why=_(REFUSED[name]))
+    start = given.get("init_lora_weights", True)
+    if start not in STARTS:
+        hint = _("use true, gaussian or orthogonal")
+        if str(start).startswith("pissa"):
+            hint = _("use peft pissa")
+        yield _("init_lora_weights {start!r} changes the base model; {hint}", start=start, hint=hint)
+    rank = given.get("r", 1)
+    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
+        yield _("r is {rank!r}; it must be a whole number from 1 on", rank=rank)
+
+
 def _renamed(config: Mapping[str, Any], method: str) -> tuple[dict[str, Any], list[Problem]]:
-    found: dict[str, Any] = {}
-    problems = []
+    """What `lora_config` says, in peft's names."""
+    found, problems = dict[str, Any](), []
     for key, value in config.items():
         prefix = next((p for p in _PREFIXES if key.startswith(p)), "")
-        name = _KEYS.get(key.removeprefix(prefix))
-        if name is None or name == "parts":
-            hint = _("use train_parts")
-            if name != "parts":
-                hint = _("it takes {keys}", keys=", ".join(f"lora_{known}" for known in _KEYS))
-            problems.append(
-                Problem("lora_config", _("{key} is none of its keys; {hint}", key=key, hint=hint))
-            )
+        name, wrong = _KEYS.get(key.removeprefix(prefix)), ""
+        if name is None:
+            keys = ", ".join(f"lora_{known}" for known in _KEYS)
+            wrong = _("{key} is none of its keys; {hint}", key=key, hint=_("it takes {keys}", keys=keys))
+        elif name == "parts":
+            wrong = _("{key} is none of its keys; {hint}", key=key, hint=_("use train_parts"))
         elif name == "mode" and (method != "miss" or value not in _MODES):
-            problems.append(
-                Problem(
-                    "lora_config", _("{key} {value!r}: miss has the modes bone and bat", key=key, value=value)
-                )
-            )
+            wrong = _("{key} {value!r}: miss has the modes bone and bat", key=key, value=value)
+        elif name == "lora_alpha" and method == "miss":
+            wrong = _("miss has no {key}; leave it out", key=key)
         elif name == "mode":
             found["init_weights"] = _MODES[value]
         elif name == "lora_dropout" and method == "miss":
             found["miss_dropout"] = value
-        elif name == "lora_alpha" and method == "miss":
-            problems.append(Problem("lora_config", _("miss has no {key}; leave it out", key=key)))
-        elif name in ("load", "init") and not value:
-            continue  # the tutorial writes "lora_load":"" for none
-        else:
+        elif value or name not in ("load", "init"):  # the tutorial writes "lora_load":"" for none
             found[name] = value
+        if wrong:
+            problems.append(Problem("lora_config", wrong))
     return found, problems

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,134 +103,79 @@ def _endless(s: TrainSettings) -> list[Problem]:
 
 def contradictions(s: TrainSettings) -> list[Problem]:
     """Settings that are each valid and cannot be meant together."""
-    found = []
+    rules = (_method(s), _data(s), _machines(s), _adapter(s), _foreign(s))
+    return [Problem(name, wrong) for name, wrong in itertools.chain(*rules)]
+
+
+Wrong = Iterator[tuple[str, str]]
+"""For each rule that is broken a parameter, and what is wrong with its value."""
+
+
+def _method(s: TrainSettings) -> Wrong:
+    """About what is trained, and how fast."""
     if s.peft not in ("none", "state") and s.train_type == "state":
-        found.append(
-            Problem("train_type", _("state contradicts peft {peft}; leave one of the two out", peft=s.peft))
-        )
+        yield "train_type", _("state contradicts peft {peft}; leave one of the two out", peft=s.peft)
     if s.peft == "state" and s.train_type == "none":
-        found.append(Problem("train_type", _("none contradicts peft state; leave one of the two out")))
+        yield "train_type", _("none contradicts peft state; leave one of the two out")
     if s.lr_final > s.lr_init:
-        found.append(
-            Problem(
-                "lr_final",
-                _(
-                    "{lr_final:g} is above lr_init {lr_init:g}; lower it or raise lr_init",
-                    lr_final=s.lr_final,
-                    lr_init=s.lr_init,
-                ),
-            )
-        )
+        said = N_("{lr_final:g} is above lr_init {lr_init:g}; lower it or raise lr_init")
+        yield "lr_final", _(said, lr_final=s.lr_final, lr_init=s.lr_init)
     if s.lr_init == 0:
-        found.append(Problem("lr_init", _("0 would train nothing; state tuning wants 1")))
+        yield "lr_init", _("0 would train nothing; state tuning wants 1")
     if s.dataload == "only" and s.micro_bsz > 1:
-        found.append(Problem("micro_bsz", _("dataload only takes one document a step; set it to 1")))
+        yield "micro_bsz", _("dataload only takes one document a step; set it to 1")
     if s.train_type != "infctx" and s.chunk_ctx != train_params()["chunk_ctx"].default:
-        found.append(Problem("chunk_ctx", _("is read by train_type infctx only; set that or leave it out")))
-    return found + _data(s) + _machines(s) + _adapter(s) + _foreign(s)
+        yield "chunk_ctx", _("is read by train_type infctx only; set that or leave it out")
 
 
-def _data(s: TrainSettings) -> list[Problem]:
-    """What cannot be meant together about the data."""
-    found = []
+def _data(s: TrainSettings) -> Wrong:
     if s.data_type == "wds_img":
         usable = ", ".join(c for c in train_params()["data_type"].choices if c != s.data_type)
-        found.append(
-            Problem(
-                "data_type",
-                _("images are not text: rwkv-tune trains language models only; use {usable}", usable=usable),
-            )
-        )
+        said = N_("images are not text: rwkv-tune trains language models only; use {usable}")
+        yield "data_type", _(said, usable=usable)
     text = s.data_type in ("utf-8", "utf-16le")
     if text and s.dataload != "get":
-        found.append(
-            Problem(
-                "dataload",
-                _(
-                    "{dataload} takes documents and a text file is one long one; set it to get, which "
-                    "takes windows",
-                    dataload=s.dataload,
-                ),
-            )
+        said = N_(
+            "{dataload} takes documents and a text file is one long one; set it to get, which takes windows"
         )
+        yield "dataload", _(said, dataload=s.dataload)
     if s.loss_mask in ("qa", "se") and (text or s.data_type == "dummy"):
-        found.append(
-            Problem(
-                "loss_mask",
-                _(
-                    "{loss_mask} needs documents, which {data_type} has not; use pad",
-                    loss_mask=s.loss_mask,
-                    data_type=s.data_type,
-                ),
-            )
-        )
+        said = N_("{loss_mask} needs documents, which {data_type} has not; use pad")
+        yield "loss_mask", _(said, loss_mask=s.loss_mask, data_type=s.data_type)
     if s.loss_mask == "se" and s.mask_ids is None:
-        found.append(Problem("mask_id", _('loss_mask se needs two ids, like {"mask0":"130","mask1":"131"}')))
+        yield "mask_id", _('loss_mask se needs two ids, like {"mask0":"130","mask1":"131"}')
     if s.val_split > 1 and s.val_split != int(s.val_split):
-        found.append(
-            Problem(
-                "val_split",
-                _("{val_split:g} is neither a share below 1 nor a whole number", val_split=s.val_split),
-            )
-        )
+        said = N_("{val_split:g} is neither a share below 1 nor a whole number")
+        yield "val_split", _(said, val_split=s.val_split)
     if s.early_stop and not s.val_split:
-        found.append(Problem("early_stop", _("goes by documents held out; set val_split, e.g. to 0.05")))
-    return found
+        yield "early_stop", _("goes by documents held out; set val_split, e.g. to 0.05")
 
 
-def _machines(s: TrainSettings) -> list[Problem]:
-    """What cannot be meant together about processes and machines."""
-    found = []
+def _machines(s: TrainSettings) -> Wrong:
     if s.node_rank >= s.num_nodes:
-        found.append(
-            Problem(
-                "node_rank",
-                _(
-                    "{node_rank} is none of {num_nodes} machines, counted from 0",
-                    node_rank=s.node_rank,
-                    num_nodes=s.num_nodes,
-                ),
-            )
-        )
+        said = N_("{node_rank} is none of {num_nodes} machines, counted from 0")
+        yield "node_rank", _(said, node_rank=s.node_rank, num_nodes=s.num_nodes)
     if s.num_nodes > 1 and not s.main_address:
-        found.append(Problem("main_address", _("is needed with num_nodes above 1: the address of machine 0")))
-    return found
+        yield "main_address", _("is needed with num_nodes above 1: the address of machine 0")
 
 
-def _adapter(s: TrainSettings) -> list[Problem]:
-    found = adapter_options(s)[1] if s.peft in ADAPTERS else []
+def _adapter(s: TrainSettings) -> Wrong:
+    if s.peft in ADAPTERS:
+        for problem in adapter_options(s)[1]:
+            yield problem.field, problem.message
     strange = sorted(set(filter(None, s.train_parts.split(","))) - set(TRAIN_PARTS))
     if strange:
-        found.append(
-            Problem(
-                "train_parts",
-                _(
-                    "there is no part {strange}; use {train_parts}",
-                    strange=strange[0],
-                    train_parts=", ".join(TRAIN_PARTS),
-                ),
-            )
-        )
-    return found
+        said = N_("there is no part {strange}; use {train_parts}")
+        yield "train_parts", _(said, strange=strange[0], train_parts=", ".join(TRAIN_PARTS))
 
 
-def _foreign(s: TrainSettings) -> list[Problem]:
+def _foreign(s: TrainSettings) -> Wrong:
     """Settings moved from their default that the chosen method would not read."""
-    return [
-        Problem(
-            p.name,
-            _(
-                "{why}; leave it at {value}",
-                why=_(
-                    WHY_FOREIGN.get((p.name, s.method), N_("has no effect when tuning {method}")),
-                    method=s.method,
-                ),
-                value=p.default or _("nothing"),
-            ),
-        )
-        for p in train_params().values()
-        if p.methods and s.method not in p.methods and getattr(s, p.name) != p.default
-    ]
+    for p in train_params().values():
+        if p.methods and s.method not in p.methods and getattr(s, p.name) != p.default:
+            why = WHY_FOREIGN.get((p.name, s.method), N_("has no effect when tuning {method}"))
+            told = _(why, method=s.method)
+            yield p.name, _("{why}; leave it at {value}", why=told, value=p.default or _("nothing"))
 
 
 def missing_files(s: TrainSettings) -> list[Problem]:
