@@ -7,9 +7,10 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from engine.contract.check import data_half
 from engine.contract.errors import UserError
@@ -67,49 +68,50 @@ def convert(
     given = [sources] if isinstance(sources, Path) else list(sources)
     _check(prefix, given, weights, repeat=repeat, ctx_len=ctx_len, seed=seed, held_out=held_out)
     corpora = [open_corpus([source], fields, template) for source in given]
-    files = [[source.path for source in corpus.sources] for corpus in corpora]
     tell = Ticker(progress or (lambda *_: None))
-    held_prefix = Path(f"{prefix}{HELD_OUT}")
-    prefixes = [held_prefix, prefix] if held_out else [prefix]
+    prefixes = [Path(f"{prefix}{HELD_OUT}"), prefix] if held_out else [prefix]
     targets = [data_half(p, suffix) for p in prefixes for suffix in (ORIGIN, ".bin", ".idx")]
     with _writing(prefix), Staged(targets, replace=force) as staged:
         _check_free(targets, force)
+        *aside, files = [staged.parts[i : i + 3] for i in range(0, len(targets), 3)]
         with (
             Scratch(prefix.parent) as scratch,
             Workers(corpora, scratch) as workers,
-            Digests(files) as digests,
+            Digests([[source.path for source in corpus.sources] for corpus in corpora]) as digests,
         ):
-            parts, skipped = _read(corpora, workers, scratch, skip_bad, tell)
-            mix = Mix(scratch, parts, weights, seed)
+            read = _read(corpora, workers, scratch, skip_bad, tell)
+            mix = Mix(scratch, [source.part for source in read], weights, seed)
             if held_out:
                 mix.hold_out(held_out, tell)
-            rows = itertools.chain.from_iterable(map(mix.repeat, range(repeat)))
-            total = mix.tokens(repeat)
-            writer = _write(scratch, rows, staged.parts[-2:], tell, total)
-            tell(N_("writing"), writer.tokens, writer.tokens)
-            if held_out:
-                held = _write(scratch, mix.held_out(), staged.parts[1:3], tell, total)
-            described = _described(corpora, digests.result(), parts, skipped, weights)
-            origin = _origin(
-                corpora, described, writer, fields=fields, seed=seed, repeat=repeat, held_out=held_out
-            )
-            _describe(staged.parts[-3], origin)
-            if held_out:
-                counts = {"items": held.items, "tokens": held.tokens}
-                told = {"part": "held out", "repeat": 1, **counts}  # unsaid
-                _describe(staged.parts[0], origin.model_copy(update=told))
+            rows, total = itertools.chain.from_iterable(map(mix.repeat, range(repeat))), mix.tokens(repeat)
+            pair = _write(scratch, rows, files, tell, total)
+            tell(N_("writing"), pair.tokens, pair.tokens)
+            held = [_write(scratch, mix.held_out(), its, tell, total) for its in aside]
+            how = _how(read, digests.result(), weights, fields=fields, seed=seed, held_out=held_out)
+            _describe(files, pair, "train", repeat, how)
+            for its, one in zip(aside, held, strict=True):
+                _describe(its, one, "held out", 1, how)  # unsaid
     return Converted(
         prefix=str(prefix),
         documents=scratch.documents,
-        tokens=writer.tokens,
-        items=writer.items,
-        magic_prime=magic_prime(writer.tokens, ctx_len),
+        tokens=pair.tokens,
+        items=pair.items,
+        magic_prime=magic_prime(pair.tokens, ctx_len),
         dtype="uint16",
-        skipped=sum(skipped),
+        skipped=sum(source.skipped for source in read),
         seconds=time.monotonic() - began,
-        held_out_prefix=str(held_prefix) if held_out else None,
-        held_out_documents=held.items if held_out else 0,
+        held_out_prefix=str(prefixes[0]) if held_out else None,
+        held_out_documents=sum(one.items for one in held),
     )
+
+
+@dataclass(frozen=True)
+class Read:
+    """A source that was read: what it gave, and how many rows were left out as bad."""
+
+    corpus: Corpus
+    part: Part
+    skipped: int
 
 
 class BadLines:
@@ -141,9 +143,9 @@ class Ticker:
 
 def _read(
     corpora: Sequence[Corpus], workers: Workers, scratch: Scratch, skip_bad: bool, tell: Ticker
-) -> tuple[list[Part], list[int]]:
-    """Tokenises each source; gives where its documents lie in the scratch, and its number of bad rows."""
-    parts, skipped = list[Part](), list[int]()
+) -> list[Read]:
+    """Tokenises each source into the scratch."""
+    found = list[Read]()
     done, total = 0, sum(corpus.total for corpus in corpora)
     for corpus in corpora:
         first, tokens = scratch.documents, scratch.tokens
@@ -161,9 +163,8 @@ def _read(
                     name=corpus.name,
                 )
             raise UserError(said, _(NO_DOCUMENTS))
-        parts.append(Part(first, scratch.documents, scratch.tokens - tokens))
-        skipped.append(bad.count)
-    return parts, skipped
+        found.append(Read(corpus, Part(first, scratch.documents, scratch.tokens - tokens), bad.count))
+    return found
 
 
 def tokenise(
@@ -192,10 +193,10 @@ def _remedy(bad: BadLines) -> str:
 
 
 def _write(
-    scratch: Scratch, rows: Iterable[Rows], halves: Sequence[Path], tell: Ticker, total: int
+    scratch: Scratch, rows: Iterable[Rows], files: Sequence[Path], tell: Ticker, total: int
 ) -> PairWriter:
-    """Copies documents of the scratch into a pair."""
-    with PairWriter(*halves) as writer:
+    """Copies documents of the scratch into a pair, of whose files the first describes it."""
+    with PairWriter(*files[1:]) as writer:
         for begins, sizes in rows:
             for piece in scratch.read(begins, sizes):
                 writer.write(piece)
@@ -204,49 +205,44 @@ def _write(
     return writer
 
 
-def _described(
-    corpora: Sequence[Corpus],
-    digests: Sequence[str],
-    parts: Sequence[Part],
-    skipped: Sequence[int],
-    weights: Sequence[float],
-) -> tuple[DataSource, ...]:
-    each = weights or itertools.repeat(None, len(corpora))
-    return tuple(
-        DataSource(
-            path=corpus.path,
-            files=len(corpus.sources),
-            bytes=corpus.total,
-            sha256=digest,
-            kind=corpus.describe(in_english),
-            documents=part.last - part.first,
-            tokens=part.tokens,
-            skipped=bad,
-            weight=weight,
-        )
-        for corpus, digest, part, bad, weight in zip(corpora, digests, parts, skipped, each, strict=False)
-    )
+def _how(
+    read: Sequence[Read], digests: Sequence[str], weights: Sequence[float], **settings: Any
+) -> dict[str, Any]:
+    """How pairs were made, as `DataOrigin` says it."""
+    corpora = [source.corpus for source in read]
+    each = tuple(weights) or (None,) * len(read)
+    return {
+        **settings,
+        "made_by": f"rwkv-tune {version('rwkv-tune')}",
+        "template": next((corpus.template.text for corpus in corpora if corpus.rendered), ""),
+        "tokenizer": VOCABULARY,
+        "dtype": "uint16",
+        "sources": tuple(
+            DataSource(
+                path=source.corpus.path,
+                files=len(source.corpus.sources),
+                bytes=source.corpus.total,
+                sha256=digest,
+                kind=source.corpus.describe(in_english),
+                documents=source.part.last - source.part.first,
+                tokens=source.part.tokens,
+                skipped=source.skipped,
+                weight=weight,
+            )
+            for source, digest, weight in zip(read, digests, each, strict=True)
+        ),
+    }
 
 
-def _origin(
-    corpora: Sequence[Corpus], sources: tuple[DataSource, ...], pair: PairWriter, **how: Any
-) -> DataOrigin:
-    """How the pair to train on was made; `how` are the settings that say so."""
-    return DataOrigin(
-        made_by=f"rwkv-tune {version('rwkv-tune')}",
-        part="train",
-        sources=sources,
-        template=next((corpus.template.text for corpus in corpora if corpus.rendered), ""),
-        tokenizer=VOCABULARY,
-        items=pair.items,
-        tokens=pair.tokens,
-        dtype="uint16",
-        **how,
-    )
-
-
-def _describe(path: Path, origin: DataOrigin) -> None:
-    path.write_text(origin.model_dump_json(indent=2) + "\n", encoding="utf-8")
+def _describe(
+    files: Sequence[Path],
+    pair: PairWriter,
+    part: Literal["train", "held out"],
+    repeat: int,
+    how: dict[str, Any],
+) -> None:
+    origin = DataOrigin(part=part, repeat=repeat, items=pair.items, tokens=pair.tokens, **how)
+    files[0].write_text(origin.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
 def _check(prefix: Path, sources: Sequence[Path], weights: Sequence[float], **numbers: float) -> None:
