@@ -38,18 +38,40 @@ def init_model(
     `pre_ffn` makes the first layer's time mixing a second channel mixing, `head_qk` > 0 adds a copying
     head of that width. Raises UserError for an unknown version and for widths that make no model.
     """
+    _check(version, n_layer, n_embd, vocab_size, head_size, pre_ffn, head_qk)
+    rng = torch.Generator().manual_seed(seed)
+    if version == "x070":
+        time_mix, channel_mix = _time_mix_v7, _channel_mix_v7
+    else:
+        time_mix, channel_mix = partial(_time_mix_v5_v6, version), partial(_channel_mix_v5_v6, version)
+    tensors = {"emb.weight": torch.empty(vocab_size, n_embd).uniform_(-1e-4, 1e-4, generator=rng)}
+    for layer in range(n_layer):
+        block = _norm("ln0", n_embd) if layer == 0 else {}
+        block |= _norm("ln1", n_embd) | _norm("ln2", n_embd)
+        if layer < pre_ffn:
+            block |= _named("ffnPre", channel_mix(layer, n_layer, n_embd, rng))
+        else:
+            block |= _named("att", time_mix(layer, n_layer, n_embd, head_size, rng))
+        block |= _named("ffn", channel_mix(layer, n_layer, n_embd, rng))
+        tensors |= _named(f"blocks.{layer}", block)
+    tensors |= _norm("ln_out", n_embd)
+    tensors["head.weight"] = _orthogonal(vocab_size, n_embd, 0.5 * _tall(vocab_size, n_embd), rng)
+    if head_qk:
+        tensors["head_q.weight"] = torch.zeros(head_qk, n_embd)
+        tensors["head_k.weight"] = _orthogonal(head_qk, n_embd, 0.1 * _tall(head_qk, n_embd), rng)
+    return tensors
+
+
+def _check(
+    version: str, n_layer: int, n_embd: int, vocab_size: int, head_size: int, pre_ffn: bool, head_qk: int
+) -> None:
+    """Raises UserError for what makes no model."""
     if version not in ("x052", "x060", "x070"):
         raise UserError(_("version: there is no {version}.", version=version), _("Use x052, x060 or x070."))
-    time_mix, channel_mix = (
-        (_time_mix_v7, _channel_mix_v7)
-        if version == "x070"
-        else (partial(_time_mix_v5_v6, version), partial(_channel_mix_v5_v6, version))
-    )
-    sizes = {
-        "n_layer": n_layer, "n_embd": n_embd, "vocab_size": vocab_size, "head_size": head_size,
-        "head_qk": head_qk,
-    }  # fmt: skip
-    for (name, value), least in zip(sizes.items(), (1, 2, 1, 2, 0), strict=True):
+    for name, value, least in (
+        ("n_layer", n_layer, 1), ("n_embd", n_embd, 2), ("vocab_size", vocab_size, 1),
+        ("head_size", head_size, 2), ("head_qk", head_qk, 0),
+    ):  # fmt: skip
         if value < least:
             raise UserError(
                 _("{name}: {value} is too small.", name=name, value=value),
@@ -68,23 +90,6 @@ def init_model(
             ),
             _("Use {width}, or set another head size.", width=max(n_embd // head_size, 1) * head_size),
         )
-    rng = torch.Generator().manual_seed(seed)
-    tensors = {"emb.weight": torch.empty(vocab_size, n_embd).uniform_(-1e-4, 1e-4, generator=rng)}
-    for layer in range(n_layer):
-        block = _norm("ln0", n_embd) if layer == 0 else {}
-        block |= _norm("ln1", n_embd) | _norm("ln2", n_embd)
-        if layer < pre_ffn:
-            block |= {f"ffnPre.{k}": t for k, t in channel_mix(layer, n_layer, n_embd, rng).items()}
-        else:
-            block |= {f"att.{k}": t for k, t in time_mix(layer, n_layer, n_embd, head_size, rng).items()}
-        block |= {f"ffn.{k}": t for k, t in channel_mix(layer, n_layer, n_embd, rng).items()}
-        tensors |= {f"blocks.{layer}.{k}": t for k, t in block.items()}
-    tensors |= _norm("ln_out", n_embd)
-    tensors["head.weight"] = _orthogonal(vocab_size, n_embd, 0.5 * _tall(vocab_size, n_embd), rng)
-    if head_qk:
-        tensors["head_q.weight"] = torch.zeros(head_qk, n_embd)
-        tensors["head_k.weight"] = _orthogonal(head_qk, n_embd, 0.1 * _tall(head_qk, n_embd), rng)
-    return tensors
 
 
 def make_checkpoint(
@@ -210,8 +215,12 @@ def _norm_of_heads(layer: int, n_layer: int, width: int) -> dict[str, Tensor]:
     }
 
 
+def _named(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+
+
 def _norm(name: str, width: int) -> dict[str, Tensor]:
-    return {f"{name}.weight": torch.ones(width), f"{name}.bias": torch.zeros(width)}
+    return _named(name, {"weight": torch.ones(width), "bias": torch.zeros(width)})
 
 
 def _row(values: Tensor) -> Tensor:
