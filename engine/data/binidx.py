@@ -37,6 +37,10 @@ _AHEAD = 8 << 20
 _REMEDY = N_("Convert the source again with `rwkv-tune data convert`.")
 
 
+def _wrong(said: str) -> UserError:
+    return UserError(said, _(_REMEDY))
+
+
 class BinIdx:
     """Reads a pair through memory maps: opening costs the index, an item costs its pages.
 
@@ -48,10 +52,8 @@ class BinIdx:
         bin_path, idx_path = data_half(prefix, ".bin"), data_half(prefix, ".idx")
         for path in (idx_path, bin_path):
             if not path.is_file():
-                raise UserError(
-                    _("There is no file {path}, one half of the data {prefix}.", path=path, prefix=prefix),
-                    _(_REMEDY),
-                )
+                said = N_("There is no file {path}, one half of the data {prefix}.")
+                raise _wrong(_(said, path=path, prefix=prefix))
         items = self._read_header(idx_path)
         offset = _HEADER.size
         self.sizes: NDArray[np.int32] = np.memmap(idx_path, "<i4", "r", offset, (items,))
@@ -59,67 +61,43 @@ class BinIdx:
         self.tokens = self._check_items(idx_path)
         found, expected = bin_path.stat().st_size, self.tokens * self.dtype.itemsize
         if found != expected:
-            raise UserError(
-                _(
-                    "{bin_path} has {found} bytes where {name} announces {expected}: one of the two is "
-                    "truncated or belongs to other data.",
-                    bin_path=bin_path,
-                    found=found,
-                    name=idx_path.name,
-                    expected=expected,
-                ),
-                _(_REMEDY),
+            said = N_(
+                "{bin_path} has {found} bytes where {name} announces {expected}: one of the two is "
+                "truncated or belongs to other data."
             )
+            raise _wrong(_(said, bin_path=bin_path, found=found, name=idx_path.name, expected=expected))
         if not self.tokens:
-            raise UserError(_("The data {prefix} holds no tokens.", prefix=prefix), _(_REMEDY))
+            raise _wrong(_("The data {prefix} holds no tokens.", prefix=prefix))
         self.stream: NDArray[Any] = np.asarray(np.memmap(bin_path, self.dtype, "r"))  # a plain view is quick
         """All tokens, end to end."""
 
     def _read_header(self, path: Path) -> int:
+        """Takes the dtype from it; gives the number of items."""
         with path.open("rb") as file:
             header = file.read(_HEADER.size)
         length = path.stat().st_size
         if header[: len(MAGIC)] != MAGIC:
-            raise UserError(
-                _("{path} is no binidx index: it does not begin with MMIDIDX.", path=path), _(_REMEDY)
-            )
+            raise _wrong(_("{path} is no binidx index: it does not begin with MMIDIDX.", path=path))
         if len(header) < _HEADER.size:
-            raise UserError(
-                _(
-                    "{path} is truncated: {length} bytes do not even hold its header.",
-                    path=path,
-                    length=length,
-                ),
-                _(_REMEDY),
-            )
+            said = N_("{path} is truncated: {length} bytes do not even hold its header.")
+            raise _wrong(_(said, path=path, length=length))
         _magic, version, code, items, documents = _HEADER.unpack(header)
         if version != 1:
-            raise UserError(
-                _("{path} has version {version}; only version 1 exists.", path=path, version=version),
-                _(_REMEDY),
-            )
+            said = N_("{path} has version {version}; only version 1 exists.")
+            raise _wrong(_(said, path=path, version=version))
         if code not in DTYPES:
-            raise UserError(
-                _("{path} has dtype code {code}, which is no integer type for tokens.", path=path, code=code),
-                _(_REMEDY),
-            )
+            said = N_("{path} has dtype code {code}, which is no integer type for tokens.")
+            raise _wrong(_(said, path=path, code=code))
         self.dtype = DTYPES[code]
         expected = _HEADER.size + 12 * items + 8 * documents
         if length != expected:
-            raise UserError(
-                _(
-                    "{path} has {length} bytes where its {items} items and {documents} marks take "
-                    "{expected}.",
-                    path=path,
-                    length=length,
-                    items=items,
-                    documents=documents,
-                    expected=expected,
-                ),
-                _(_REMEDY),
+            said = N_(
+                "{path} has {length} bytes where its {items} items and {documents} marks take {expected}."
             )
+            counts = {"items": items, "documents": documents, "expected": expected}
+            raise _wrong(_(said, path=path, length=length, **counts))
         if not items:
-            raise UserError(_("The data {prefix} holds no documents.", prefix=self.prefix), _(_REMEDY))
+            raise _wrong(_("The data {prefix} holds no documents.", prefix=self.prefix))
         return int(items)
 
     def _check_items(self, path: Path) -> int:
@@ -132,17 +110,12 @@ class BinIdx:
             wrong = (sizes < 0) | (pointers != self._pointers[start : start + _BLOCK])
             if wrong.any():
                 item = start + int(wrong.argmax())
-                raise UserError(
-                    _(
-                        "{path} is damaged: item {item} ({sizes} tokens) points to byte {pointers}, which is "
-                        "not where the item before it ends.",
-                        path=path,
-                        item=item,
-                        sizes=self.sizes[item],
-                        pointers=self._pointers[item],
-                    ),
-                    _(_REMEDY),
+                said = N_(
+                    "{path} is damaged: item {item} ({sizes} tokens) points to byte {pointers}, which is "
+                    "not where the item before it ends."
                 )
+                there = {"sizes": self.sizes[item], "pointers": self._pointers[item]}
+                raise _wrong(_(said, path=path, item=item, **there))
             position = int(ends[-1])
         return position
 
