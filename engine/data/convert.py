@@ -237,7 +237,7 @@ def _how(
 def _describe(
     files: Sequence[Path],
     pair: PairWriter,
-    part: Literal["train", "held out"],
+    part: Literal["train", "held out"],  # unsaid
     repeat: int,
     how: dict[str, Any],
 ) -> None:
