@@ -15,7 +15,7 @@ from rich.text import Text
 
 from engine.contract.i18n import N_, _, n_
 from engine.contract.plain import say, say_file, say_json
-from engine.contract.reports import DataSummary, DocumentTokens, PairReport
+from engine.contract.reports import Converted, DataOrigin, DataSummary, DocumentTokens, PairReport
 from rwkv_tui.marks import LEVEL_SIGNS, TOKEN_SIGNS, TOKEN_WORDS, rest, stretches, title
 from rwkv_tui.plain import one_line, plain
 
@@ -45,43 +45,8 @@ def convert(args: argparse.Namespace) -> int:
         )  # fmt: skip
     if args.json:
         say_json(report.model_dump_json(indent=2))
-        return 0
-    say(
-        _(
-            "{prefix}.bin and .idx: {documents:,} documents, {items:,} items, {tokens:,} tokens "
-            "in {seconds:.1f} s",
-            prefix=report.prefix,
-            documents=report.documents,
-            items=report.items,
-            tokens=report.tokens,
-            seconds=report.seconds,
-        )
-    )
-    if report.held_out_prefix:
-        say(
-            n_(
-                "{prefix}.bin and .idx: {n:,} document held out",
-                "{prefix}.bin and .idx: {n:,} documents held out",
-                report.held_out_documents,
-                prefix=report.held_out_prefix,
-            )
-        )
-    if report.skipped:
-        say(
-            n_(
-                "{n:,} row could not be read and was left out.",
-                "{n:,} rows could not be read and were left out.",
-                report.skipped,
-            )
-        )
-    if report.magic_prime:
-        say(
-            _(
-                "magic_prime {magic_prime} (for ctx_len {ctx_len})",
-                magic_prime=report.magic_prime,
-                ctx_len=args.ctx_len,
-            )
-        )
+    else:
+        say("\n".join(_converted(report, args.ctx_len)))
     return 0
 
 
@@ -125,6 +90,18 @@ def template(args: argparse.Namespace) -> int:
     return 0
 
 
+def inspect(args: argparse.Namespace) -> int:
+    """Checks a pair and tells how it was made; exit status 1 when its description is another pair's."""
+    from engine.data.origin import inspect_pair
+
+    report = inspect_pair(args.prefix, args.ctx_len)
+    if args.json:
+        say_json(report.model_dump_json(indent=2))
+    else:
+        say("\n".join(_inspected(report, args.ctx_len)))
+    return 1 if report.differs else 0
+
+
 @contextmanager
 def _progress() -> Iterator[Callable[[str, int, int], None]]:
     """A bar on stderr when that is a terminal. SIGTERM interrupts as Ctrl-C does."""
@@ -141,6 +118,39 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
             bar.update(tasks[phase], completed=done, total=total)
 
         yield progress
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _converted(report: Converted, ctx_len: int) -> Iterator[str]:
+    yield _(
+        "{prefix}.bin and .idx: {documents:,} documents, {items:,} items, {tokens:,} tokens "
+        "in {seconds:.1f} s",
+        prefix=report.prefix, documents=report.documents, items=report.items, tokens=report.tokens,
+        seconds=report.seconds,
+    )  # fmt: skip
+    if report.held_out_prefix:
+        yield n_(
+            "{prefix}.bin and .idx: {n:,} document held out",
+            "{prefix}.bin and .idx: {n:,} documents held out",
+            report.held_out_documents, prefix=report.held_out_prefix,
+        )  # fmt: skip
+    if report.skipped:
+        yield n_(
+            "{n:,} row could not be read and was left out.",
+            "{n:,} rows could not be read and were left out.",
+            report.skipped,
+        )
+    if report.magic_prime:
+        yield _prime(report.magic_prime, ctx_len)
+
+
+def _prime(magic_prime: int | None, ctx_len: int) -> str:
+    if magic_prime is None:
+        return _("too few tokens for a magic_prime (for ctx_len {ctx_len})", ctx_len=ctx_len)
+    return _("magic_prime {magic_prime} (for ctx_len {ctx_len})", magic_prime=magic_prime, ctx_len=ctx_len)
 
 
 def _linted(report: DataSummary) -> Text:
@@ -225,59 +235,35 @@ def _shown(document: DocumentTokens, plan: DataPlan) -> Text:
     return text.append("\n" + rest(document), "dim")
 
 
-def inspect(args: argparse.Namespace) -> int:
-    """Checks a pair and tells how it was made; exit status 1 when its description is another pair's."""
-    from engine.data.origin import inspect_pair
-
-    report = inspect_pair(args.prefix, args.ctx_len)
-    if args.json:
-        say_json(report.model_dump_json(indent=2))
-    else:
-        say("\n".join(_inspected(report, args.ctx_len)))
-    return 1 if report.differs else 0
-
-
 def _inspected(report: PairReport, ctx_len: int) -> Iterator[str]:
     lengths = _(
         "{items:,} items of {shortest:,} to {longest:,} tokens",
-        items=report.items,
-        shortest=report.shortest,
-        longest=report.longest,
-    )
+        items=report.items, shortest=report.shortest, longest=report.longest,
+    )  # fmt: skip
     yield _(
         "{prefix}.bin and .idx belong together: {lengths}, {tokens:,} in all",
-        prefix=plain(report.prefix),
-        lengths=lengths,
-        tokens=report.tokens,
-    )
-    prime = _("too few tokens for a magic_prime (for ctx_len {ctx_len})", ctx_len=ctx_len)
-    if report.magic_prime:
-        prime = _(
-            "magic_prime {magic_prime} (for ctx_len {ctx_len})",
-            magic_prime=report.magic_prime,
-            ctx_len=ctx_len,
-        )
+        prefix=plain(report.prefix), lengths=lengths, tokens=report.tokens,
+    )  # fmt: skip
     yield _(
         "{dtype}, largest id {largest_id:,}; {prime}",
-        dtype=report.dtype,
-        largest_id=report.largest_id,
-        prime=prime,
-    )
+        dtype=report.dtype, largest_id=report.largest_id, prime=_prime(report.magic_prime, ctx_len),
+    )  # fmt: skip
     if report.unended:
         yield _("! {unended:,} items do not end with token 0, the end of a document", unended=report.unended)
-    origin = report.origin
-    if origin is None:
+    if report.origin is None:
         yield _("How it was made is not known: there is no description beside it.")
         return
     for difference in report.differs:
         yield _("! The description beside it is of another pair: {difference}", difference=difference)
+    yield from _made(report.origin)
+
+
+def _made(origin: DataOrigin) -> Iterator[str]:
+    """How a pair was made, and of what."""
     yield _(
         "made by {made_by} with {tokenizer}: repeat {repeat}, seed {seed}",
-        made_by=origin.made_by,
-        tokenizer=origin.tokenizer,
-        repeat=origin.repeat,
-        seed=origin.seed,
-    )
+        made_by=origin.made_by, tokenizer=origin.tokenizer, repeat=origin.repeat, seed=origin.seed,
+    )  # fmt: skip
     if origin.held_out:
         said = N_("the documents held out by --held-out {share:g}")
         if origin.part == "train":
@@ -296,7 +282,3 @@ def _inspected(report: PairReport, ctx_len: int) -> Iterator[str]:
         kind = f" ({source.kind})" if source.kind else ""
         yield f"  {plain(source.path)}{plain(kind)}: {_(', ').join(parts)}"
         yield "    " + _("{bytes:,} bytes, sha256 {sha256}", bytes=source.bytes, sha256=source.sha256)
-
-
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
