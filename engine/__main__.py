@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from engine.contract import events
 from engine.contract.errors import UserError
-from engine.contract.i18n import LANGUAGES, _, choose
+from engine.contract.i18n import LANGUAGES, N_, _, choose
 from engine.contract.job_flags import (
     add_chat_flags,
     add_convert_flags,
@@ -34,6 +34,10 @@ from engine.contract.plain import say, say_json
 
 if TYPE_CHECKING:
     from engine.checkpoints.adapter import Adapter
+    from engine.contract.reports import Report
+
+Job = Callable[[argparse.Namespace], int]
+Flags = Callable[[argparse.ArgumentParser], None]
 
 BY_SUFFIX = {".jsonl": "jsonl", ".npy": "numpy"}  # data_type of a file where none is said
 PROGRESS_EVERY = 0.25  # seconds between two progress events
@@ -43,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one job and returns its exit status."""
     try:
         args = _parser().parse_args(choose(sys.argv[1:] if arguments is None else arguments, os.environ))
-        job: Callable[[argparse.Namespace], int] = args.job
+        job: Job = args.job
         return job(args)
     except UserError as error:
         say(f"rwkv-tune: {error}", error=True)
@@ -59,58 +63,39 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--lang", choices=LANGUAGES, help=_("what it speaks; by default as the locale says"))
     jobs = parser.add_subparsers(required=True)
 
-    job = jobs.add_parser("train", help=_("train the run in a folder"))
+    def add(name: str, does: Job, told: str, *flags: Flags) -> argparse.ArgumentParser:
+        job = jobs.add_parser(name, help=told)
+        for add_flags in flags:
+            add_flags(job)
+        job.set_defaults(job=does)
+        return job
+
+    job = add("train", _train, _("train the run in a folder"))
     job.add_argument("proj_dir", type=Path)
     job.add_argument("--on_finish", default="", help=_("a shell command that is started at the end"))
-    job.set_defaults(job=_train)
 
-    job = jobs.add_parser("rank", help=_("one process of a run of several; `train` starts them"))
+    job = add("rank", _rank, _("one process of a run of several; `train` starts them"))
     job.add_argument("proj_dir", type=Path)
     job.add_argument("local", type=int)
     job.add_argument("meeting")
     job.add_argument("report", type=int)
     job.add_argument("parent", type=int)
     job.add_argument("--on_finish", default="")
-    job.set_defaults(job=_rank)
 
-    job = jobs.add_parser("convert", help=_("jsonl to binidx; prints events"))
-    add_convert_flags(job)
-    job.set_defaults(job=_convert)
-
-    job = jobs.add_parser("summary", help=_("what data holds, as JSON; with --whole as events"))
-    add_source_flags(job)
-    add_plan_flags(job)
+    what = _("what data holds, as JSON; with --whole as events")
+    job = add("summary", _summary, what, add_source_flags, add_plan_flags)
     job.add_argument("--whole", action="store_true", help=_("read all of it, not just the first part"))
-    job.set_defaults(job=_summary)
 
-    job = jobs.add_parser("show", help=_("a document as tokens, as JSON"))
-    add_source_flags(job)
-    add_plan_flags(job)
+    job = add("show", _show, _("a document as tokens, as JSON"), add_source_flags, add_plan_flags)
     job.add_argument("number", type=int)
-    job.set_defaults(job=_show)
 
-    job = jobs.add_parser("init", help=_("write a model with random weights; prints its description"))
-    add_init_flags(job)
-    job.set_defaults(job=_init)
-
-    job = jobs.add_parser("evaluate", help=_("loss over a data set; prints it"))
-    add_evaluate_flags(job)
-    job.set_defaults(job=_evaluate)
-
-    job = jobs.add_parser("chat", help=_("answers questions on stdin by events"))
-    add_chat_flags(job)
-    job.set_defaults(job=_chat)
-
-    job = jobs.add_parser("merge", help=_("a model and its state or adapter into one file"))
-    add_merge_flags(job)
-    job.set_defaults(job=_merge)
-
-    job = jobs.add_parser("export", help=_("a model or a state as Ai00 reads it"))
-    add_export_flags(job)
-    job.set_defaults(job=_export)
-
-    job = jobs.add_parser("doctor", help=_("what the training stack can do here, as JSON"))
-    job.set_defaults(job=_doctor)
+    add("convert", _convert, _("jsonl to binidx; prints events"), add_convert_flags)
+    add("init", _init, _("write a model with random weights; prints its description"), add_init_flags)
+    add("evaluate", _evaluate, _("loss over a data set; prints it"), add_evaluate_flags)
+    add("chat", _chat, _("answers questions on stdin by events"), add_chat_flags)
+    add("merge", _merge, _("a model and its state or adapter into one file"), add_merge_flags)
+    add("export", _export, _("a model or a state as Ai00 reads it"), add_export_flags)
+    add("doctor", _doctor, _("what the training stack can do here, as JSON"))
     return parser
 
 
@@ -227,17 +212,16 @@ def _init(args: argparse.Namespace) -> int:
         args.out, args.version, args.n_layer, args.n_embd, args.vocab_size, args.seed,
         pre_ffn=args.pre_ffn, head_qk=args.head_qk,
     )  # fmt: skip
+    said = N_("{out}: {version}, {parameters:,} parameters")
+    return _told(args, info, _(said, out=args.out, version=info.version, parameters=info.parameters))
+
+
+def _told(args: argparse.Namespace, report: Report, said: str) -> int:
+    """Prints a job's result, for a program or for a person."""
     if args.json:
-        say_json(info.model_dump_json(indent=2))
+        say_json(report.model_dump_json(indent=2))
     else:
-        say(
-            _(
-                "{out}: {version}, {parameters:,} parameters",
-                out=args.out,
-                version=info.version,
-                parameters=info.parameters,
-            )
-        )
+        say(said)
     return 0
 
 
@@ -276,19 +260,11 @@ def _evaluate(args: argparse.Namespace) -> int:
     adapter = _adapter(args)
     model = load_model(args.model, state=args.state, device=device, adapter=adapter, quant=settings.quant)
     report = measure(model, cut(data, settings), device=device, progress=_counter(_("documents")))
-    if args.json:
-        say_json(report.model_dump_json(indent=2))
-    else:
-        say(
-            _(
-                "loss {loss:.4f}  perplexity {perplexity:.3f}  {tokens:,} tokens of {documents:,} documents",
-                loss=report.loss,
-                perplexity=report.perplexity,
-                tokens=report.tokens,
-                documents=report.documents,
-            )
-        )
-    return 0
+    said = _(
+        "loss {loss:.4f}  perplexity {perplexity:.3f}  {tokens:,} tokens of {documents:,} documents",
+        loss=report.loss, perplexity=report.perplexity, tokens=report.tokens, documents=report.documents,
+    )  # fmt: skip
+    return _told(args, report, said)
 
 
 def _adapter(args: argparse.Namespace) -> Adapter | None:
@@ -324,19 +300,11 @@ def _merge(args: argparse.Namespace) -> int:
         args.base, args.out, state=args.state, adapter=args.adapter, alpha=args.lora_alpha, init=args.init,
         progress=_counter(_("tensors")),
     )  # fmt: skip
-    if args.json:
-        say_json(report.model_dump_json(indent=2))
-    else:
-        say(
-            _(
-                "{path}: {version}, {file_bytes:,} bytes. {notice}",
-                path=report.path,
-                version=report.version,
-                file_bytes=report.file_bytes,
-                notice=report.notice,
-            )
-        )
-    return 0
+    said = _(
+        "{path}: {version}, {file_bytes:,} bytes. {notice}",
+        path=report.path, version=report.version, file_bytes=report.file_bytes, notice=report.notice,
+    )  # fmt: skip
+    return _told(args, report, said)
 
 
 def _export(args: argparse.Namespace) -> int:
@@ -344,11 +312,8 @@ def _export(args: argparse.Namespace) -> int:
 
     signal.signal(signal.SIGTERM, _interrupt)
     report = export(args.file, args.out or args.file.with_suffix(".st"), _counter(_("tensors")))
-    if args.json:
-        say_json(report.model_dump_json(indent=2))
-    else:
-        say(_("{path}: {file_bytes:,} bytes", path=report.path, file_bytes=report.file_bytes))
-    return 0
+    said = _("{path}: {file_bytes:,} bytes", path=report.path, file_bytes=report.file_bytes)
+    return _told(args, report, said)
 
 
 def _doctor(args: argparse.Namespace) -> int:
