@@ -22,49 +22,50 @@ def _export(file: Path) -> str:
     return shlex.join(["rwkv-tune", "export", str(file)])
 
 
-def steps(
-    method: str, base: Path, result: Path, version: str, data: Path | None, ctx_len: int
-) -> list[tuple[str, str]]:
-    """What to do with a `result` of a method: headings, and text that can be copied."""
-    measure = _("Measure it, on these data or on others")
+Steps = list[tuple[str, str]]
+"""What to do with a result: headings, and text that can be copied."""
+
+
+def steps(method: str, base: Path, result: Path, version: str, data: Path | None, ctx_len: int) -> Steps:
+    """What to do with the `result` of a method, ending with how to measure it."""
+    flags: tuple[str, ...]
     if method == "state":
-        program = rwkv_snippet(base, result, version).rstrip()
-        return [
-            (_("What to do next"), f"{_(ONLY_THIS_BASE)}\n{base}"),
-            (_("In RWKV Runner"), _(RUNNER)),
-            (_("In Ai00"), f"{_(AI00)}\n{_export(base)}\n{_export(result)}"),
-            (_("In Python, with the package rwkv (pip install rwkv)"), program),
-            (measure, eval_command(base, ("--state", str(result)), data, ctx_len)),
-        ]
-    if method == "full":
-        return [
-            (
-                _("What to do next"),
-                _(
-                    "{result} is a model of its own: use it wherever you used\n{base}",
-                    result=result,
-                    base=base,
-                ),
-            ),
-            (
-                _("In RWKV Runner"),
-                _("Copy the file where RWKV Runner keeps its models and choose it as Model."),
-            ),
-            (
-                _("In Ai00"),
-                _("Ai00 reads .st files, which this makes:") + f"\n{_export(result)}",
-            ),
-            (measure, eval_command(result, (), data, ctx_len)),
-        ]
+        found, asked, flags = _of_state(base, result, version), base, ("--state", str(result))
+    elif method == "full":
+        found, asked, flags = _of_model(base, result), result, ()
+    else:
+        found, asked, flags = _of_adapter(base, result), base, ("--adapter", str(result))
+    measure = _("Measure it, on these data or on others")
+    return [*found, (measure, eval_command(asked, flags, data, ctx_len))]
+
+
+def _of_state(base: Path, result: Path, version: str) -> Steps:
+    program = rwkv_snippet(base, result, version).rstrip()
+    return [
+        (_("What to do next"), f"{_(ONLY_THIS_BASE)}\n{base}"),
+        (_("In RWKV Runner"), _(RUNNER)),
+        (_("In Ai00"), f"{_(AI00)}\n{_export(base)}\n{_export(result)}"),
+        (_("In Python, with the package rwkv (pip install rwkv)"), program),
+    ]
+
+
+def _of_model(base: Path, result: Path) -> Steps:
+    used = _("{result} is a model of its own: use it wherever you used\n{base}", result=result, base=base)
+    copied = _("Copy the file where RWKV Runner keeps its models and choose it as Model.")
+    made = _("Ai00 reads .st files, which this makes:")
+    return [
+        (_("What to do next"), used),
+        (_("In RWKV Runner"), copied),
+        (_("In Ai00"), f"{made}\n{_export(result)}"),
+    ]
+
+
+def _of_adapter(base: Path, result: Path) -> Steps:
+    kept = _("The adapter works only with the very model it was tuned on; keep this file with it:")
     merge = ["rwkv-tune", "merge", "--base", str(base), "--adapter", str(result), "--out", "merged.pth"]
     return [
-        (
-            _("What to do next"),
-            _("The adapter works only with the very model it was tuned on; keep this file with it:")
-            + f"\n{base}",
-        ),
+        (_("What to do next"), f"{kept}\n{base}"),
         (_("Merge it into a model that RWKV Runner, Ai00 and the package rwkv can use"), shlex.join(merge)),
-        (measure, eval_command(base, ("--adapter", str(result)), data, ctx_len)),
     ]
 
 
