@@ -21,7 +21,7 @@ from engine.data.convert import Ticker
 from engine.data.encode import ids_of, size_of
 from engine.data.lint import FEW, Linter, where
 from engine.data.plan import DataPlan
-from engine.data.rows import NO_DOCUMENTS, Corpus, open_corpus
+from engine.data.rows import NO_DOCUMENTS, Corpus, Document, open_corpus
 from engine.data.rows.files import open_source
 from engine.data.rows.formats import Row
 from engine.data.tokenizer import END_OF_DOCUMENT, StreamDecoder
@@ -115,21 +115,14 @@ def _of_rows(
         if isinstance(document, BadLine):
             linter.bad(document)
             continue
-        size = size_of(document.text)
-        lengths.add(size, document.row)
-        linter.document(document)
-        if lost := max(0, size - plan.ctx_len - 1):
-            said = _("{n:,} tokens, of which {lost:,} are lost", n=size, lost=lost)
-            linter.note("cut", document.row, said)
+        _count(document, lengths, linter)
         if len(shown) < samples:
             shown.append(sample(lengths.documents, ids_of(document.text), plan))
     _note_plan(linter, plan, lengths, corpus)
     findings = linter.findings()
     bad = sum(finding.count for finding in findings if finding.level == "error")
     if not lengths.documents and not bad:
-        if not corpus.total:
-            raise UserError(_("{name} is empty.", name=corpus.name), _("Check the path."))
-        raise UserError(_("{name} has no documents.", name=corpus.name), _(NO_DOCUMENTS))
+        raise _nothing(corpus)
     return DataSummary(
         path=str(paths[0]),
         kind="rows",
@@ -144,6 +137,21 @@ def _of_rows(
         findings=findings,
         **lengths.numbers(),
     )
+
+
+def _count(document: Document, lengths: Lengths, linter: Linter) -> None:
+    size = size_of(document.text)
+    lengths.add(size, document.row)
+    linter.document(document)
+    if lost := max(0, size - lengths.ctx_len - 1):
+        said = _("{n:,} tokens, of which {lost:,} are lost", n=size, lost=lost)
+        linter.note("cut", document.row, said)
+
+
+def _nothing(corpus: Corpus) -> UserError:
+    if not corpus.total:
+        return UserError(_("{name} is empty.", name=corpus.name), _("Check the path."))
+    return UserError(_("{name} has no documents.", name=corpus.name), _(NO_DOCUMENTS))
 
 
 def _note_plan(linter: Linter, plan: DataPlan, lengths: Lengths, corpus: Corpus | None = None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -53,13 +53,9 @@ def load_model(
     def places(name: str) -> torch.device:
         return torch.device("cpu") if host_emb and name == "emb.weight" else device
 
+    linears: dict[str, QuantLinear] = {}
     if quant == "none":
-        files = read_stream if device.type == "cuda" else _mapped
-        tensors = {}
-        for name, t in files(Path(path)):
-            there = t.to(places(name))
-            tensors[name] = (adjust(name, there) if is_linear_weight(name) else there).to(_kept(name, dtype))
-        linears: dict[str, QuantLinear] = {}
+        tensors = _load(Path(path), places, device, dtype, adjust)
     else:
         tensors, linears = _load_packed(Path(path), places, device, dtype, quant, adjust)
     if isinstance(op, str):
@@ -75,8 +71,16 @@ def load_model(
     return model
 
 
-def _mapped(path: Path) -> Iterable[tuple[str, Tensor]]:
-    return load_tensors(path).items()
+def _load(
+    path: Path, places: Callable[[str], torch.device], device: torch.device, dtype: torch.dtype,
+    adjust: Callable[[str, Tensor], Tensor],
+) -> dict[str, Tensor]:  # fmt: skip
+    """The tensors as they are computed with, one by one."""
+    found = {}
+    for name, t in read_stream(path) if device.type == "cuda" else load_tensors(path).items():
+        there = t.to(places(name))
+        found[name] = (adjust(name, there) if is_linear_weight(name) else there).to(_kept(name, dtype))
+    return found
 
 
 def _kept(name: str, dtype: torch.dtype) -> torch.dtype:

@@ -146,19 +146,7 @@ def load(
     info = inspect_model(base)
     check_model(settings, info)
     data, held_out = _read_data(settings, info.vocab_size, emit, stop)
-    if settings.dataload != "get" and len(data) < settings.micro_bsz:
-        emit(
-            events.Warned(
-                text=(
-                    _(
-                        "The data hold {n} documents, fewer than micro_bsz {micro_bsz}: each step learns "
-                        "some of them twice. Lower micro_bsz, or give more documents.",
-                        n=len(data),
-                        micro_bsz=settings.micro_bsz,
-                    )
-                )
-            )
-        )
+    _warn_of_few(settings, data, emit)
     stop.check()
     if group.rank == 0:
         operator = _operator(settings, info, device, emit, cache, op)
@@ -166,21 +154,44 @@ def load(
     else:  # what was timed may differ, what is used may not
         operator = _operator(settings, info, device, emit, cache, group.tell())
     stop.check()
-    emit(events.Progress(phase=N_("loading the model"), done=0, total=info.file_bytes, unit="B"))
+    tuning = tuning_for(settings)
+    model = _load_model(settings, base, info, device, operator, tuning, emit)
+    stop.check()
+    return Loaded(settings, info, device, data, model, tuning, operator, held_out, group)
+
+
+def _load_model(
+    settings: TrainSettings, base: Path, info: ModelInfo, device: str, operator: Selected, tuning: Tuning,
+    emit: events.Emit,
+) -> RWKV:  # fmt: skip
+    """The model with what tuning adds to it."""
+
+    def tell(done: int) -> None:
+        emit(events.Progress(phase=N_("loading the model"), done=done, total=info.file_bytes, unit="B"))
+
+    tell(0)
     torch.manual_seed(settings.random_seed)
     torch.set_float32_matmul_precision("high" if settings.precision == "tf32" else "highest")
-    tuning = tuning_for(settings)
     model = load_model(
         base, device=device, dtype=DTYPES[settings.precision], op=operator,
         quant=settings.quant, host_emb=device == "cuda" and host_emb(settings), adjust=tuning.adjust,
     )  # fmt: skip
     model.grad_cp = settings.grad_cp
     tuning.attach(model)
-    emit(
-        events.Progress(phase=N_("loading the model"), done=info.file_bytes, total=info.file_bytes, unit="B")
+    tell(info.file_bytes)
+    return model
+
+
+def _warn_of_few(settings: TrainSettings, data: Documents, emit: events.Emit) -> None:
+    if settings.dataload == "get" or len(data) >= settings.micro_bsz:
+        return
+    said = _(
+        "The data hold {n} documents, fewer than micro_bsz {micro_bsz}: each step learns "
+        "some of them twice. Lower micro_bsz, or give more documents.",
+        n=len(data),
+        micro_bsz=settings.micro_bsz,
     )
-    stop.check()
-    return Loaded(settings, info, device, data, model, tuning, operator, held_out, group)
+    emit(events.Warned(text=said))
 
 
 def _fresh(settings: TrainSettings, group: Group) -> Path:
