@@ -1,7 +1,7 @@
 """What tuning a state holds of a GPU's memory at its worst moment, counted where there is none.
 
     python -m bench.memory [--size 3B 7B] [--version x070] [--quant none int8 nf4] [--ctx 1024] [--batch 1]
-                           [--grad-cp 1] [--top 8] [--json FILE]
+                           [--grad-cp 1 2] [--top 8] [--json FILE]
 
 A step of the true shapes is taken with tensors that have no values (torch's FakeTensorMode), by the operator
 in Triton without its kernels; every tensor that is alive counts, rounded up to the allocator's 512 bytes.
@@ -37,6 +37,7 @@ from engine.contract.settings import TrainSettings
 from engine.contract.sizes import SIZES, Quant
 from engine.estimate import state_memory
 from engine.models.build import MODELS
+from engine.models.waiting import Waiting
 from engine.ops.registry import recurrence_of
 from engine.train import loss
 from engine.tuning import tuning_for
@@ -46,18 +47,23 @@ BLOCK = 512  # bytes
 
 
 class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of the tensors that are alive, and makes up what depends on values: every target is
-    learned."""
+    """Counts the bytes of the tensors that are alive, on the GPU and in pinned memory of the host, and makes
+    up what depends on values: every target is learned."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.alive: dict[int, tuple[int, str]] = {}
-        self.now = self.peak = 0
+        self.now = self.peak = self.pinned_now = self.pinned = 0
         self.worst: Counter[str] = Counter()
 
-    def add(self, tensor: Tensor) -> None:
+    def add(self, tensor: Tensor, pinned: bool = False) -> None:
         storage = tensor.untyped_storage()
         key, size = storage._cdata, -(-storage.nbytes() // BLOCK) * BLOCK
+        if pinned:
+            self.alive[key] = 0, "the host's"
+            self.pinned_now += size
+            self.pinned = max(self.pinned, self.pinned_now)
+            weakref.finalize(storage, self._gone, key, size)
         if key not in self.alive:
             what = f"{str(tensor.dtype).removeprefix('torch.')} {'x'.join(map(str, tensor.shape))}"
             self.alive[key] = size, what
@@ -69,8 +75,9 @@ class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 for n, what in self.alive.values():
                     self.worst[what] += n
 
-    def _gone(self, key: int) -> None:
+    def _gone(self, key: int, pinned: int = 0) -> None:
         self.now -= self.alive.pop(key)[0]
+        self.pinned_now -= pinned
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is aten._local_scalar_dense.default:
@@ -81,7 +88,7 @@ class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
             made = func(*args, **(kwargs or {}))
         for x in tree_iter(made):
             if isinstance(x, Tensor):
-                self.add(x)
+                self.add(x, pinned=bool((kwargs or {}).get("pin_memory")))
         return made
 
 
@@ -101,10 +108,13 @@ def like_a_gpu(recurrence: str) -> Iterator[Any]:
             stack.enter_context(mock.patch.object(module, name, _Nothing()))
         for sizes in (loss.CHUNK_ELEMENTS, loss.SHARE, quant.AT_A_TIME):
             stack.enter_context(mock.patch.dict(sizes, {"cpu": sizes["cuda"]}))
+        stack.enter_context(mock.patch.object(Waiting, "leaves", lambda x: True))
+        for name in ("Stream", "stream", "current_stream"):
+            stack.enter_context(mock.patch.object(torch.cuda, name, mock.MagicMock()))
         yield getattr(module, f"{recurrence}_triton")
 
 
-def count(size: str, version: str, kind: str, ctx: int, batch: int, grad_cp: bool) -> Live:
+def count(size: str, version: str, kind: str, ctx: int, batch: int, grad_cp: int) -> Live:
     """Two steps of one shape; of the second, Adam's moments are there from the start."""
     shape = next(s for s in SIZES if s.name == size)
     tuning = tuning_for(TrainSettings(**METHODS["state"]))
@@ -139,7 +149,7 @@ def main() -> None:
     )
     parser.add_argument("--ctx", type=int, default=1024)
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--grad-cp", type=int, default=1, choices=[0, 1])
+    parser.add_argument("--grad-cp", type=int, default=1, choices=[0, 1, 2])
     parser.add_argument("--top", type=int, default=0, help="how many of the largest tensors to show")
     parser.add_argument("--json", type=Path, help="file to write")
     args = parser.parse_args()
@@ -148,11 +158,11 @@ def main() -> None:
     rows = []
     for size in (s for s in SIZES if s.name in args.size):
         for version, kind in itertools.product(args.version or size.vram, args.quant):
-            live = count(size.name, version, kind, args.ctx, args.batch, bool(args.grad_cp))
+            live = count(size.name, version, kind, args.ctx, args.batch, args.grad_cp)
             name: Quant = "fp16" if kind == "none" else kind
             need = state_memory(
                 version, size.n_layer, size.n_embd, quant=name, ctx_len=args.ctx, micro_bsz=args.batch,
-                grad_cp=bool(args.grad_cp),
+                grad_cp=args.grad_cp,
             )  # fmt: skip
             target = 0.7 * size.vram.get(version, {}).get(name, math.nan)
             rows.append({

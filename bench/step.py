@@ -1,7 +1,7 @@
 """A training step of a published shape with random weights: time, memory, and what limits it.
 
     python -m bench.step [--size 0.1B 0.4B] [--version x070] [--method state] [--quant none] [--dtype bf16]
-                         [--ctx 1024] [--batch 1] [--grad-cp 0 1] [--op auto] [--parts auto torch]
+                         [--ctx 1024] [--batch 1] [--grad-cp 0 1 2] [--op auto] [--parts auto torch]
                          [--rounds 3] [--json FILE] [--profile]
 
 `of peak` is the share of the measured speed of matrix products: 2 P FLOPs a token forward, 2 P for the
@@ -141,7 +141,7 @@ def prepared(
     if device == "cuda" and host_emb(settings):
         table = model.emb.weight.detach().cpu()
         model.emb = HostEmbedding(*table.shape, _weight=table)
-    model.grad_cp = bool(args["grad_cp"])
+    model.grad_cp = args["grad_cp"]
     tuning = tuning_for(settings)
     tuning.attach(model)
     model.train()
@@ -173,7 +173,7 @@ def products(model: RWKV, args: dict[str, Any]) -> int:
     matrices = sum(p.numel() for n, p in model.named_parameters() if p.ndim == 2 and not n.startswith("emb"))
     matrices += sum(m.in_features * m.out_features for m in model.modules() if isinstance(m, QuantLinear))
     passes = 2 + (args["method"] == "full")
-    again = args["grad_cp"] * (matrices - model.head.weight.numel())
+    again = bool(args["grad_cp"]) * (matrices - model.head.weight.numel())
     flops: int = 2 * (passes * matrices + again) * args["batch"] * args["ctx"]
     return flops
 
@@ -198,7 +198,7 @@ def main() -> None:
     parser.add_argument("--dtype", nargs="+", default=["bf16"], choices=list(DTYPES))
     parser.add_argument("--ctx", type=int, nargs="+", default=[1024])
     parser.add_argument("--batch", type=int, nargs="+", default=[1])
-    parser.add_argument("--grad-cp", type=int, nargs="+", default=[0, 1], choices=[0, 1])
+    parser.add_argument("--grad-cp", type=int, nargs="+", default=[0, 1], choices=[0, 1, 2])
     parser.add_argument("--op", nargs="+", default=["auto"])
     parser.add_argument("--parts", nargs="+", default=["auto"], choices=["auto", "torch"])
     parser.add_argument("--rounds", type=int, default=3)

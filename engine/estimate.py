@@ -1,9 +1,9 @@
 """What tuning a state needs of a GPU's memory, by arithmetic: no torch, nothing measured at run time.
 
 Counted are the weights as they are kept, the states with gradients and Adam's two moments, the inputs of
-all blocks (with grad_cp; without it, what every block keeps), and the larger of what is worked with at a
-time: the logits, or a block. CUDA's own context (about 0.5 GB) and what an allocator loses are not: they
-depend on the machine.
+all blocks (with grad_cp 1; without it, what every block keeps; with 2 they wait in the host's memory), and
+the larger of what is worked with at a time: the logits, or a block (with 2, its larger half). CUDA's own
+context (about 0.5 GB) and what an allocator loses are not: they depend on the machine.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ VOCABULARY = 65536
 BYTES = {"fp16": 2.0, "int8": 1.0, "nf4": 0.5 + 4 / 64}  # of a weight in a layer's linear, with its scale
 # Bytes a token and channel that a block keeps for its backward pass, weights being frozen: counted by
 # autograd's hooks (tests/test_estimate.py counts again).
-KEPT = {"x052": 35.2, "x060": 56.5, "x070": 69.1}
+KEPT = {"x052": 35.2, "x060": 55.6, "x070": 76.8}
+KEPT_HALF = {"x052": 22.2, "x060": 42.6, "x070": 66.8}  # its time mixing
 PROCESS = 5e8  # bytes that Python and torch take before there is a model
 PASSING = 24  # bytes a token and channel of gradients and products on their way, about six tensors in fp32
 HIDDEN = (
@@ -39,6 +40,7 @@ class Memory:
     states: float
     activations: float  # that wait for the backward pass
     working: float
+    away: float = 0.0  # beside all that: pinned memory of the host, where grad_cp 2 has activations wait
 
     @property
     def total(self) -> float:
@@ -65,14 +67,18 @@ def parameters(version: str, n_layer: int, n_embd: int, vocabulary: int = VOCABU
 
 def state_memory(
     version: str, n_layer: int, n_embd: int, *, quant: Quant, ctx_len: int, micro_bsz: int = 1,
-    grad_cp: bool = True, vocabulary: int = VOCABULARY, on_host: bool = True,
+    grad_cp: int = 1, vocabulary: int = VOCABULARY, on_host: bool = True,
 ) -> Memory:  # fmt: skip
     """Of tuning a state in 16 bits; `on_host`: without the embedding, see `contract.memory.host_emb`."""
     linears, rest = parameters(version, n_layer, n_embd, vocabulary)
     positions = ctx_len * micro_bsz
+    one = 2 * positions * n_embd  # the input of a block
     kept = KEPT[version] * positions * n_embd
-    inputs = 2 * positions * n_embd * (n_layer + 2)  # and the first layer's values, and their gradient
-    block = (kept if grad_cp else 0) + PASSING * positions * n_embd
+    values = one * (version == "x070")  # the first layer's, which all others read
+    # Of inputs that are away two are here while a half is computed, and the values' gradient.
+    again = (0.0, kept, KEPT_HALF[version] * positions * n_embd + 2 * one + values)[grad_cp]
+    waiting = (n_layer * kept, one * (n_layer + 2), values)[grad_cp]
+    block = again + PASSING * positions * n_embd
     if quant != "fp16":  # the largest linear, unpacked
         block += 2 * n_embd * (4 * n_embd if version == "x070" else int(3.5 * n_embd))
     elements = min(max(LOGITS, positions * vocabulary // 8), positions * vocabulary)
@@ -80,8 +86,9 @@ def state_memory(
     return Memory(
         weights=BYTES[quant] * linears + 2 * (rest - (vocabulary * n_embd if on_host else 0)),
         states=16 * n_layer * n_embd * HEAD,  # fp32: value, gradient, two moments
-        activations=inputs if grad_cp else n_layer * kept,
+        activations=waiting,
         working=max(block, logits),
+        away=2 * n_layer * 2 ** math.ceil(math.log2(one)) if grad_cp == 2 else 0.0,  # as it is handed out
     )
 
 
@@ -100,14 +107,15 @@ def needed(s: TrainSettings) -> Memory | None:
 def needed_of_host(s: TrainSettings) -> Memory | None:
     """The same of the computer's memory, for a run on the CPU in any precision, with what Python takes.
 
-    Its operators keep somewhat more than those for a GPU, of which this is the arithmetic.
+    Its operators keep somewhat more than those for a GPU, of which this is the arithmetic; there grad_cp 2
+    is 1.
     """
     if s.method != "state" or s.my_testing == "auto" or not (s.n_layer and s.n_embd):
         return None
     need = state_memory(
         s.my_testing, s.n_layer, s.n_embd, quant="fp16" if s.quant == "none" else s.quant,
-        ctx_len=s.ctx_len, micro_bsz=s.micro_bsz, grad_cp=s.grad_cp, vocabulary=s.vocab_size or VOCABULARY,
-        on_host=False,
+        ctx_len=s.ctx_len, micro_bsz=s.micro_bsz, grad_cp=min(s.grad_cp, 1), on_host=False,
+        vocabulary=s.vocab_size or VOCABULARY,
     )  # fmt: skip
     wide = 2 if s.precision in ("fp32", "tf32") else 1
     return Memory(
@@ -129,15 +137,18 @@ def what_fits(
         return None
     low = max(1.0, room / now.total)
     changes: dict[str, str] = {}
-    said = []
+    said: dict[tuple[str, ...], str] = {}  # of two changes of the same the second one
     for saving in savings(s):
+        need = needed(TrainSettings.model_validate(s.model_dump() | changes | saving.changes))
+        if need is not None and need.total >= now.total:
+            continue
+        now = need or now
         changes |= saving.changes
-        said.append(str(saving))
-        need = needed(TrainSettings.model_validate(s.model_dump() | changes))
+        said[tuple(saving.changes)] = str(saving)
         if need is not None and fit(low * need.total / 1e9, int(room)) == "fits":
             return _(
                 "Set {changes}: that takes about {takes:.3g} GB of the {room:.3g} GB which it can have here.",
-                changes=_(" and ").join(said),
+                changes=_(" and ").join(said.values()),
                 takes=low * need.total / 1e9,
                 room=room / 1e9,
             ), changes

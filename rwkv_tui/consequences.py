@@ -81,8 +81,13 @@ def _memory(s: TrainSettings) -> str:
     need = needed(s)
     if need is None:
         return ""
-    return _("about {total} of a GPU's memory, {weights} of it the weights", total=size(need.total),
-             weights=size(need.weights))  # fmt: skip
+    if need.away:
+        told = N_(
+            "about {total} of a GPU's memory, {weights} of it the weights, and {away} of the computer's"
+        )
+    else:
+        told = N_("about {total} of a GPU's memory, {weights} of it the weights")
+    return _(told, total=size(need.total), weights=size(need.weights), away=size(need.away))
 
 
 def _time(s: TrainSettings, speed: Speed | None) -> str:

@@ -113,7 +113,7 @@ def _param(name: str, info: FieldInfo) -> Param:
         default=default,
         english=(info.description or "", extra["advice"]),
         group=extra["group"],
-        choices=tuple(get_args(annotation)) if _kind(annotation) == "choice" else (),
+        choices=tuple(map(str, get_args(annotation))) if _kind(annotation) == "choice" else (),
         methods=tuple(extra["methods"]),
         required=extra["required"],
         typed_only=extra["typed_only"],

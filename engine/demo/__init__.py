@@ -10,7 +10,7 @@ from pathlib import Path
 # A model small enough to be trained from scratch in about a minute on two cores. It speaks only of
 # what plain.jsonl and base_emoji.jsonl say; it shows the way, not what RWKV can do.
 BASE_SHAPE = {"version": "x070", "n_layer": 3, "n_embd": 128, "vocab_size": 65536, "seed": 0}
-_HERE: dict[str, object] = {"ctx_len": 64, "grad_cp": False, "precision": "fp32", "accelerator": "cpu"}
+_HERE: dict[str, object] = {"ctx_len": 64, "grad_cp": 0, "precision": "fp32", "accelerator": "cpu"}
 BASE_SETTINGS: dict[str, object] = {
     **_HERE, "train_type": "none", "micro_bsz": 16, "epoch_count": 1, "epoch_steps": 260,
     "lr_init": 4e-3, "lr_final": 2e-4, "eval_docs": 0, "sample_len": 0,

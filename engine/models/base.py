@@ -7,13 +7,14 @@ T tokens, D channels = H heads of size N, V tokens in the vocabulary.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from engine.models.waiting import Waiting
 from engine.ops.parts import TORCH, Parts, wide
 
 LN_EPS = 1e-5
@@ -119,7 +120,8 @@ class RWKV(nn.Module):
     """The model; `tensors` is a checkpoint's flat dictionary, used without copying, `operator` computes the
     version's recurrence and `parts` what is element-wise.
 
-    With `grad_cp`, training recomputes each block in the backward pass instead of keeping its activations.
+    With `grad_cp` 1, training recomputes each block in the backward pass instead of keeping its activations;
+    with 2, on a GPU, each half of a block by itself, whose input meanwhile waits in the host's memory.
 
     Two things that RWKV-LM can train from random weights, a file has or has not: a first layer with a
     second feed-forward part in the place of its time mixing (`ffnPre`), and a copying head (`head_q`,
@@ -130,11 +132,12 @@ class RWKV(nn.Module):
     channel_mix: type[ChannelMix]
 
     def __init__(
-        self, tensors: Mapping[str, Tensor], operator: Any, parts: Parts = TORCH, *, grad_cp: bool = False
+        self, tensors: Mapping[str, Tensor], operator: Any, parts: Parts = TORCH, *, grad_cp: int = 0
     ) -> None:
         super().__init__()
         self.grad_cp = grad_cp
         self.parts = parts
+        self.waiting = Waiting()
         self.dtype = tensors["ln_out.weight"].dtype  # of the computation; emb and head may be narrower
         self.emb = _embedding(tensors["emb.weight"], tensors["ln_out.weight"].device)
         layers = 1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("blocks."))
@@ -210,11 +213,16 @@ class RWKV(nn.Module):
         v_first = None
         carried = []
         recompute = self.grad_cp and self.training and torch.is_grad_enabled()
+        away = recompute and self.grad_cp == 2 and Waiting.leaves(x)
+        self.waiting.begin()
         for i, block in enumerate(self.blocks):
             inputs = (x, v_first, carry.layers[i] if carry is not None else None)
-            x, v_first, layer = (
-                checkpoint(block, *inputs, use_reentrant=False) if recompute else block(*inputs)
-            )
+            if away:
+                x, v_first, layer = block(*inputs, self.waiting.through)
+            elif recompute:
+                x, v_first, layer = checkpoint(block, *inputs, use_reentrant=False)
+            else:
+                x, v_first, layer = block(*inputs)
             carried.append(layer)
         x = self.ln_out(x)
         return x, Carry(tuple(carried), self._copied(x, tokens, carry))
@@ -226,6 +234,11 @@ class RWKV(nn.Module):
         if carry is None or carry.copied is None:
             return Copied(keys, tokens)
         return Copied(torch.cat([carry.copied.keys, keys], 1), torch.cat([carry.copied.tokens, tokens], 1))
+
+
+def plainly(half: Callable[..., Any], *inputs: Any) -> Any:
+    """half(*inputs)."""
+    return half(*inputs)
 
 
 class Block(nn.Module):
@@ -244,9 +257,21 @@ class Block(nn.Module):
         self.ffn = ffn
 
     def forward(
+        self, x: Tensor, v_first: Tensor | None, carry: LayerCarry | None,
+        through: Callable[..., Any] = plainly,
+    ) -> tuple[Tensor, Tensor | None, LayerCarry]:  # fmt: skip
+        """x: [B, T, D]; `v_first`: what the first time mixing hands to the others, None in itself.
+
+        `through` calls each half with what it is to be given.
+        """
+        x, v_first, att, wkv = through(self.first_half, x, v_first, carry)
+        x, ffn = through(self.second_half, x, carry)
+        return x, v_first, LayerCarry(att, wkv, ffn)
+
+    def first_half(
         self, x: Tensor, v_first: Tensor | None, carry: LayerCarry | None
-    ) -> tuple[Tensor, Tensor | None, LayerCarry]:
-        """x: [B, T, D]; `v_first`: what the first time mixing hands to the others, None in itself."""
+    ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+        """[B, T, D] -> the same, `v_first`, its last input and its state: see `LayerCarry`."""
         if self.ln0 is not None:
             x = self.ln0(x)
         att_in = self.ln1(x)
@@ -255,11 +280,14 @@ class Block(nn.Module):
         else:
             assert self.ffnPre is not None
             mixed, wkv = self.ffnPre(att_in, carry.att if carry is not None else None), x.new_empty(0)
-        x = x + mixed
+        # A copy, for a view would keep the whole of what it looks at.
+        return x + mixed, v_first, att_in[:, -1].clone(), wkv
+
+    def second_half(self, x: Tensor, carry: LayerCarry | None) -> tuple[Tensor, Tensor]:
+        """[B, T, D] -> the same, and its last input."""
         ffn_in = self.ln2(x)
-        x = x + self.ffn(ffn_in, carry.ffn if carry is not None else None)
-        # Copies, for a view would keep the whole of what it looks at.
-        return x, v_first, LayerCarry(att_in[:, -1].clone(), wkv, ffn_in[:, -1].clone())
+        mixed = self.ffn(ffn_in, carry.ffn if carry is not None else None)
+        return x + mixed, ffn_in[:, -1].clone()
 
 
 def under(tensors: Mapping[str, Any], prefix: str) -> dict[str, Any]:

@@ -74,7 +74,11 @@ def _rate(s: TrainSettings) -> str:
 def _hardware(s: TrainSettings) -> str:
     places = {"auto": N_("a GPU if there is one, else the CPU"), "gpu": N_("the GPU"), "cpu": N_("the CPU")}
     where, precision = _(places[s.accelerator]), s.precision
-    if s.grad_cp:
+    if s.grad_cp == 2:
+        told = N_(
+            "{where} in {precision}; memory is saved by recomputing and by the computer's own (grad_cp)."
+        )
+    elif s.grad_cp:
         told = N_("{where} in {precision}; memory is saved by recomputing (grad_cp).")
     else:
         told = N_("{where} in {precision}.")

@@ -87,7 +87,7 @@ def test_a_broken_preset_says_which_key_and_line(text: str, says: str) -> None:
 
 
 @given(st.fixed_dictionaries({}, optional={
-    "adam_eps": st.floats(1e-12, 1e-3), "lr_init": st.floats(0.02, 1e6), "grad_cp": st.booleans(),
+    "adam_eps": st.floats(1e-12, 1e-3), "lr_init": st.floats(0.02, 1e6), "grad_cp": st.integers(0, 2),
     "sample_prompt": st.text(st.characters(exclude_categories=["Cs"])),
     "load_model": st.text(min_size=1, max_size=9).map(lambda t: Path("/" + t.replace("\0", ""))),
 }))  # fmt: skip

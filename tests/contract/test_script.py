@@ -63,7 +63,7 @@ EXPECTED: dict[str, Any] = {
     "loss_mask": "pad", "ctx_len": 512, "micro_bsz": 4, "epoch_steps": 1000, "epoch_count": 1,
     "epoch_begin": 0, "epoch_save": 1, "lr_init": 2e-5, "lr_final": 2e-5, "warmup_steps": 0, "beta1": 0.9,
     "beta2": 0.99, "adam_eps": 1e-8, "accelerator": "gpu", "devices": 1, "precision": "bf16",
-    "strategy": "auto", "grad_cp": True, "my_testing": "x070", "peft": "lora",
+    "strategy": "auto", "grad_cp": 1, "my_testing": "x070", "peft": "lora",
     "lora_config": {"lora_load": "", "lora_r": 32, "lora_alpha": 64, "lora_dropout": 0.01},
 }  # fmt: skip
 

@@ -50,6 +50,14 @@ def test_the_defaults_are_supported() -> None:
 
 
 @pytest.mark.parametrize(
+    ("given", "level"), [(False, 0), (True, 1), ("false", 0), ("True", 1), ("on", 1), (1.0, 1), ("2", 2)]
+)
+def test_what_was_once_a_switch_is_still_read(given: object, level: int) -> None:
+    read = TrainSettings.model_validate({"grad_cp": given}).grad_cp
+    assert read == level and type(read) is int
+
+
+@pytest.mark.parametrize(
     ("values", "field", "says"),
     [
         ({"ctxlen": 3}, "ctxlen", "did you mean ctx_len"),
@@ -58,7 +66,9 @@ def test_the_defaults_are_supported() -> None:
         ({"micro_bsz": 1.5}, "micro_bsz", "whole number"),
         ({"lr_init": "fast"}, "lr_init", "a number"),
         ({"beta2": 1}, "beta2", "< 1"),
-        ({"grad_cp": 7}, "grad_cp", "0 or 1"),
+        ({"grad_cp": 7}, "grad_cp", "0, 1, 2"),
+        ({"grad_cp": "half"}, "grad_cp", "0, 1, 2"),
+        ({"grad_cp": 1.5}, "grad_cp", "0, 1, 2"),
         ({"quant": "int3"}, "quant", "int8"),
         ({"lora_config": "{"}, "lora_config", "JSON"),
         ({"lr_init": 1e-4}, "lr_final", "lr_init"),
@@ -146,7 +156,7 @@ def test_no_rule_warns_of_the_defaults_and_all_can_be_said() -> None:
 def flags() -> st.SearchStrategy[dict[str, Any]]:
     return st.fixed_dictionaries({}, optional={
         "micro_bsz": st.integers(1, 9999), "ctx_len": st.integers(1, 99999),
-        "lr_init": st.floats(1e-3, 10).map(lambda x: float(f"{x:g}")), "grad_cp": st.booleans(),
+        "lr_init": st.floats(1e-3, 10).map(lambda x: float(f"{x:g}")), "grad_cp": st.integers(0, 2),
         "lr_schedule": st.sampled_from(train_params()["lr_schedule"].choices),
         "load_model": st.text("ab 'ü\"$\\", min_size=1, max_size=9).map(lambda t: Path("/m") / t),
         "sample_prompt": st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=20),

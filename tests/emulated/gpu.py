@@ -2,7 +2,11 @@
 
 A tensor on it is a wrapper around one of the CPU's, which computes. Everything that needs both of its
 operands in one place raises as on a real GPU when they are not, so whatever was made on the wrong device is
-found. Not emulated are kernels, streams, memory, and types that a kernel for GPUs does not know.
+found. Not emulated are kernels, memory, and types that a kernel for GPUs does not know.
+
+Of streams a second one is emulated, as late as a real one may be: what it is given (copies) is done when
+the first one waits for it. Until then what it writes is NaN; what it reads or writes has to be there still;
+and it must have waited for the first one since that was written.
 
 Needs g++. Torch looks for devices once, so a process imports this before it has used torch.
 """
@@ -17,7 +21,8 @@ import ctypes
 import importlib.util
 import subprocess
 import tempfile
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -56,9 +61,10 @@ BY_INDEX = {
 
 
 class OnGpu(Tensor):
-    """`host` has the values."""
+    """`host` has the values, as of the first stream's operation number `written`."""
 
     host: Tensor
+    written: int
 
     @staticmethod
     def __new__(cls, host: Tensor) -> OnGpu:
@@ -67,6 +73,7 @@ class OnGpu(Tensor):
             device=GPU,
         )  # fmt: skip
         made.host = host
+        made.written = Stream.done
         return made
 
     def __repr__(self) -> str:  # type: ignore[override]
@@ -109,8 +116,79 @@ class Gpu(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return compute(func, args, kwargs or {})
 
 
+class Event:
+    """Where a stream was."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream, self.place = stream, stream.begun + len(stream.given)
+
+
+class Stream:
+    """The first one is always done with what it was given; a second one begins when it is waited for."""
+
+    done = 0  # operations of the first one
+    current: Stream
+
+    def __init__(self, device: Any = None) -> None:
+        self.given: list[Callable[[], object]] = []
+        self.begun = 0
+        self.seen = 0  # of the first one's operations
+
+    def record_event(self) -> Event:
+        return Event(self)
+
+    def wait_event(self, event: Event) -> None:
+        there = event.stream
+        while there.begun < event.place:
+            there.begun += 1
+            there.given.pop(0)()
+
+    def wait_stream(self, other: Stream) -> None:
+        self.seen = Stream.done
+        self.wait_event(other.record_event())
+
+    def copy(self, to: Tensor, of: Tensor) -> None:
+        """Raises RuntimeError for a copy that may meet what is not there yet."""
+        if any(x.written > self.seen for x in (to, of) if isinstance(x, OnGpu)):
+            raise RuntimeError("a copy of what may not have been computed yet")
+        there, source = _lent(to), _lent(of)
+        (to.host if isinstance(to, OnGpu) else to).fill_(torch.nan)
+        self.given.append(lambda: there().copy_(source()))
+
+
+def _lent(x: Tensor) -> Callable[[], Tensor]:
+    """Gives x later: memory of the GPU only while somebody else holds it, too."""
+    if not isinstance(x, OnGpu):
+        return lambda: x
+    host = x.host.detach()
+    storage, kind = weakref.ref(host.untyped_storage()), (host.storage_offset(), host.shape, host.stride())
+    made = torch.empty(0, dtype=host.dtype)
+
+    def given() -> Tensor:
+        there = storage()
+        if there is None:
+            raise RuntimeError("a copy of memory that was given back meanwhile")
+        return made.set_(there, *kind)
+
+    return given
+
+
+@contextlib.contextmanager
+def stream(chosen: Stream) -> Iterator[None]:
+    """As torch.cuda.stream."""
+    with mock.patch.object(Stream, "current", chosen):
+        yield
+
+
+FIRST = Stream.current = Stream()
+
+
 def compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """One operation. Raises RuntimeError for one that a real GPU would refuse."""
+    if Stream.current is not FIRST and func is aten.copy_.default:
+        Stream.current.copy(*args[:2])
+        return args[0]
+    Stream.done += 1
     given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
     there = [x for x in given if isinstance(x, OnGpu)]
     here = [x for x in given if not isinstance(x, OnGpu)]
@@ -130,6 +208,9 @@ def compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if not on_gpu:
         return made
     known = {id(x.host): x for x in there}  # what was changed in place stays what it is
+    for x in tree_leaves(made):
+        if id(x) in known:
+            known[id(x)].written = Stream.done
     return tree_map_only(Tensor, lambda x: known[id(x)] if id(x) in known else OnGpu(x), made)
 
 
@@ -169,6 +250,9 @@ def gpu() -> Iterator[None]:
         "get_rng_state": lambda device=None: torch.get_rng_state(),
         "set_rng_state": lambda state, device=None: torch.set_rng_state(state),
         "manual_seed_all": lambda seed: None,
+        "Stream": Stream,
+        "stream": stream,
+        "current_stream": lambda device=None: Stream.current,
     }
     with contextlib.ExitStack() as stack:
         for name, value in there.items():

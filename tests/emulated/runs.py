@@ -14,7 +14,7 @@ import sys
 
 REAL = sys.argv[1:] == ["real"]
 if not REAL:
-    from tests.emulated.gpu import gpu
+    from tests.emulated.gpu import Stream, gpu
 
 import json
 import tempfile
@@ -40,6 +40,7 @@ from engine.models import load_model
 from engine.models.base import HostEmbedding
 from engine.models.init import init_model
 from engine.train.evaluate import measure
+from engine.train.infctx import backward_in_chunks
 from engine.train.run import run_training
 from tests.tuning.conftest import Trained, train_in
 
@@ -56,20 +57,20 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
         "world", {**STATE, "grad_cp": 1, "sample_len": 4, "val_split": 0.25, "sample_share": 1.0},
     ),
     "state, int8": ("x060", {**STATE, "quant": "int8"}),
-    "state, nf4": ("x070", {**STATE, "quant": "nf4", "precision": "fp16", "grad_cp": 1}),
+    "state, nf4": ("x070", {**STATE, "quant": "nf4", "precision": "fp16", "grad_cp": 2}),
     "state, in chunks": ("x052", {**STATE, "peft": "state", "train_type": "infctx", "chunk_ctx": 8}),
     "lora and parts": ("x070", {**LORA, "train_parts": "emb,head,time,ln", "precision": "bf16"}),
     "dora, int8": ("x060", {"peft": "lora", "peft_config": {"r": 4, "use_dora": True}, "quant": "int8"}),
     "pissa, nf4": ("x070", {"peft": "pissa", "peft_config": {"r": 4}, "quant": "nf4", "precision": "bf16"}),
-    "pissa": ("x052", {"peft": "pissa", "peft_config": {"r": 4}}),
+    "pissa": ("x052", {"peft": "pissa", "peft_config": {"r": 4}, "grad_cp": 2}),
     "miss, in chunks": (
         "x060",
-        {"peft": "miss", "peft_config": {"r": 8}, "train_type": "infctx", "chunk_ctx": 8, "grad_cp": 1},
+        {"peft": "miss", "peft_config": {"r": 8}, "train_type": "infctx", "chunk_ctx": 8, "grad_cp": 2},
     ),
     "full, accumulated": ("x070", {**FULL, "precision": "bf16", "accumulate_grad_batches": 2}),
     "full, fp16, windows": ("x070", {**FULL, "precision": "fp16", "grad_cp": 1, "dataload": "get"}),
     "full, in chunks, a copying head": (
-        "copying", {**FULL, "train_type": "infctx", "chunk_ctx": 8},
+        "copying", {**FULL, "train_type": "infctx", "chunk_ctx": 8, "grad_cp": 2},
     ),
 }  # fmt: skip
 
@@ -213,7 +214,40 @@ def refused(place: Place) -> dict[str, bool]:
         }
 
 
-CASES = (resumed, used, benchmark, refused)
+def waiting(place: Place) -> dict[str, Any]:
+    """Gradients of all that learns where blocks keep what they need, where they are recomputed, and where
+    inputs wait in the host's memory; and whether it is found out if a stream does not wait for the other."""
+
+    def gradients(level: int, version: str = "x070", **more: Any) -> dict[str, Tensor]:
+        with machine("gpu"):
+            model = load_model(place.base(version), op=OP, device="cuda", **more).train()
+            model.grad_cp = level
+            tokens = torch.arange(40, device="cuda").view(2, 20)
+            torch.manual_seed(3)  # the adapter drops some
+            for chunk_ctx in (20, 8):
+                backward_in_chunks(model, tokens, tokens, chunk_ctx, Tensor.backward)
+            return {n: p.grad.cpu() for n, p in model.named_parameters() if p.grad is not None}
+
+    def found_out(*waits: str) -> bool:
+        with contextlib.ExitStack() as stack:
+            for name in waits:
+                stack.enter_context(mock.patch.object(Stream, name, lambda self, other: None))
+            try:
+                return not all(gradient.isfinite().all() for gradient in gradients(2).values())
+            except RuntimeError:
+                return True
+
+    adapter = place.folder / "lora and parts cpu" / "rwkv-0"
+    differences = []
+    models: list[dict[str, Any]] = [{"version": v} for v in ("x052", "x060", "x070", "copying")]
+    for model in [*models, {"adapter": adapter, "quant": "nf4"}]:
+        right = {name: t for name, t in gradients(0, **model).items() if t.any()}
+        differences += [apart(gradients(level, **model), right) for level in (1, 2)]
+    races = [True] if REAL else [found_out("wait_event"), found_out("wait_stream"), not found_out()]
+    return {"apart": differences, "races": races}
+
+
+CASES = (resumed, used, benchmark, refused, waiting)
 
 if __name__ == "__main__":
     main()

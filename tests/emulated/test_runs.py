@@ -76,6 +76,12 @@ def test_a_step_is_measured(report: Report) -> None:
     assert report.found["benchmark"]["seconds"] > 0
 
 
+def test_what_waits_in_the_hosts_memory_returns_in_time(report: Report) -> None:
+    """To the bit, where the CPU computes."""
+    waiting = report.found["waiting"]
+    assert max(waiting["apart"]) <= (0 if report.apart < 1 else 2e-2) and all(waiting["races"]), waiting
+
+
 def test_what_is_on_the_wrong_device_would_be_found(report: Report) -> None:
     refused = report.found["refused"]
     assert all(refused.values()) and len(refused) == 9, refused

@@ -27,7 +27,7 @@ from engine.contract.presets import render_yaml
 from engine.contract.process import Process
 from engine.contract.rundir import RunDir
 from engine.contract.settings import TrainSettings
-from engine.estimate import needed
+from engine.estimate import needed, needed_of_host, what_fits
 from engine.models import load_model
 from engine.models.base import RWKV
 from engine.train import module
@@ -279,9 +279,9 @@ def test_a_gpu_that_is_full_says_so_in_several_ways(error: Exception, cause: str
 
 
 def test_only_what_would_change_something_is_advised() -> None:
-    least = TrainSettings(grad_cp=1, micro_bsz=1, precision="bf16", quant="nf4", ctx_len=128)
+    least = TrainSettings(grad_cp=2, micro_bsz=1, precision="bf16", quant="nf4", ctx_len=128)
     assert savings(least) == [] and advice(least).endswith("first: a smaller model.")
-    full = TrainSettings(train_type="none", lr_init=1e-4, grad_cp=1, micro_bsz=2, ctx_len=512)
+    full = TrainSettings(train_type="none", lr_init=1e-4, grad_cp=2, micro_bsz=2, ctx_len=512)
     assert [saving.changes for saving in savings(full)] == [
         {"micro_bsz": "1", "accumulate_grad_batches": "2"}, {"peft": "lora", "train_type": "auto"},
         {"ctx_len": "256"},
@@ -289,6 +289,18 @@ def test_only_what_would_change_something_is_advised() -> None:
     for saving in savings(TrainSettings(micro_bsz=4, precision="fp32", grad_cp=0)):
         changed = TrainSettings.model_validate({"micro_bsz": 4, "precision": "fp32", **saving.changes})
         assert saving.changes not in [s.changes for s in savings(changed)]
+
+
+def test_what_waits_in_the_hosts_memory_is_a_saving_of_a_gpu() -> None:
+    """Of two changes of one parameter the last is told; what saves nothing where it is to run is not."""
+    s = TrainSettings(my_testing="x070", n_layer=32, n_embd=4096, ctx_len=16384, grad_cp=0, quant="nf4")
+    assert [saving.changes["grad_cp"] for saving in savings(s)[:2]] == ["1", "2"]
+    found = what_fits(s, 14e9)
+    assert found is not None and found[1] == {"grad_cp": "2"} and "grad_cp 1" not in found[0]
+    host = what_fits(s, 14e9, needed_of_host)
+    assert host is not None and host[1]["grad_cp"] == "1" and "ctx_len" in host[1]
+    on_cpu = s.model_copy(update={"accelerator": "cpu"})
+    assert {"grad_cp": "2"} not in [saving.changes for saving in savings(on_cpu)]
 
 
 @pytest.mark.parametrize("content", ["", "\n \n"], ids=["no bytes", "blank lines"])

@@ -54,6 +54,10 @@ def test_memory_follows_what_is_typed_where_it_can_be_told() -> None:
     need = state_memory("x070", 12, 768, quant="fp16", ctx_len=4096)
     draft.put("ctx_len", "4096")
     assert told(draft, "ctx_len")["memory"].startswith(f"about {size(need.total)} of a GPU") and before
+    draft.put("grad_cp", "2")
+    need = state_memory("x070", 12, 768, quant="fp16", ctx_len=4096, grad_cp=2)
+    assert told(draft, "grad_cp")["memory"].startswith(f"about {size(need.total)} of a GPU")
+    assert told(draft, "grad_cp")["memory"].endswith(f"and {size(need.away)} of the computer's")
     draft.put("peft", "lora")
     assert "memory" not in told(draft, "ctx_len")
 

@@ -38,7 +38,7 @@ class Shapes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
 
-def model_of(version: str, grad_cp: bool) -> RWKV:
+def model_of(version: str, grad_cp: int) -> RWKV:
     tensors = init_model(version, 3, 128, vocab_size=VOCABULARY)
     operator = choose("auto", Need(recurrence_of(version), "cpu", torch.float32, 2, 64)).function
     model = MODELS[version](tensors, operator).train()
@@ -63,9 +63,9 @@ def weights_of(model: nn.Module) -> set[tuple[int, ...]]:
     return found | {shape[::-1] for shape in found}
 
 
-@pytest.mark.parametrize("grad_cp", [False, True])
+@pytest.mark.parametrize("grad_cp", [0, 1])
 @pytest.mark.parametrize("version", list(MODELS))
-def test_no_gradient_of_a_weight(version: str, grad_cp: bool) -> None:
+def test_no_gradient_of_a_weight(version: str, grad_cp: int) -> None:
     model = model_of(version, grad_cp)
     StateTuning().attach(model)
     assert not backward(model) & weights_of(model)
@@ -74,14 +74,14 @@ def test_no_gradient_of_a_weight(version: str, grad_cp: bool) -> None:
 
 
 def test_full_tuning_would_be_seen() -> None:
-    model = model_of("x070", False)
+    model = model_of("x070", 0)
     FullTuning().attach(model)
     assert backward(model) & weights_of(model)
 
 
 def test_the_first_layer_has_a_gradient_for_its_state_alone() -> None:
     asked: list[tuple[bool, ...]] = []
-    model = model_of("x070", False)
+    model = model_of("x070", 0)
     operator = model.time_mixers()[0].operator
 
     def watching(*inputs: torch.Tensor) -> Any:
