@@ -26,7 +26,7 @@ from engine.ops.parts import TORCH, Parts
 from engine.ops.registry import USABLE, Need, Operator, Selected, function_of, named, why_not
 
 FILE = "operators.json"
-VERSION = 3  # of the operators: a change that may change their speed asks for new measurements
+VERSION = 4  # of the operators: a change that may change their speed asks for new measurements
 ROUNDS = 5
 SAFE = "chunked"
 DEFINITION = "reference"

@@ -24,7 +24,7 @@ WIDE_ROWS = 32  # of a state multiplied in fp32: more do not fit into the regist
 def options(dtype: torch.dtype) -> dict[str, Any]:
     """`DOT`: the type in which operands are multiplied (sums are always fp32), `PRECISION`: how fp32 is.
 
-    fp16 has too little range for decayed operands: it is multiplied as tf32, which is as exact.
+    fp16 has too little range for decayed operands: it is multiplied as tf32, which is as exact (see `mul`).
     """
     if dtype == torch.bfloat16:
         return {"DOT": tl.bfloat16, "PRECISION": "tf32"}
@@ -89,5 +89,15 @@ def square_at(number, N: tl.constexpr):
 
 
 @triton.jit
+def as_tf32(x):
+    """fp32 rounded to tf32. Tensor cores cut off the 13 bits that they do not take: every product would be too
+    small, by more than fp16 rounds."""
+    return ((x.to(tl.int32, bitcast=True) + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
+
+
+@triton.jit
 def mul(left, right, DOT: tl.constexpr, PRECISION: tl.constexpr):
-    return tl.dot(left.to(DOT), right.to(DOT), input_precision=PRECISION)
+    left, right = left.to(DOT), right.to(DOT)
+    if DOT == tl.float32 and PRECISION == "tf32":
+        left, right = as_tf32(left), as_tf32(right)
+    return tl.dot(left, right, input_precision=PRECISION)
