@@ -90,14 +90,14 @@ def square_at(number, N: tl.constexpr):
 
 @triton.jit
 def as_tf32(x):
-    """fp32 rounded to tf32. Tensor cores cut off the 13 bits that they do not take: every product would be too
-    small, by more than fp16 rounds."""
+    """fp32 rounded to tf32. Tensor cores cut off the 13 bits that they do not take: every product would be
+    too small, by more than fp16 rounds."""
     return ((x.to(tl.int32, bitcast=True) + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
 
 
 @triton.jit
 def mul(left, right, DOT: tl.constexpr, PRECISION: tl.constexpr):
     left, right = left.to(DOT), right.to(DOT)
-    if DOT == tl.float32 and PRECISION == "tf32":
+    if DOT == tl.float32 and PRECISION == "tf32":  # noqa: SIM300
         left, right = as_tf32(left), as_tf32(right)
     return tl.dot(left, right, input_precision=PRECISION)

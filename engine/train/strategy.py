@@ -176,9 +176,8 @@ class Zero(Spread):
 
     def load_optimizer(self, optimizer: Any, state: Any) -> None:
         for part, saved in zip(self._parts(optimizer), state, strict=True):
-            optimizer.optimizer.state[part] = {
-                name: t.to(part.device) if t.ndim else t for name, t in saved.items()
-            }
+            # The count of steps, too: fused Adam reads it on the device.
+            optimizer.optimizer.state[part] = {name: t.to(part.device) for name, t in saved.items()}
 
     def _parts(self, optimizer: Any) -> list[Tensor]:
         """The process's own stretch of what is trained, flat, by parameter group."""

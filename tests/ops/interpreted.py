@@ -107,8 +107,8 @@ def _state_only(recurrence: str) -> float:
 
 
 def _mend_products(cut: bool) -> None:
-    """The interpreter keeps bf16 as 16-bit integers and would multiply those. With `cut` it takes of fp32 what
-    a GPU's tensor cores take where they multiply it as tf32."""
+    """The interpreter keeps bf16 as 16-bit integers and would multiply those. With `cut` it takes of fp32
+    what a GPU's tensor cores take where they multiply it as tf32."""
     dot = interpreter.InterpreterBuilder.create_dot
 
     def taken(x: Any, precision: Any) -> Any:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -569,6 +570,18 @@ def test_deepspeed_on_one_device_is_had_when_asked_for(make: Making, alone: Call
     found, wanted = steps(run), steps(alone())
     assert [found[i].loss for i in found] == pytest.approx([wanted[i].loss for i in wanted], abs=1e-5)
     assert spread_for(TrainSettings(), Group(), "cpu").lightning()["strategy"] == "auto"
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_deepspeeds_optimizer_goes_on_where_its_parameters_are(stage: int) -> None:
+    """A kernel that is given a number of the host, as torch's own loading never does, would read it from the
+    GPU's memory."""
+    spread = spread_for(TrainSettings(strategy=f"deepspeed_stage_{stage}"), Group(), "cuda")
+    part = torch.empty(3, device="meta")
+    name = "fp32_partitioned_groups_flat" if stage == 3 else "single_partition_of_fp32_groups"
+    optimizer = SimpleNamespace(**{name: [part]}, optimizer=SimpleNamespace(state={}))
+    spread.load_optimizer(optimizer, [{"step": torch.tensor(2.0), "exp_avg": torch.zeros(3)}])
+    assert {t.device.type for t in optimizer.optimizer.state[part].values()} == {"meta"}
 
 
 def test_a_broken_deepspeed_is_named_with_the_way_without(monkeypatch: pytest.MonkeyPatch) -> None:
