@@ -43,15 +43,18 @@ def choose(op: str, need: Need, cache: Path | None = None) -> Selected:
     """The operator that `op` names, or with "auto" the fastest that works, and the parts that go with it.
 
     A choice that was timed is kept in the folder `cache` and holds until the device, torch or the shape
-    is another. Raises UserError when a named operator does not work here.
+    is another; one for which something failed is made anew, for that may be mended or have been short of
+    memory. Raises UserError when a named operator does not work here.
     """
     selected = named(op, need, cache) if op != "auto" else _auto(need, cache)
     if selected.name in PLAIN or why_not(FUSING, need):
         return selected
     known = _remembered(cache, need, PARTS)
     if known is None:
-        known = _parts(need)
-        _remember(cache, need, known, PARTS)
+        known, failed = _parts(need)
+        _give_back(need)
+        if not failed:
+            _remember(cache, need, known, PARTS)
     parts: Parts = TORCH
     if known["name"] != TORCH.name:
         from engine.ops.parts import fused
@@ -60,8 +63,20 @@ def choose(op: str, need: Need, cache: Path | None = None) -> Selected:
     return replace(selected, parts=parts, parts_reason=str(known["reasons"]))
 
 
-def _parts(need: Need) -> dict[str, Any]:
-    """Which element-wise parts to use, and why; without a length, the fused ones if they compute right."""
+def _give_back(need: Need) -> None:
+    """What was tried took memory that torch would keep: of other sizes than a run wants, and from others who
+    use the GPU."""
+    if need.device == "cuda":
+        torch.cuda.empty_cache()
+
+
+class Wrong(ValueError):
+    """An answer is not what it should be."""
+
+
+def _parts(need: Need) -> tuple[dict[str, Any], bool]:
+    """Which element-wise parts to use, and why; without a length, the fused ones if they compute right. Also
+    whether they could not be tried."""
     from engine.ops.parts.fused import FusedParts
     from engine.ops.parts.trial import Trial
 
@@ -70,15 +85,16 @@ def _parts(need: Need) -> dict[str, Any]:
         trial = Trial(replace(need, batch=2, steps=CHECKED_STEPS))
         _same(trial.results(fused), trial.wide().results(TORCH), need.dtype)
         if not need.steps:
-            return {"name": fused.name, "reasons": _("expected to be faster than torch's")}
+            return {"name": fused.name, "reasons": _("expected to be faster than torch's")}, False
         real = Trial(replace(need, batch=1, steps=min(need.batch * need.steps, TIMED_STEPS)))
         times = {one.name: _median(real, one) for one in (fused, TORCH)}
     except Exception as error:  # a compiler or a driver may raise anything; torch still works
-        return {"name": TORCH.name, "reasons": _("fused failed: {reason}", reason=_first_line(error))}
+        reason = _("fused failed: {reason}", reason=_first_line(error))
+        return {"name": TORCH.name, "reasons": reason}, not isinstance(error, Wrong)
     told = _(
         "{fused:.2f} ms fused, {plain:.2f} ms by torch", fused=times[fused.name], plain=times[TORCH.name]
     )
-    return {"name": min(times, key=lambda name: times[name]), "reasons": told}
+    return {"name": min(times, key=lambda name: times[name]), "reasons": told}, False
 
 
 def _median(trial: Any, parts: Parts) -> float:
@@ -96,29 +112,37 @@ def _auto(need: Need, cache: Path | None) -> Selected:
     if known is not None and known["name"] in candidates:
         with contextlib.suppress(UserError):  # what was compiled may be gone
             return Selected(known["name"], function_of(known["name"], need, cache), known["reasons"])
-    name, reasons = _fastest(candidates, need, cache)
+    name, reasons, failed = _fastest(candidates, need, cache)
+    _give_back(need)
     reasons = declined | reasons
-    _remember(cache, need, {"name": name, "reasons": reasons})
+    if not failed:
+        _remember(cache, need, {"name": name, "reasons": reasons})
     return Selected(name, function_of(name, need, cache), reasons)
 
 
-def _fastest(candidates: list[str], need: Need, cache: Path | None) -> tuple[str, dict[str, str]]:
-    """The winner and what is to be said of the others. Without a length, the first that computes right."""
+def _fastest(candidates: list[str], need: Need, cache: Path | None) -> tuple[str, dict[str, str], bool]:
+    """The winner, what is to be said of the others, and whether one of them could not be tried. Without a
+    length, the first that computes right."""
     reasons: dict[str, str] = {}
     times: dict[str, float] = {}
+    failed = False
     inputs = make_inputs(need) if need.steps else []
     for name in candidates:
         try:
             check(name, need, cache)
             if not need.steps:
-                return name, reasons | {
+                expected = {
                     other: _("{name} is expected to be faster", name=name)
                     for other in candidates
                     if other not in reasons and other != name
                 }
+                return name, reasons | expected, failed
             times[name] = milliseconds(function_of(name, need, cache), inputs)
         except Exception as error:  # a compiler or a driver may raise anything; the others still work
             reasons[name] = _("failed: {reason}", reason=_first_line(error))
+            failed |= not isinstance(error, Wrong)
+            if name == candidates[-1] and not times and isinstance(error, torch.OutOfMemoryError):
+                raise  # none fits: whoever tells of that knows what takes less
     if not times:
         raise UserError(
             _(
@@ -132,11 +156,11 @@ def _fastest(candidates: list[str], need: Need, cache: Path | None) -> tuple[str
     for name, taken in times.items():
         if name != best:
             reasons[name] = f"{taken:.2f} ms, {best} {times[best]:.2f} ms"
-    return best, reasons
+    return best, reasons, failed
 
 
 def check(name: str, need: Need, cache: Path | None = None) -> None:
-    """Raises ValueError, naming what differs, when an operator's answers are not those of `chunked`."""
+    """Raises Wrong, naming what differs, when an operator's answers are not those of `chunked`."""
     if name != SAFE:
         compare(function_of(name, need, cache), need)
 
@@ -153,7 +177,7 @@ def _same(found: list[Tensor], right: list[Tensor], dtype: torch.dtype) -> None:
     for i, (f, r) in enumerate(zip(found, right, strict=True)):
         error = float((f.float() - r).norm() / r.norm())
         if not error <= TOLERANCE[dtype]:
-            raise ValueError(_("result {i} is off by {error:.1e} of its size", i=i, error=error))
+            raise Wrong(_("result {i} is off by {error:.1e} of its size", i=i, error=error))
 
 
 def results(operator: Operator, inputs: list[Tensor]) -> list[Tensor]:
