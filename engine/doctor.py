@@ -35,8 +35,13 @@ def _try(name: str) -> dict[str, object]:
 def _torch() -> dict[str, object]:
     import torch
 
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {"cuda": torch.version.cuda, "gpus": gpus, "threads": torch.get_num_threads()}
+    from engine.gpu import why_unused
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    gpus = [torch.cuda.get_device_name(i) for i in range(count)]
+    return {
+        "cuda": torch.version.cuda, "gpus": gpus, "unused": why_unused(), "threads": torch.get_num_threads(),
+    }  # fmt: skip
 
 
 def _operators() -> dict[str, dict[str, str]]:

@@ -13,6 +13,8 @@ import importlib.util
 import os
 import re
 import shutil
+import sys
+import sysconfig
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,7 @@ Operator = Callable[..., "tuple[torch.Tensor, torch.Tensor]"]  # unsaid
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 WIDTHS = (16, 32, 64)
 OLDEST_FLA = (0, 6)
+HEADERS = "posix_prefix"  # where Triton looks for Python's
 
 
 @dataclass(frozen=True)
@@ -107,9 +110,18 @@ def _triton(need: Need) -> str:
 
 
 def _no_c_compiler() -> str:
-    """Triton compiles what starts its kernels with the machine's own compiler, or with that of CC."""
-    found = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
-    return "" if found else _("there is no C compiler for it: install gcc or clang")
+    """Triton compiles what starts its kernels with the machine's own compiler, or with that of CC, and with
+    Python's headers, which Linux distributions have in a package of their own."""
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return _("there is no C compiler for it: install gcc or clang")
+    header = Path(sysconfig.get_path("include", HEADERS), "Python.h")
+    if header.exists():
+        return ""
+    return _(
+        "{header}, which it compiles with, is missing: install python{version}-dev",
+        header=header,
+        version="{}.{}".format(*sys.version_info),
+    )
 
 
 def _no_gpu(need: Need) -> str:

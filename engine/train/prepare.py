@@ -18,6 +18,7 @@ from engine.contract.settings import TrainSettings
 from engine.data.dataset import PadDataset, WindowDataset, check_vocabulary, cut, plan_numbers
 from engine.data.documents import Documents, split
 from engine.data.sources import open_data
+from engine.gpu import why_unused
 from engine.models import load_model
 from engine.models.base import RWKV
 from engine.models.init import WORLD_VOCABULARY, make_checkpoint
@@ -65,6 +66,12 @@ def choose_device(accelerator: str) -> str:
     if accelerator == "gpu":
         raise UserError(
             _(
+                "accelerator: gpu was asked for, but torch {version} finds none here: {reason}.",
+                version=torch.__version__,
+                reason=reason,
+            )
+            if (reason := why_unused())
+            else _(
                 "accelerator: gpu was asked for, but torch {version} finds none here.",
                 version=torch.__version__,
             ),
@@ -141,6 +148,12 @@ def load(
     """
     group = group or Group()
     device = choose_device(settings.accelerator)
+    if settings.accelerator == "auto" and (reason := why_unused()):
+        emit(
+            events.Warned(
+                text=_("The GPU here is not used, and the run is slow on the CPU: {reason}.", reason=reason)
+            )
+        )
     spread_for(settings, group, device).check()
     base = settings.load_model or _fresh(settings, group)
     info = inspect_model(base)

@@ -100,6 +100,8 @@ def _describe(report: dict[str, Any]) -> str:
                 threads=torch["threads"],
             ),
         ]
+        if torch.get("unused"):
+            lines.append(_("  it does not use the GPU: {reason}", reason=torch["unused"]))
     for gpu in report["gpus"]:
         total = gpu["total_bytes"]
         lines.append(f"  {gpu['name']}: {size(total) if total else 'N/A'}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
+import sys
+import sysconfig
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -239,6 +241,19 @@ def test_without_a_compiler_auto_does_without_and_says_so(bare: Need) -> None:
     assert selected.name == "chunked"
     assert selected.reasons["cuda"].startswith("there is no nvcc to compile it: install the CUDA toolkit")
     assert selected.reasons["triton"] == "there is no C compiler for it: install gcc or clang"
+
+
+def test_without_pythons_headers_triton_is_not_tried(
+    bare: Need, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As on Ubuntu, where they are not installed with Python."""
+    monkeypatch.setenv("CC", "gcc")
+    assert not registry.why_not("triton", bare)
+    monkeypatch.setattr(sysconfig, "get_path", lambda name, scheme: str(tmp_path))
+    assert registry.why_not("triton", bare) == (
+        f"{tmp_path}/Python.h, which it compiles with, is missing: "
+        f"install python{sys.version_info[0]}.{sys.version_info[1]}-dev"
+    )
 
 
 @pytest.mark.parametrize(("op", "what"), [("cuda", "CUDA toolkit"), ("triton", "install gcc or clang")])

@@ -1,0 +1,63 @@
+"""What a run does about a GPU that torch cannot use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine import doctor
+from engine.contract import events
+from engine.contract.errors import UserError
+from engine.contract.settings import TrainSettings
+from engine.train.prepare import choose_device, load
+from engine.train.stop import StopRequest
+
+OLD = "The NVIDIA driver on your system is too old (found version 12020)."
+
+
+@pytest.fixture
+def old_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which lists the GPU, and which CUDA does not take."""
+
+    def init() -> None:
+        raise RuntimeError(f"{OLD}\nmore")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "init", init)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda i: init())
+
+
+@pytest.mark.usefixtures("old_driver")
+def test_the_doctor_tells_why_it_is_not_used() -> None:
+    report = doctor.diagnose()["torch"]
+    assert isinstance(report, dict) and report["gpus"] == [] and report["unused"] == OLD.rstrip(".")
+
+
+@pytest.mark.usefixtures("old_driver")
+def test_a_run_that_asks_for_it_is_told_why_not() -> None:
+    with pytest.raises(UserError, match=r"finds none here: The NVIDIA driver .* is too old"):
+        choose_device("gpu")
+
+
+@pytest.mark.usefixtures("old_driver")
+@pytest.mark.parametrize(("accelerator", "warned"), [("auto", 1), ("cpu", 0)])
+def test_a_run_that_goes_to_the_cpu_instead_says_so(
+    accelerator: str, warned: int, tiny_model: Path, tiny_data: Path
+) -> None:
+    told: list[events.Event] = []
+    settings = TrainSettings.model_validate({
+        "load_model": tiny_model, "data_file": tiny_data, "precision": "fp32", "ctx_len": 12, "micro_bsz": 1,
+        "accelerator": accelerator,
+    })  # fmt: skip
+    load(settings, told.append, StopRequest())
+    texts = [e.text for e in told if isinstance(e, events.Warned) and "too old" in e.text]
+    assert len(texts) == warned
+
+
+def test_where_there_is_none_nothing_is_said() -> None:
+    if not torch.cuda.is_available():
+        report = doctor.diagnose()["torch"]
+        assert isinstance(report, dict) and not report["unused"]
