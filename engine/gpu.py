@@ -14,7 +14,7 @@ def why_unused() -> str:
     if torch.cuda.is_available() or not torch.cuda.device_count():
         return ""
     try:
-        torch.cuda.init()
+        torch.cuda.init()  # type: ignore[no-untyped-call]
     except (RuntimeError, AssertionError) as error:
         return first_line(error)
     return ""
