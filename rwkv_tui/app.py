@@ -11,7 +11,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from textual import events
 from textual.app import App
 from textual.binding import Binding
 from textual.command import CommandPalette
@@ -22,9 +21,10 @@ from engine.contract.i18n import N_, _
 from engine.contract.paths import UserPaths
 from engine.contract.rundir import RunDir, RunList
 from rwkv_tui.draft import Draft
+from rwkv_tui.in_turn import KeysInTurn
 from rwkv_tui.look import THEMES, NoColours, PlainSigns, break_between_signs, still_cursors
 from rwkv_tui.plain import announcement
-from rwkv_tui.screens.base import Helpful, TuneScreen
+from rwkv_tui.screens.base import Helpful
 from rwkv_tui.services.gpu import GpuReading, read_gpus
 from rwkv_tui.services.preferences import Look, keys_file, read_keys, read_look, write_look
 
@@ -36,7 +36,7 @@ ENGINE_JOBS = ("summary", "convert", "init", "chat")
 NO_COLOURS = NoColours()
 
 
-class TuneApp(App[None]):
+class TuneApp(KeysInTurn):
     """`start` is "home" (which goes on to the wizard while there are no runs) or "wizard"; `run` is opened.
 
     `draft` holds values that prefill the wizard and `source` its data file, which may still need
@@ -129,14 +129,6 @@ class TuneApp(App[None]):
             self.open_home()
         self.call_after_refresh(_load_the_rest)
 
-    async def on_event(self, event: events.Event) -> None:
-        """A key waits until the screen that it is meant for has been made: nothing typed ahead is lost."""
-        if isinstance(event, events.Key | events.Paste) and isinstance(self.screen, TuneScreen):
-            await self.screen.made()
-        if isinstance(event, events.Key) and event.key == "ctrl+j":
-            event = events.Key("enter", "\r")  # as a terminal spells it before it is a screen's
-        await super().on_event(event)
-
     def _take_keys(self) -> None:
         """A person's own keys; what cannot be meant is told, and the usual keys hold."""
         try:
@@ -187,9 +179,10 @@ class TuneApp(App[None]):
         if not self.is_screen_installed("wizard"):
             self.install_screen(WizardScreen(self.draft, self.cwd, self._source), "wizard")
         wizard = self.get_screen("wizard", WizardScreen)
-        if self.screen is not wizard:
+        again = self.screen is not wizard
+        if again:
             self.push_screen(wizard)
-        if step:
+        if again or step:
             wizard.go(step, field)
 
     def open_home(self) -> None:

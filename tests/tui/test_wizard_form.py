@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+from textual.events import Key
 from textual.pilot import Pilot
 
 from engine.contract.settings import train_params
@@ -38,6 +40,21 @@ async def test_every_parameter_has_a_field_and_its_advice(make_app: MakeApp) -> 
         await pilot.press("f3")
         assert not field(pilot, "loss_mask").region
         assert field(pilot, "micro_bsz").editor.has_focus
+
+
+@pytest.mark.parametrize("began", ["Data", "Parameters"])
+async def test_keys_that_arrive_at_once_do_what_they_do_in_turn(make_app: MakeApp, began: str) -> None:
+    app = make_app(start="wizard")
+    async with app.run_test() as pilot:
+        if began == "Parameters":
+            await to_form(pilot)
+        keys = [*(["ctrl+n", "ctrl+n"] if began == "Data" else []), "f4", *"warmup", "enter", "ctrl+u", "7"]
+        keys += ["f4", *"early", "enter", "ctrl+u", "2", "5"]
+        for key in keys:
+            app.post_message(Key(key, key if len(key) == 1 else None))
+        await until(pilot, lambda: app.draft.text("early_stop") == "25")
+        changed = {name: app.draft.text(name) for name in train_params() if app.draft.is_changed(name)}
+        assert changed == {"warmup_steps": "7", "early_stop": "25"}
 
 
 async def test_mistakes_are_said_below_the_field_while_typing(make_app: MakeApp) -> None:
@@ -122,7 +139,7 @@ async def test_help_lists_the_keys_of_the_screen_underneath(make_app: MakeApp) -
     async with make_app(start="wizard").run_test() as pilot:
         await to_form(pilot)
         await pilot.press("f1")
-        assert says(pilot, "All parameters")
+        assert says(pilot, "Show all")
         assert says(pilot, "ctrl+n, alt+right")
         await pilot.press("escape")
         await pilot.press("escape", "question_mark")  # out of the line, where ? is a character
