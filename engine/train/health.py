@@ -16,6 +16,7 @@ STEEP = 100.0  # times the usual norm of the gradients
 FAR = 3.0  # nats above the lowest average loss: twenty times its perplexity
 WARN_AFTER, STOP_AFTER = 3, 50  # steps in a row that are steep or far
 USUAL_STEPS = 20  # before there is a usual norm
+IDLE_STEPS = 10  # whose gradients are all zero, from the first one on
 
 
 class Average:
@@ -45,6 +46,7 @@ class Health:
         self.norms = Average()  # of their logarithms, while all is well
         self.bad_steps = 0
         self.wild_steps = 0
+        self.idle_steps = 0  # -1 once a gradient was not zero
 
     def state_dict(self) -> dict[str, Any]:
         averages = [(a.total, a.weight) for a in (self.smooth, self.norms)]
@@ -70,6 +72,7 @@ class Health:
             return
         self.bad_steps = 0
         self.smooth.add(loss)
+        self._note_idleness(norm)
         self._note_wildness(step, loss, rate, norm)
         average = self.smooth.value
         assert average is not None
@@ -121,6 +124,23 @@ class Health:
                 )
             )
         )
+
+    def _note_idleness(self, norm: float | None) -> None:
+        """Warns once when nothing is learned from the beginning on."""
+        if norm is None or self.idle_steps < 0:
+            return
+        self.idle_steps = self.idle_steps + 1 if norm == 0 else -1
+        if self.idle_steps == IDLE_STEPS:
+            self.emit(
+                events.Warned(
+                    text=_(
+                        "Nothing is learned: the gradient has been zero for {n} steps on end. A model of "
+                        "random weights must be trained whole first (method full); else look at the tokens "
+                        "of the data, whether any of them is learned.",
+                        n=IDLE_STEPS,
+                    )
+                )
+            )
 
     def _note_wildness(self, step: int, loss: float, rate: float, norm: float | None) -> None:
         usual = self.norms.value if self.norms.weight > 1 - SMOOTHING**USUAL_STEPS else None

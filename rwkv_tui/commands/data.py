@@ -210,9 +210,10 @@ def _bars(report: DataSummary) -> Text:
         text.append(f"  ≤ {bound:>{wide},} ").append("█" * -(-count * _BAR // most), style)
         text.append(f" {count:,}\n")
     if report.cut_documents:
-        told = _(
-            "ctx_len {ctx_len:,} cuts {documents:,} documents and loses {tokens:,} tokens ({share:.1%})",
-            ctx_len=report.ctx_len, documents=report.cut_documents, tokens=report.cut_tokens,
+        told = n_(
+            "ctx_len {length:,} cuts {n:,} document; tokens lost: {tokens:,} ({share:.1%})",
+            "ctx_len {length:,} cuts {n:,} documents; tokens lost: {tokens:,} ({share:.1%})",
+            report.cut_documents, length=report.ctx_len, tokens=report.cut_tokens,
             share=report.cut_tokens / report.tokens,
         )  # fmt: skip
         text.append(f"  {told}\n")

@@ -77,7 +77,8 @@ def _card(title: str, found: Diagnosis, run: RunDir, model: RunModel, key: Key, 
     if resumable:
         again = _("{key} resumes it after step {step}")
         lines.append(fill(again, key=pressing("monitor.resume"), step=f"{resumable:,}"))
-    kept = ", ".join(Path(c.path).name for c in model.checkpoints[-4:]) or _("nothing had been saved yet")
+    names = list(dict.fromkeys(Path(c.path).name for c in model.checkpoints))  # resumed, it saves one again
+    kept = ", ".join(names[-4:]) or _("nothing had been saved yet")
     lines.append(Content.assemble((_("Kept:"), "bold"), " ", one_line(kept)))
     whole = fill(_("{key} shows all of it"), key=key("monitor.log")).stylize("dim")
     lines.append(Content.assemble((_("Log:"), "bold"), " ", one_line(str(run.log)), "   ", whole))

@@ -107,12 +107,12 @@ class Bars(Panel):
     def _figures(self) -> Content:
         model, speed = self._model, self._model.kt_s.last
         if model.activity and model.started:
-            return Content.assemble(" ", _phase(model.activity, self.size.width - 2))
+            return Content.assemble(" ", _phase(model.activity, self.size.width - 2, model.phase_left))
         parts = [
             f"{'-' if speed is None else f'{speed:.3g}'} kt/s",
             _("{seconds:.3g} s a step", seconds=model.step_s),
             _("{count:,} tokens", count=model.tokens),
-        ]
+        ] if model.step else []  # fmt: skip
         if self._silence is not None:
             quiet = self._silence > max(QUIET_S, 5 * model.step_s)
             parts.append(
@@ -139,14 +139,17 @@ def _amount(count: int, unit: str) -> str:
     return size(count) if unit == "B" else f"{count:,}"
 
 
-def _phase(progress: Progress, width: int) -> Content:
+def _phase(progress: Progress, width: int, left: float | None = None) -> Content:
+    """What is done, how much of it, and how many seconds are `left`."""
     phase = one_line(_(progress.phase))
     if not progress.total:
         return Content(phase)
     unit = "" if progress.unit == "B" else one_line(_(progress.unit))
     done, total = _amount(progress.done, progress.unit), _amount(progress.total, progress.unit)
     note = " " + _("{done} of {total} {unit}", done=done, total=total, unit=unit).rstrip()
-    room = min(30, width - 26 - 28)
+    if left is not None and progress.done < progress.total:
+        note = _("{done}, {time} left", done=note, time=duration(left))
+    room = min(30, width - 26 - 36)
     return Content.assemble(
         f"{column(phase, 25)} ", bar(progress.done / progress.total, max(0, room)), (note, "dim")
     )
@@ -175,8 +178,11 @@ class Phases(Panel):
         lines = [Content.assemble((now, "bold")), Content("")]
         for progress in model.phases.values():
             over = progress is not model.activity or (progress.total and progress.done >= progress.total)
+            # the last that was told of one that is over may be from before its end
+            shown = progress.model_copy(update={"done": progress.total}) if over else progress
             sign = Content.assemble(("✓ ", "$success")) if over else Content.assemble(("› ", "$primary"))
-            lines.append(Content.assemble(sign, _phase(progress, self.size.width - 2)))
+            left = None if over else model.phase_left
+            lines.append(Content.assemble(sign, _phase(shown, self.size.width - 2, left)))
         if model.before:
             lines.append(
                 Content.assemble(

@@ -167,11 +167,11 @@ class HomeScreen(TuneScreen[None]):
         """As many of the columns as there is room for; the name takes what is left."""
         room = self.size.width - 2
         parts = [column(status, 9)]
-        parts += [column(method, 11)] if room >= 98 else []
+        parts += [column(method, 11)] if room >= 72 else []
         parts += [column(model, 24), " "] if room >= 128 else []
         parts += [column(steps, 15, right=True), column(loss, 8, right=True)]
         parts += ["  ", column(curve, 12)] if room >= 78 else []
-        parts += [column(when, 13, right=True)] if room >= 60 else []
+        parts += [column(when, 13, right=True)] if 60 <= room < 72 or room >= 92 else []
         rest = "".join(parts)
         return f"{column(name, max(16, room - cell_len(rest) - 1))} {rest}"
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Protocol
 
 from textual import getters
@@ -309,13 +310,20 @@ class MonitorScreen(ChartKeys, TuneScreen[None]):
     def action_fix(self) -> None:
         """Opens the wizard with this run's settings and the remedy among them, for a run of its own."""
         given = changed(self._given) if self._given else {}
-        values = {name: spell(value) for name, value in given.items() if name != "proj_dir"}
+        values = {name: self._typed(value) for name, value in given.items() if name != "proj_dir"}
         changes = dict(self._found.changes) if self._found else {}
         draft = self.app.draft
-        draft.load({**values, **changes})
+        draft.load(values, one_line(self.run_name))
+        for name, value in changes.items():
+            draft.edit(name, value)
         draft.put("proj_dir", "")
         draft.suggest_proj_dir(self.app.cwd)
         self.app.open_wizard("Parameters", next(iter(changes), ""))
+
+    def _typed(self, value: object) -> str:
+        """As one would type it here: what lies below the current folder is named from there."""
+        below = isinstance(value, Path) and value.is_relative_to(self.app.cwd)
+        return spell(value.relative_to(self.app.cwd) if isinstance(value, Path) and below else value)
 
     def action_resume(self) -> None:
         """Starts a process that goes on with the run."""

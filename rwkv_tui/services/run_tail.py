@@ -180,6 +180,7 @@ class RunModel:
     _curves: Columns = field(default_factory=lambda: Columns("fffffdd"))
     _pace: Pace | None = None
     _phase_began: float = 0.0
+    _phase_first: ev.Progress | None = None
     _probe_began: float = 0.0
     _per_document: float = 0.0
 
@@ -290,17 +291,26 @@ class RunModel:
 
     def _progressed(self, event: ev.Progress) -> None:
         if self.activity is None or self.activity.phase != event.phase:
-            self._phase_began = event.t
+            self._phase_began, self._phase_first = event.t, event
         self.phases[event.phase] = event
         self.activity = event
 
+    @property
+    def phase_left(self) -> float | None:
+        """Seconds until what is under way is over, at the pace it has had; None while that is not known."""
+        first, now = self._phase_first, self.activity
+        if first is None or now is None or now.t < first.t + 1 or now.done <= first.done:
+            return None
+        return (now.total - now.done) * (now.t - first.t) / (now.done - first.done)
+
     def _epoch_over(self, event: ev.Epoch) -> None:
         self.epoch_marks.append(self.step)
-        loss = "-" if event.loss is None else short(event.loss)
+        plan = self.plan
         self._say(
             event.t,
-            _("epoch {epoch} is over: mean loss {loss}, lr {lr}, {time}",
-              epoch=event.epoch, loss=loss, lr=short(event.lr), time=duration(event.seconds)),
+            _("epoch {n} of {all} is over: mean loss {loss}, lr {lr}, {time}",
+              n=-(-self.step // plan.epoch_steps) if plan else "?", all=plan.epoch_count if plan else "?",
+              loss=nats(event.loss), lr=short(event.lr), time=duration(event.seconds)),
             mark="┊",
         )  # fmt: skip
 

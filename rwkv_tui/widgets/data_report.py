@@ -80,9 +80,10 @@ def cut_line(data: DataSummary) -> Content:
         return Content("")
     if not data.cut_documents:
         return Content.styled(_("✓ No document is cut at ctx_len {n}.", n=data.ctx_len), "$text-success")
-    told = _(
-        "✂ ctx_len {n} cuts {documents:,} documents ({share:.0%}); {tokens:,} tokens ({lost:.1%}) are lost.",
-        n=data.ctx_len, documents=data.cut_documents, share=data.cut_documents / data.documents,
+    told = n_(
+        "✂ ctx_len {length} cuts {n:,} document ({share:.0%}); {tokens:,} tokens ({lost:.1%}) are lost.",
+        "✂ ctx_len {length} cuts {n:,} documents ({share:.0%}); {tokens:,} tokens ({lost:.1%}) are lost.",
+        data.cut_documents, length=data.ctx_len, share=data.cut_documents / data.documents,
         tokens=data.cut_tokens, lost=data.cut_tokens / data.tokens,
     )  # fmt: skip
     return Content.styled(told, "$text-warning")

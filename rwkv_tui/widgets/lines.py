@@ -88,5 +88,5 @@ def _wrap(line: Content, width: int) -> list[Content]:
     if "\n" not in line.plain and line.cell_length <= width:
         return [line]
     return [
-        part for piece in line.split("\n", allow_blank=True) for part in piece.fold(width) or [Content("")]
+        part for piece in line.split("\n", allow_blank=True) for part in piece.wrap(width) or [Content("")]
     ]

@@ -80,6 +80,14 @@ def test_a_run_that_learns_is_left_alone() -> None:
     assert not run.told
 
 
+@pytest.mark.parametrize(("norms", "told"), [([0.0] * 30, 1), ([0.0] * 9 + [1.0] + [0.0] * 30, 0)])
+def test_a_run_that_learns_nothing_from_the_start_is_told_so_once(norms: list[float], told: int) -> None:
+    run = Follower()
+    for norm in norms:
+        run.steps(1, norm=norm)
+    assert sum("Nothing is learned" in event.text for event in run.told) == told == len(run.told)
+
+
 def test_it_goes_on_after_a_pause_as_if_there_were_none() -> None:
     whole, first = Follower(), Follower()
     for run in (whole, first):

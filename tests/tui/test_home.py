@@ -59,7 +59,7 @@ async def test_runs_are_listed_as_they_stand_and_one_goes_in(make_app: MakeApp, 
     async with app.run_test() as pilot:
         assert is_at(app, HomeScreen)
         await until(pilot, lambda: rows(app))
-        assert [w in rows(app)[0] for w in ("emoji", "died", "137/5,000", "2.500", "2:00 ago")] == [True] * 5
+        assert [w in rows(app)[0] for w in ("emoji", "died", "state", "137/5,000", "2.500")] == [True] * 5
         await pilot.press("enter")
         assert is_at(app, MonitorScreen)
         await pilot.press("escape")

@@ -24,7 +24,7 @@ from rwkv_tui.screens.monitor import MonitorScreen
 from rwkv_tui.services.gpu import HostInfo
 from rwkv_tui.services.runs import stop_asked
 from rwkv_tui.widgets.chart import LineChart
-from rwkv_tui.widgets.lines import Lines
+from rwkv_tui.widgets.lines import Lines, _wrap
 from tests.fakes import fake_engine, screens, stories
 
 ALIVE = Process.current()
@@ -90,6 +90,25 @@ async def test_what_happens_is_shown_as_it_happens(tmp_path: Path) -> None:
             await pilot.press(key)
             visible = {c.id for c in screen.query(LineChart) if c.display}
             assert visible == ({large} if large else {"loss", "lr"})
+
+
+async def test_each_phase_of_the_beginning_says_how_far_it_is(tmp_path: Path) -> None:
+    run = stories.new_run(tmp_path / "run", "emoji", ALIVE)
+    told = [("holding out documents", 1, 0, 5), *(("loss before tuning", t, t, 32) for t in (2, 12, 22))]
+    stories.tell(
+        run,
+        [
+            ev.Progress(t=stories.T0 + t, phase=phase, done=done, total=total, unit="documents")
+            for phase, t, done, total in told
+        ],
+    )
+    app = screens.app(tmp_path)
+    async with app.run_test(size=(80, 24)) as pilot:
+        screen = monitor(run)
+        await app.push_screen(screen)
+        await until(pilot, lambda: "22 of 32 documents, 0:10 left" in panel(screen, "phases"))
+        assert "5 of 5 documents" in panel(screen, "phases")  # it is over, whatever it told last
+        assert "kt/s" not in panel(screen, "bars")
 
 
 async def test_the_charts_are_looked_at_by_keys(tmp_path: Path) -> None:
@@ -306,7 +325,7 @@ async def test_a_key_goes_back_to_the_parameters_with_the_fix(
     monkeypatch.chdir(tmp_path)
     run = stories.new_run(tmp_path / "run", "emoji", stories.GONE)
     run.settings.write_text(
-        f"load_model: x.pth\nproj_dir: {run.path}\ndata_file: y\nmicro_bsz: 8\nlr_init: 0.5\n"
+        f"load_model: {tmp_path / 'x.pth'}\nproj_dir: {run.path}\ndata_file: y\nmicro_bsz: 8\nlr_init: 0.5\n"
     )
     failed = ev.Failed(
         t=stories.T0 + 99, reason="Out of memory: CUDA out of memory.", fix={"micro_bsz": "4", "grad_cp": "1"}
@@ -321,12 +340,16 @@ async def test_a_key_goes_back_to_the_parameters_with_the_fix(
         await until(pilot, lambda: isinstance(app.focused, Input) and app.focused.value == "4")
         draft = app.draft
         assert (draft.text("lr_init"), draft.text("load_model")) == ("0.5", "x.pth")
+        assert draft.usual("micro_bsz") == "8" and draft.is_changed("micro_bsz")
+        assert not draft.is_changed("lr_init")
         assert draft.text("proj_dir") not in ("", str(run.path))
 
 
 async def test_a_run_that_vanished_is_said_to_have_died(tmp_path: Path) -> None:
     run = stories.new_run(tmp_path / "run", "emoji", stories.GONE)
-    stories.tell(run, [*stories.opening(), *stories.stepping(run.path, 1, 430)])
+    again = ev.Checkpoint(t=stories.T0 + 9, path=str(run.path / "rwkv-1.pth"), step=400, epoch=1)
+    stories.tell(run, [*stories.opening(), *stories.stepping(run.path, 1, 400), again])  # as one resumed does
+    stories.tell(run, stories.stepping(run.path, 401, 430))
     app = screens.app(tmp_path)
     async with app.run_test(size=(80, 24)) as pilot:
         screen = monitor(run)
@@ -384,3 +407,13 @@ def test_the_line_of_the_machine_moves_only_when_it_tells_something() -> None:
     assert has_moved(was, replace(was, used_bytes=5 * 2**30))
     assert has_moved(was, replace(was, disk_free=80 * 2**30))
     assert has_moved(replace(was, cpu=None), was)
+
+
+def test_lines_are_wrapped_between_words() -> None:
+    said = "2026-11-25 13:00:31  training starts: 240 steps on CPU, 1 thread, bf16, op chunked"
+    assert [part.plain for part in _wrap(Content(said), 40)] == [
+        "2026-11-25 13:00:31  training starts:",
+        "240 steps on CPU, 1 thread, bf16, op",
+        "chunked",
+    ]
+    assert len(_wrap(Content("x" * 100 + "\n\n" + "句" * 30), 40)) == 3 + 1 + 2

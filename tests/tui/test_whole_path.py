@@ -101,7 +101,7 @@ def test_the_keys_arrive_through_tmux(tmux: Callable[..., str], home: Path) -> N
     keys("M-Right")
     sees("micro_bsz")
     keys("Escape", "F3")
-    sees("All parameters")
+    sees("Show all")
     keys("?")
     sees("Next and previous field")
     keys("Escape", "]")

@@ -11,6 +11,7 @@ from textual.widgets import Button, Input, OptionList, TextArea
 from engine.data.binidx import BinIdx
 from rwkv_tui.app import TuneApp
 from rwkv_tui.screens.wizard.convert import ConvertForm
+from rwkv_tui.screens.wizard.tokens import TokenScreen
 from rwkv_tui.screens.wizard.wizard import WizardScreen
 from rwkv_tui.widgets.path_input import PathInput
 from tests.tui.conftest import MakeApp, says, until, write
@@ -54,11 +55,14 @@ async def test_a_file_is_picked_described_and_converted(make_app: MakeApp, place
         assert says(pilot, "No document is cut at ctx_len 512")
         assert says(pilot, "▶User: What colour is the sky?")
         assert draft_text(pilot, "data_file") == ""
+        pilot.app.screen.query_one("#repeat").focus()
         await pilot.press("f4")
         await until(pilot, lambda: draft_text(pilot, "data_file") == "pairs")
         await until(pilot, lambda: says(pilot, "120 documents"))
         assert (place / "pairs.idx").is_file()
         assert not pilot.app.screen.query_one(ConvertForm).display
+        await pilot.press("f7")  # the form has taken no focus with it
+        await until(pilot, lambda: isinstance(pilot.app.screen, TokenScreen))
 
 
 async def test_several_sources_are_mixed_and_documents_held_out(make_app: MakeApp, place: Path) -> None:

@@ -126,3 +126,17 @@ async def test_a_broken_preset_says_key_and_line_and_is_not_loaded(make_app: Mak
         assert isinstance(app.screen, PresetScreen)
         await pilot.press("escape")
         assert app.draft.text("epoch_steps") == "1000"
+
+
+async def test_a_new_run_gets_a_folder_of_its_own(make_app: MakeApp, pair: Path) -> None:
+    """Also when the wizard is opened again where it was left to launch the one before."""
+    app = make_app(start="wizard", draft={k: v for k, v in READY.items() if k != "proj_dir"})
+    async with app.run_test() as pilot:
+        await to_review(pilot)
+        before = app.draft.text("proj_dir")
+        app.open_home()
+        (pair.parent / before).mkdir(parents=True)
+        await until(pilot, lambda: not isinstance(app.screen, WizardScreen))
+        app.open_wizard()
+        await until(pilot, lambda: app.draft.text("proj_dir") not in ("", before))
+        await until(pilot, lambda: says(pilot, app.draft.text("proj_dir")))

@@ -54,7 +54,7 @@ class DataPane(Pane):
         Binding("f6,t", "template", N_("Template"), id="data.template"),
         Binding("f7,v", "tokens", N_("Tokens"), id="data.tokens"),
         Binding("f8,l", "whole", N_("Check all"), id="data.whole"),
-        Binding("plus,a", "add", N_("Add to the others"), id="data.add"),
+        Binding("plus,a", "add", N_("Add file"), id="data.add"),
         Binding("slash", "path", N_("Type a path"), show=False, id="data.path"),
     ]
 
@@ -327,6 +327,8 @@ class DataPane(Pane):
 
     def _show(self, data: DataSummary | None) -> None:
         self._shown = data
+        if data is None:
+            self.query_one("#report").scroll_home(animate=False)
         self._form.offer(data, self._path.paths)
         self._rows.display = data is None or data.kind == "rows"
         self.query_one("#report").display = data is not None
@@ -373,6 +375,8 @@ class DataPane(Pane):
     @on(ConvertForm.Done)
     def _converted(self, event: ConvertForm.Done) -> None:
         """The new pair is the training data from here on."""
+        if self._form in (self.screen.focused.ancestors if self.screen.focused else ()):
+            self.screen.set_focus(self._path)  # the form goes, and with the focus in it no key would work
         report = event.report
         if report.held_out_prefix:
             name = short(Path(report.held_out_prefix), self.cwd)

@@ -66,7 +66,7 @@ class ParametersPane(Pane):
         "• marks what differs from the preset."
     )
     BINDINGS = [
-        Binding("f3,a", "all", N_("All parameters"), id="parameters.all"),
+        Binding("f3,a", "all", N_("Show all"), id="parameters.all"),
         Binding("f4,slash", "search", N_("Search"), id="parameters.search"),
         Binding("ctrl+z,u", "undo", N_("Undo"), id="parameters.undo"),
         Binding("ctrl+r", "revert", N_("The preset's value again"), show=False, id="parameters.revert"),
@@ -162,8 +162,8 @@ class ParametersPane(Pane):
             usual, preset = self.draft.usual(self._focused) or _("nothing"), self.draft.preset
             key = key_of(self, "parameters.revert")
             told = (
-                _("• the preset {name} has {value}; {key}", name=preset, value=usual, key=key) if preset
-                else _("• the default has {value}; {key}", value=usual, key=key)
+                _("• in {name}: {value}; {key} brings it back", name=preset, value=usual, key=key) if preset
+                else _("• by default: {value}; {key} brings it back", value=usual, key=key)
             )  # fmt: skip
             lines.append(Content.styled(plain(told), "$text-accent"))
         shown.update(Content("\n").join(lines))

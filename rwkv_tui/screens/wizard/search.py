@@ -7,7 +7,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Vertical
 from textual.content import Content
-from textual.widgets import Input, OptionList
+from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from engine.contract.i18n import N_, _
@@ -18,7 +18,7 @@ from rwkv_tui.plain import column, one_line
 from rwkv_tui.screens.base import TuneDialog
 from rwkv_tui.widgets.picker import Picker
 
-NAME_WIDTH, VALUE_WIDTH = 25, 14
+NAME_WIDTH, VALUE_WIDTH = 24, 13
 
 
 def find_params(words: str) -> list[Param]:
@@ -58,6 +58,7 @@ class SearchScreen(TuneDialog[str]):
         with Vertical(classes="dialog full"):
             yield Input(placeholder=_("memory, rate, epoch_save …"), compact=True)
             yield Picker("found")
+            yield Static(_("No parameter has these words."), id="none", classes="empty")
 
     def on_mount(self) -> None:
         self._list("")
@@ -73,11 +74,13 @@ class SearchScreen(TuneDialog[str]):
         options.clear_options()
         options.add_options(Option(self._row(param)) for param in self._found)
         options.highlighted = 0 if self._found else None
+        options.display = bool(self._found)
+        self.query_one("#none").display = not self._found
 
     def _row(self, param: Param) -> Content:
         sign = "•" if self._draft.is_changed(param.name) else " "
         value = column(one_line(self._draft.text(param.name)), VALUE_WIDTH - 1)
-        room = max(8, self.app.size.width - NAME_WIDTH - VALUE_WIDTH - 20)
+        room = max(8, self.app.size.width * 95 // 100 - NAME_WIDTH - VALUE_WIDTH - 9)
         return Content.assemble(
             (f"{sign}{param.name:<{NAME_WIDTH}}", "bold"), f"{value} ", (column(param.help, room), "dim")
         )

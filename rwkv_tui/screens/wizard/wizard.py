@@ -70,7 +70,6 @@ class WizardScreen(TuneScreen[None]):
         self._current = PANES[0]
         self._field = ""
         self._visited: set[str] = set()
-        self._left = False
 
     def about(self) -> str:
         """Of the step that is shown."""
@@ -84,16 +83,12 @@ class WizardScreen(TuneScreen[None]):
     async def on_mount(self) -> None:
         await self._show(self._current, self._field)
 
-    def on_screen_resume(self) -> None:
-        if self._left:
-            self._left = False
-            self.go(self._current)
-
     def _pane(self, step: str) -> Pane:
         return self.query_one(f"#{step}", Pane)
 
-    def go(self, step: str, field: str = "") -> None:
-        """Moves to a step, and to a parameter's field there."""
+    def go(self, step: str = "", field: str = "") -> None:
+        """Moves to a step, and to a parameter's field there; or shows anew the step where one is."""
+        step = step or self._current
         if not self.is_mounted:
             self._current, self._field = step, field
         else:
@@ -151,12 +146,10 @@ class WizardScreen(TuneScreen[None]):
             return
         if isinstance(self.focused, Input):
             self._pane(self._current).rest()
+        elif len(self.app.screen_stack) > 2:
+            self.app.pop_screen()
         else:
-            self._left = True
-            if len(self.app.screen_stack) > 2:
-                self.app.pop_screen()
-            else:
-                self.app.open_home()
+            self.app.open_home()
 
     def action_presets(self) -> None:
         from rwkv_tui.screens.wizard.presets import PresetScreen
