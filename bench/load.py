@@ -6,7 +6,8 @@
 The file is bf16 with random weights, written into the folder (the system's for temporary files) and deleted
 afterwards. `cold` is with nothing of the file in the page cache, `warm` with all of it. Ready means that each
 weight is where it is computed with, so what is memory-mapped on a CPU is touched as well. Each measurement is
-a process of its own, which has imported everything before; `cpu` is what it computed, in all its threads.
+a process of its own, which has imported everything and opened the GPU before; no operator is tried. `cpu` is
+what it computed, in all its threads.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from engine.checkpoints.stream import write_stream
 from engine.contract.sizes import SIZES
 from engine.models import load_model
 from engine.models.build import MODELS
+from engine.ops.choice import SAFE
 from engine.quant import QuantLinear
 
 BLOCK = 16 << 20
@@ -69,7 +71,7 @@ def read(path: Path) -> None:
 
 def load(path: Path, quant: str, dtype: torch.dtype, device: str) -> None:
     """Until every weight is there."""
-    model = load_model(path, quant=quant, dtype=dtype, device=device)
+    model = load_model(path, quant=quant, dtype=dtype, device=device, op=SAFE)
     for x in (*model.parameters(), *model.buffers()):
         if x.device.type == "cpu":
             x.detach().view(-1).view(torch.uint8)[::4096].sum()
@@ -79,8 +81,9 @@ def load(path: Path, quant: str, dtype: torch.dtype, device: str) -> None:
 
 def measure(path: Path, what: str, dtype: str, device: str, cold: bool) -> tuple[float, float]:
     """Seconds on the clock, and computed."""
+    weight = torch.randn(64, 64, device=device)
     if what not in ("read", "none"):  # what bitsandbytes does once
-        QuantLinear(torch.Size((64, 64)), what, DTYPES[dtype], torch.device(device)).pack(torch.randn(64, 64))
+        QuantLinear(weight.shape, what, DTYPES[dtype], weight.device).pack(weight)
     if cold:
         forget(path)
     else:

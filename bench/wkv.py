@@ -89,9 +89,16 @@ def measure(need: Need, rounds: int, peers: bool, state_only: bool, floor: floor
     timed = {name: as_given(operator, inputs) for name, operator in found.items()}
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in found}
     for _ in range(rounds):
-        for name, (operator, given) in timed.items():
-            seconds(operator, given)  # as in a run, each finds its own in caches and allocator, no other's
-            times[name].append(seconds(operator, given))
+        for name, (operator, given) in list(timed.items()):
+            try:
+                seconds(
+                    operator, given
+                )  # as in a run, each finds its own in caches and allocator, no other's
+                times[name].append(seconds(operator, given))
+            except torch.OutOfMemoryError as error:  # the loop over steps keeps a state for each of them
+                reasons[name] = f"{type(error).__name__}: {error}".splitlines()[0]
+                del timed[name], times[name]
+                torch.cuda.empty_cache()
     moved = sum(x.numel() * x.element_size() for x in inputs)
     moved += inputs[3].numel() * inputs[3].element_size()  # y
     both = 2 * moved + sum(x.numel() * x.element_size() for x in wanted)  # again, and the gradients

@@ -584,6 +584,31 @@ def test_deepspeeds_optimizer_goes_on_where_its_parameters_are(stage: int) -> No
     assert {t.device.type for t in optimizer.optimizer.state[part].values()} == {"meta"}
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU")
+@pytest.mark.parametrize(
+    "strategy",
+    ["auto", "deepspeed_stage_1", "deepspeed_stage_2", "deepspeed_stage_2_offload", "deepspeed_stage_3",
+     "deepspeed_stage_3_offload"],
+)  # fmt: skip
+def test_a_run_on_gpus_goes_on(strategy: str, make: Making) -> None:
+    """On two, where there are two: over NCCL."""
+    devices = min(2, torch.cuda.device_count())
+    run = make(
+        strategy=strategy, devices=devices, micro_bsz=4 // devices, accelerator="gpu", precision="bf16",
+        epoch_count=1,
+    )  # fmt: skip
+    for done in (STEPS // 2, STEPS):
+        assert start(run).wait(timeout=300) == 0, run.log.read_text()[-3000:]
+        end = read(run)[-1]
+        assert isinstance(end, events.Finished) and end.step == done
+        run.settings.write_text(run.settings.read_text().replace("epoch_count: 1", "epoch_count: 2"))
+    (resumed,) = of(events.Resumed, run)
+    assert resumed.step == STEPS // 2
+    losses = [step.loss for step in steps(run).values()]
+    assert len(losses) == STEPS and all(loss is not None and loss < 13 for loss in losses)
+
+
 def test_a_broken_deepspeed_is_named_with_the_way_without(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     monkeypatch.setitem(sys.modules, "deepspeed", None)
