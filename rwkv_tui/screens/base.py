@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ from textual import on
 from textual.binding import ActiveBinding
 from textual.events import Mount
 from textual.screen import ModalScreen, Screen, ScreenResultType
+from textual.worker import get_current_worker
 
 from engine.contract.i18n import _
 from rwkv_tui.keys import key_of
@@ -59,6 +61,11 @@ class TuneScreen(Helpful, Screen[ScreenResultType]):
         if not self._made.is_set():
             with suppress(asyncio.TimeoutError):  # whatever keeps it, keys must not be dead for ever
                 await asyncio.wait_for(self._made.wait(), PATIENCE)
+
+    def from_thread(self, show: Callable[..., None], *given: object) -> None:
+        """Shows what a worker has found, unless it is wanted no more or the screen has been left."""
+        if not get_current_worker().is_cancelled:
+            self.app.call_from_thread(lambda: show(*given) if self in self.app.screen_stack else None)
 
 
 class TuneDialog(Helpful, ModalScreen[ScreenResultType]):

@@ -126,8 +126,7 @@ class CompareScreen(ChartKeys, TuneScreen[None]):
             one.watch.poll(SLICE_BYTES)
             while one.watch.behind and not worker.is_cancelled:
                 one.watch.poll(SLICE_BYTES)
-        if not worker.is_cancelled:
-            self.app.call_from_thread(self._draw)
+        self.from_thread(self._draw)
 
     def _draw(self) -> None:
         self.charts.show()

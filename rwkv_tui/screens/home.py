@@ -12,7 +12,6 @@ from textual.binding import Binding
 from textual.content import Content
 from textual.widgets import Footer, Input, Label, OptionList, Static
 from textual.widgets.option_list import Option
-from textual.worker import get_current_worker
 
 from engine.contract.errors import UserError
 from engine.contract.i18n import N_, _
@@ -107,9 +106,7 @@ class HomeScreen(TuneScreen[None]):
     @work(thread=True, exclusive=True, group="runs")
     def _read(self) -> None:
         self._reader = self._reader or Overviews(self.app.paths.runs)
-        found = self._reader.read()
-        if not get_current_worker().is_cancelled:
-            self.app.call_from_thread(self._show, found)
+        self.from_thread(self._show, self._reader.read())
 
     def _show(self, found: list[Overview]) -> None:
         """Keeps the highlighted run under the cursor when the list moves; paints the rows that changed."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from textual._context import visible_screen_stack
+from textual.app import App
 from textual.events import ScreenResume
 from textual.pilot import Pilot
 from textual.screen import Screen
@@ -46,29 +49,38 @@ CHAT = (("chat-refused", ""), ("sampling", "f3"))
 """Names of what is shown, each with the keys that lead there from the one before."""
 
 
-def drawn(pilot: Pilot[None]) -> list[Strip]:
-    """The screen, line by line."""
-    return list(pilot.app.screen._compositor.render_strips())
+def drawn(app: App[None]) -> list[Strip]:
+    """The screen with what it covers, line by line."""
+    visible_screen_stack.set(app._background_screens)
+    return app.screen._compositor.render_strips()
 
 
 def lines(pilot: Pilot[None]) -> list[str]:
-    return [strip.text.rstrip() for strip in drawn(pilot)]
+    return [strip.text.rstrip() for strip in drawn(pilot.app)]
 
 
 async def settle(pilot: Pilot[None], least: float = 0.0) -> None:
-    """Waits until nobody works and nothing has moved for a while; `least` seconds at least."""
-    await asyncio.sleep(least)
-    before, still = [""], 0
-    for _ in range(600):
-        await pilot.pause()
-        now = lines(pilot)
-        busy = any(w.state in (WorkerState.PENDING, WorkerState.RUNNING) for w in pilot.app.workers)
-        still = still + 1 if now == before and not busy else 0
-        if still == 2:
-            return
-        before = now
-        await asyncio.sleep(0.02)
-    raise AssertionError("it never came to rest:\n" + "\n".join(before))
+    """Waits until nobody has anything to do and nothing moves any more; `least` seconds at least."""
+    end, before = time.monotonic() + least, [""]
+    for _ in range(3000):
+        await pilot._wait_for_screen()
+        pilot.app.screen._on_timer_update()  # draws at once what waits for the next frame
+        if _at_rest(pilot.app) and time.monotonic() >= end:
+            if (now := lines(pilot)) == before:
+                return
+            before = now
+        await asyncio.sleep(0.01)
+    raise AssertionError("it never came to rest:\n" + "\n".join(lines(pilot)))
+
+
+def _at_rest(app: App[None]) -> bool:
+    """Whether no worker works, no message waits and nothing is left to draw."""
+    shown, pumps = app.screen, [app, *app.screen.walk_children(with_self=True)]
+    return not (
+        any(worker.state in (WorkerState.PENDING, WorkerState.RUNNING) for worker in app.workers)
+        or any(pump.message_queue_size or pump._next_callbacks for pump in pumps)
+        or shown._layout_required or shown._repaint_required or shown._dirty_widgets or shown._callbacks
+    )  # fmt: skip
 
 
 async def walk(place: Path, pair: Path) -> AsyncIterator[tuple[str, Pilot[None]]]:

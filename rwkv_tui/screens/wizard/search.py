@@ -64,16 +64,19 @@ class SearchScreen(TuneDialog[str]):
         self._list("")
         self.query_one(Input).focus()
 
+    def on_resize(self) -> None:
+        self._list(self.query_one(Input).value, self.query_one("#found", OptionList).highlighted)
+
     @on(Input.Changed)
     def _typed(self, event: Input.Changed) -> None:
         self._list(event.value)
 
-    def _list(self, words: str) -> None:
+    def _list(self, words: str, place: int | None = 0) -> None:
         self._found = find_params(words)
         options = self.query_one("#found", OptionList)
         options.clear_options()
         options.add_options(Option(self._row(param)) for param in self._found)
-        options.highlighted = 0 if self._found else None
+        options.highlighted = place if self._found else None
         options.display = bool(self._found)
         self.query_one("#none").display = not self._found
 
