@@ -43,7 +43,7 @@ def still(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     Looking for garbage again and again would take as long as all the rest.
     """
     often = gc.get_threshold()
-    gc.set_threshold(0)  # the application would enable it again
+    gc.set_threshold(100_000)
     monkeypatch.setattr(Input, "cursor_blink", False)
     monkeypatch.setattr(TextArea, "cursor_blink", False)
     monkeypatch.setattr(Compositor, "render_update", lambda self, **_how: self._dirty_regions.clear())
