@@ -28,12 +28,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["LANGUAGE"] = "en"  # whatever the locale of whoever runs the tests
 
 
-LONGEST = ("test_looks.py", "test_demo.py")
-"""Files that take minutes. They come first: of two workers, one that began them last would end them alone."""
+LONGEST = ("test_looks.py", "test_demo.py", "test_run.py", "test_methods.py", "test_resume.py", "test_ranks.py")
+"""Files that take long. They come first: of two workers, one that began them last would end them alone."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
