@@ -30,7 +30,7 @@ gpu-check:
 	$(GPU_PYTHON) -c "import sys, torch; sys.exit(None if torch.cuda.is_available() else f'torch {torch.__version__} finds no GPU')"
 	rm -f gpu-check/failed
 	mkdir -p gpu-check
-	$(GPU_PYTHON) -m pytest -o addopts= -m gpu tests/ops/test_gpu.py tests/emulated tests/train/test_ranks.py || touch gpu-check/failed
+	$(GPU_PYTHON) -m pytest -o addopts= -m gpu tests/ops/test_gpu.py tests/emulated tests/train/several || touch gpu-check/failed
 	-$(GPU_PYTHON) -m bench.wkv --recurrence wkv7 --dtype bf16 --batch 1 8 --steps 1024 --heads 32 --peers --rounds 20 --json gpu-check/wkv7.json
 	-$(GPU_PYTHON) -m bench.wkv --recurrence wkv6 --dtype bf16 --batch 1 8 --steps 1024 --heads 32 --peers --rounds 20 --json gpu-check/wkv6.json
 	-$(GPU_PYTHON) -m bench.step --size 1.5B --batch 8 --grad-cp 0 1 --parts auto torch --rounds 10 --json gpu-check/step.json

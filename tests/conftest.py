@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -26,9 +27,14 @@ settings.load_profile("suite")
 # Two workers share the cores; more threads would only wait for each other. Children inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["LANGUAGE"] = "en"  # whatever the locale of whoever runs the tests
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # where they run in the background; children heed it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-LONGEST = ("test_looks.py", "test_demo.py", "test_run.py", "test_methods.py", "test_resume.py", "test_ranks.py")
+LONGEST = (
+    "test_looks.py", "test_demo.py", "test_run.py", "test_methods.py", "test_resume.py", "test_ranks.py",
+    "test_machines.py",
+)  # fmt: skip
 """Files that take long. They come first: of two workers, one that began them last would end them alone."""
 
 

@@ -52,8 +52,8 @@ SHOWN_BY = {
     "head_qk": "tests/train/test_from_random.py::test_the_loss_falls",
     "lora_config": "tests/tuning/test_adapter_files.py::test_a_run_goes_on_from_an_adapter",
     "quant": "tests/tuning/test_methods.py::test_train_reload_and_merge",
-    "devices": "tests/train/test_ranks.py::test_processes_train_as_one",
-    "strategy": "tests/train/test_ranks.py::test_processes_train_as_one",
+    "devices": "tests/train/several/test_ranks.py::test_processes_train_as_one",
+    "strategy": "tests/train/several/test_ranks.py::test_processes_train_as_one",
     "wandb": "tests/train/test_logs.py::test_an_offline_run_is_read_by_wandb",
 }
 

@@ -27,7 +27,8 @@ Press = Callable[[Pilot[None], str], Awaitable[None]]
 
 @pytest.fixture(autouse=True)
 def seldom_collected() -> Iterator[None]:
-    """Each test leaves an application behind as garbage: to look for it less often saves a fifth of the time."""
+    """Each test leaves an application behind as garbage: looking for it less often saves a seventh of the
+    time."""
     before = gc.get_threshold()
     gc.set_threshold(20_000, 10, 10)
     yield

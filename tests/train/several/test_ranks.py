@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
-import socket
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,133 +15,32 @@ import torch
 
 from engine.contract import events
 from engine.contract.errors import UserError
-from engine.contract.presets import render_yaml
 from engine.contract.process import Process
 from engine.contract.rundir import RunDir
 from engine.contract.settings import TrainSettings
 from engine.models import load_model
 from engine.train.group import Group
-from engine.train.machines import Machines
 from engine.train.run import run_training
 from engine.train.strategy import spread_for
-from tests.fakes import forged
+from tests.train.several.conftest import (
+    FULL,
+    LORA,
+    SOAK,
+    STEPS,
+    Making,
+    children,
+    forge,
+    of,
+    read,
+    same,
+    start,
+    steps,
+    train,
+    wait_for,
+)
 from tests.train.test_run import CALL, told
 
-STEPS = 8
-FULL: dict[str, Any] = {"train_type": "none", "lr_init": 1e-3, "lr_final": 1e-4}
-LORA: dict[str, Any] = {
-    "peft": "lora", "peft_config": {"r": 4}, "train_parts": "time,ln", "lr_init": 1e-2, "lr_final": 1e-3,
-}  # fmt: skip
-Making = Callable[..., RunDir]
-
-
-@pytest.fixture(scope="module")
-def make(tiny_model: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Making]:
-    """Makes the folder of a run of two epochs over documents of many lengths, of which answers are learned;
-    three steps accumulate, and one kind of document is held out. None of them outlives the module."""
-    made: list[RunDir] = []
-
-    def folder(**more: Any) -> RunDir:
-        run = RunDir(tmp_path_factory.mktemp("runs") / "run")
-        run.claim("run")
-        values: dict[str, Any] = {
-            "load_model": tiny_model, "data_file": tiny_data, "proj_dir": run.path, "ctx_len": 32,
-            "micro_bsz": 2, "epoch_steps": STEPS // 2, "epoch_count": 2, "accumulate_grad_batches": 3,
-            "precision": "fp32", "accelerator": "cpu", "grad_cp": 0, "sample_len": 2, "eval_docs": 5,
-            "loss_mask": "qa", "val_split": 1, "warmup_steps": 2, **more,
-        }  # fmt: skip
-        run.settings.write_text(render_yaml(TrainSettings(**values), "run"))
-        made.append(run)
-        return run
-
-    yield folder
-    for run in made:
-        if (owner := run.owner()) is not None and owner != Process.current():
-            owner.kill()
-
-
-def start(run: RunDir, *more: str) -> subprocess.Popen[bytes]:
-    """The engine as the program starts it: a session of its own, its words in its log."""
-    with run.log.open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "engine", "train", str(run.path), *more],
-            stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
-    run.record_process("run", Process.of(process.pid))
-    return process
-
-
-def forge(run: RunDir, **env: str) -> forged.Engine:
-    """The same without the time that two interpreters take to import what they need."""
-    process = forged.start(["train", str(run.path)], run.log, env)
-    run.record_process("run", Process.of(process.pid))
-    return process
-
-
-def train(run: RunDir, **env: str) -> int:
-    process = forge(run, **env)
-    try:
-        return process.wait(timeout=240)
-    finally:
-        process.kill()
-
-
-def read(run: RunDir) -> list[events.Event]:
-    return [e for line in run.events.read_bytes().splitlines() if (e := events.parse_event(line))]
-
-
-def of(kind: type[Any], run: RunDir) -> list[Any]:
-    return [e for e in read(run) if isinstance(e, kind)]
-
-
-def steps(run: RunDir) -> dict[int, events.Step]:
-    """The last word on each step."""
-    return {e.step: e for e in of(events.Step, run)}
-
-
-@pytest.fixture(scope="module")
-def alone(make: Making) -> Callable[..., RunDir]:
-    """The same run by one process with twice the micro_bsz; each kind once."""
-    done: dict[str, RunDir] = {}
-
-    def run_of(**more: Any) -> RunDir:
-        key = repr(more)
-        if key not in done:
-            done[key] = make(**{"micro_bsz": 4, **more})
-            assert run_training(done[key]) == 0
-        return done[key]
-
-    return run_of
-
-
-def same(run: RunDir, alone: RunDir, tolerance: float = 1e-5) -> None:
-    """Every loss, norm, rate and measurement, and the file at the end."""
-    found, wanted = steps(run), steps(alone)
-    assert list(found) == list(wanted) == list(range(1, STEPS + 1))
-    for step, one in wanted.items():
-        other = found[step]
-        assert one.loss is not None and other.loss == pytest.approx(one.loss, abs=tolerance)
-        assert (other.lr, other.tokens) == (one.lr, one.tokens)
-        if one.grad_norm is not None:
-            assert other.grad_norm == pytest.approx(one.grad_norm, rel=1e-4)
-    for kind in (events.Evaluated, events.Validated):
-        losses = [e.loss for e in of(kind, alone)]
-        assert [e.loss for e in of(kind, run)] == pytest.approx(losses, abs=tolerance) and len(losses) == 2
-    sample, expected = of(events.Sample, run)[0], of(events.Sample, alone)[0]
-    assert (sample.prompt, sample.base) == (expected.prompt, expected.base)
-    plan, other_plan = of(events.Started, run)[0].plan, of(events.Started, alone)[0].plan
-    assert plan.devices == 2 and plan.passes == other_plan.passes
-    files = [torch.load(r.checkpoint(1), weights_only=True) for r in (run, alone)]
-    assert files[0].keys() == files[1].keys()
-    for name, tensor in files[0].items():
-        torch.testing.assert_close(tensor, files[1][name], rtol=0, atol=1e-4)
-    assert sorted(p.name for p in run.path.glob("rwkv-*")) == sorted(
-        p.name for p in alone.path.glob("rwkv-*")
-    )
-
-
 INFCTX: dict[str, Any] = {**FULL, "train_type": "infctx", "chunk_ctx": 7}
-SOAK = pytest.mark.soak
 MATRIX = [
     pytest.param("ddp", {}, id="ddp"),
     pytest.param("deepspeed_stage_1", LORA, id="stage 1 lora"),
@@ -200,19 +95,6 @@ def test_a_stop_is_agreed_on_and_a_resumed_run_is_exact(
     given = {"state": run.checkpoint(1)} if not more else {"adapter": run.checkpoint(1)}
     model = load_model(run.checkpoint(1)) if more is FULL else load_model(base, **given)  # type: ignore[arg-type]
     assert model(torch.tensor([[1, 2]])).shape == (1, 2, 65536)
-
-
-def wait_for(
-    ready: Callable[[], bool], process: subprocess.Popen[bytes] | forged.Engine, run: RunDir
-) -> None:
-    deadline = time.monotonic() + 120
-    while not (run.events.exists() and ready()):
-        assert process.poll() is None and time.monotonic() < deadline, run.log.read_text()[-3000:]
-        time.sleep(0.02)
-
-
-def children(pid: int) -> list[int]:
-    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def test_the_death_of_one_ends_the_run_and_names_it(make: Making, alone: Callable[..., RunDir]) -> None:
@@ -374,194 +256,6 @@ def test_ranks_end_with_their_parent(make: Making) -> None:
     while any(rank.alive() for rank in ranks) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert len(ranks) == 2 and not any(rank.alive() for rank in ranks)
-
-
-@pytest.fixture
-def nodes(make: Making) -> Callable[..., list[RunDir]]:
-    """Two machines on loopback; each has a proj_dir of its own."""
-
-    def make_both(**more: Any) -> list[RunDir]:
-        port = 0
-        while not port:
-            with socket.socket() as free, socket.socket() as next_one:
-                free.bind(("", 0))
-                with contextlib.suppress(OSError):
-                    next_one.bind(("", free.getsockname()[1] + 1))
-                    port = free.getsockname()[1]
-        meeting = {"num_nodes": 2, "main_address": "127.0.0.1", "main_port": port}
-        return [make(node_rank=node, **meeting, **more) for node in range(2)]
-
-    return make_both
-
-
-def test_two_machines_on_loopback(nodes: Callable[..., list[RunDir]], alone: Callable[..., RunDir]) -> None:
-    """The whole result is in each one's proj_dir."""
-    runs = nodes()
-    processes = [start(run) for run in runs]
-    try:
-        assert [p.wait(timeout=120) for p in processes] == [0, 0], runs[0].log.read_text()[-3000:]
-    finally:
-        for process in processes:
-            process.kill()
-    for run in runs:
-        same(run, alone())
-
-
-def test_a_machine_alone_says_that_it_waits_and_can_be_stopped(nodes: Callable[..., list[RunDir]]) -> None:
-    run = nodes()[0]
-    process = forge(run)
-    try:
-        wait_for(lambda: bool(of(events.Log, run)), process, run)
-        assert "1 of 2 are there; they reach this one at 127.0.0.1, ports" in of(events.Log, run)[0].text
-        assert not children(process.pid)
-        process.terminate()
-        assert process.wait(timeout=10) == 130
-    finally:
-        process.kill()
-    end = read(run)[-1]
-    assert isinstance(end, events.Finished) and (end.status, end.step) == ("stopped", 0)
-
-
-@pytest.mark.parametrize("stopped", [0, pytest.param(1, marks=SOAK)])
-def test_a_stop_while_machine_0_loads_stops_all(stopped: int, nodes: Callable[..., list[RunDir]]) -> None:
-    """The others wait for it meanwhile, where they cannot be asked."""
-    runs = nodes()
-    (runs[0].path / "sitecustomize.py").write_text(
-        "import time\n"
-        "import engine.train.prepare as prepare\n"
-        "right = prepare.load_model\n"
-        "prepare.load_model = lambda *given, **more: time.sleep(1.5) or right(*given, **more)\n"
-    )
-    processes = [forge(run, PYTHONPATH=str(runs[0].path)) for run in runs]
-    try:
-        loading = "loading the model"
-        wait_for(lambda: any(e.phase == loading for e in of(events.Progress, runs[0])), processes[0], runs[0])
-        processes[stopped].terminate()
-        assert [p.wait(timeout=30) for p in processes] == [130, 130], runs[1].log.read_text()[-3000:]
-    finally:
-        for process in processes:
-            process.kill()
-    for run in runs:
-        end = read(run)[-1]
-        assert isinstance(end, events.Finished) and (end.status, end.step) == ("stopped", 0)
-
-
-@pytest.mark.parametrize(
-    "way",
-    [
-        "a rank is killed", "a machine is silent", pytest.param("the first rank is killed", marks=SOAK),
-        pytest.param("cut off", marks=SOAK),
-    ],
-)  # fmt: skip
-def test_what_ends_one_machine_is_told_on_the_other(way: str, nodes: Callable[..., list[RunDir]]) -> None:
-    """A machine that is stopped says nothing and breaks no connection, as one without power."""
-    runs = nodes(epoch_steps=100_000, sample_len=0, val_split=0)
-    if way == "a machine is silent":
-        quick = "import engine.train.machines as machines; machines.SILENCE, machines.BEAT = 3.0, 0.5"
-        (runs[0].path / "sitecustomize.py").write_text(quick)
-    processes = [forge(run, PYTHONPATH=str(runs[0].path)) for run in runs]
-    wait_for(lambda: len(of(events.Step, runs[0])) >= 2, processes[0], runs[0])
-    ranks = [Process.of(children(process.pid)[0]) for process in processes]
-    survivor, lost = (1, 0) if way == "the first rank is killed" else (0, 1)
-    if "killed" in way:
-        os.kill(ranks[lost].pid, signal.SIGKILL)
-    elif way == "cut off":
-        processes[1].kill()
-    else:
-        os.killpg(processes[1].pid, signal.SIGSTOP)
-    began = time.monotonic()
-    try:
-        assert processes[survivor].wait(timeout=30) == 1
-        print(f"the other machine's run ended {time.monotonic() - began:.1f} s later")
-        assert not ranks[survivor].alive()
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(processes[1].pid, signal.SIGKILL)
-    end = read(runs[survivor])[-1]
-    assert isinstance(end, events.Failed) and "resume" in end.remedy
-    if "killed" in way:
-        assert end.reason.startswith(f"On machine {lost}: Process {lost} of 2 (rank {lost}, pid ")
-        assert "was killed by SIGKILL" in end.reason and processes[lost].wait(timeout=30) == 1
-        told = read(runs[lost])[-1]
-        assert isinstance(told, events.Failed) and end.reason == f"On machine {lost}: {told.reason}"
-    else:
-        assert "achine 1 of 2 (127.0.0.1) has " in end.reason
-        assert ("said nothing for 3 s" if way == "a machine is silent" else "without a word") in end.reason
-
-
-def test_the_machines_need_a_port_beside_the_meeting(nodes: Callable[..., list[RunDir]]) -> None:
-    run = nodes()[0]
-    port = run.read_settings().main_port + 1
-    with socket.create_server(("", port)), socket.socket():
-        assert train(run) == 1
-    end = read(run)[-1]
-    assert isinstance(end, events.Failed) and f"port {port}" in end.reason and "main_port" in end.remedy
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("", 0))
-        return int(free.getsockname()[1])
-
-
-@pytest.mark.parametrize(
-    ("other", "said"),
-    [
-        (
-            {"node_rank": 1, "lr_init": 0.5, "load_model": Path("elsewhere")},
-            "lr_init 0.5 here, 1.0 on machine 0",
-        ),
-        ({"node_rank": 2}, "There is a machine 2 already, 127.0.0.1."),
-    ],
-)
-def test_who_is_wrong_is_told_so_and_the_others_wait_on(other: dict[str, Any], said: str) -> None:
-    shared = {"num_nodes": 3, "main_address": "127.0.0.1", "main_port": free_port() - 1}
-    right = [Machines(TrainSettings(**shared, node_rank=node)) for node in (0, 2)]
-    everyone(right, lambda: right[0].here == 2)
-    wrong = Machines(TrainSettings(**{**shared, **other}))
-    everyone([*right, wrong], lambda: wrong.news() is not None)
-    told = wrong.news()
-    assert told is not None and said in told.reason and told.remedy
-    assert not any(m.begun or m.news() for m in right)
-    last = Machines(TrainSettings(**shared, node_rank=1))
-    everyone([*right, last], lambda: all(m.begun for m in [*right, last]))
-    last.stop()
-    everyone([*right, last], lambda: all(m.stopping for m in right))
-    for machine in (last, *right):
-        machine.leave()
-
-
-def everyone(machines: list[Machines], true: Callable[[], bool]) -> None:
-    """Lets them talk until it is true."""
-    deadline = time.monotonic() + 10
-    while not true():
-        assert time.monotonic() < deadline
-        for machine in machines:
-            machine.news()
-        time.sleep(0.01)
-
-
-def test_strangers_and_noise_are_no_machines() -> None:
-    port = free_port()
-    first = Machines(TrainSettings(num_nodes=2, main_address="127.0.0.1", main_port=port - 1))
-    strangers = [socket.create_connection(("127.0.0.1", port)) for _ in range(3)]
-    failed = events.dump_event(events.Failed(reason="forged")).encode()
-    for stranger, words in zip(strangers, (b"GET / HTTP/1.1\r\n", failed, b"x" * (2 << 20)), strict=True):
-        with contextlib.suppress(OSError):
-            stranger.setblocking(False)
-            stranger.sendall(words)
-    for _ in range(20):
-        assert first.news() is None
-        time.sleep(0.01)
-    for stranger in strangers:
-        stranger.close()
-    assert first.news() is None
-    second = Machines(TrainSettings(num_nodes=2, node_rank=1, main_address="127.0.0.1", main_port=port - 1))
-    assert second.news() is None and first.news() is None
-    second.leave(events.Failed(reason="it broke", detail="y" * 100_000))
-    told = first.wait(5)
-    assert told is not None and told.reason == "On machine 1: it broke" and len(told.detail) == 100_000
-    first.leave()
 
 
 def test_deepspeed_on_one_device_is_had_when_asked_for(make: Making, alone: Callable[..., RunDir]) -> None:
