@@ -241,6 +241,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     from engine.contract.check import require_settings
     from engine.data.dataset import check_vocabulary, cut
     from engine.data.sources import open_data
+    from engine.gpu import memory_told
     from engine.models import load_model
     from engine.train.evaluate import measure
     from engine.train.prepare import choose_device
@@ -258,8 +259,9 @@ def _evaluate(args: argparse.Namespace) -> int:
     data = open_data(settings, vocab_size, lambda phase, done, total: None)
     check_vocabulary(data, vocab_size)
     adapter = _adapter(args)
-    model = load_model(args.model, state=args.state, device=device, adapter=adapter, quant=settings.quant)
-    report = measure(model, cut(data, settings), device=device, progress=_counter(_("documents")))
+    with memory_told():
+        model = load_model(args.model, state=args.state, device=device, adapter=adapter, quant=settings.quant)
+        report = measure(model, cut(data, settings), device=device, progress=_counter(_("documents")))
     said = _(
         "loss {loss:.4f}  perplexity {perplexity:.3f}  {tokens:,} tokens of {documents:,} documents",
         loss=report.loss, perplexity=report.perplexity, tokens=report.tokens, documents=report.documents,
@@ -277,17 +279,19 @@ def _adapter(args: argparse.Namespace) -> Adapter | None:
 
 def _chat(args: argparse.Namespace) -> int:
     from engine.chat.job import converse, open_talks
+    from engine.gpu import memory_told
     from engine.train.prepare import choose_device
 
     if args.model is None:
         raise UserError(_("No model is given."), _("Name it with --model FILE.pth."))
     try:
-        device = choose_device("auto")
-        talks = open_talks(args.model, args.state, _adapter(args), args.quant, device, _emit)
+        with memory_told():
+            device = choose_device("auto")
+            talks = open_talks(args.model, args.state, _adapter(args), args.quant, device, _emit)
+            converse(talks, sys.stdin, _emit)
     except UserError as error:
         _emit(events.Failed(cause=error.cause, reason=error.message, remedy=error.remedy))
         return 1
-    converse(talks, sys.stdin, _emit)
     return 0
 
 

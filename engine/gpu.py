@@ -1,10 +1,35 @@
-"""A GPU that the driver shows and that torch does not use."""
+"""What a GPU may refuse: to be used by torch at all, and memory that others have."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 
-from engine.contract.errors import first_line
+from engine.contract.errors import UserError, first_line
+from engine.contract.i18n import _
+
+
+class Full(UserError):
+    """The GPU has less memory left than what is wanted."""
+
+    cause = "memory"
+
+
+@contextlib.contextmanager
+def memory_told() -> Iterator[None]:
+    """For jobs that use a model: out of memory is a `Full`."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise Full(
+            _("The memory of the GPU is full: {error}.", error=first_line(error)),
+            _(
+                "A run or another program may have the rest of it (nvidia-smi names them): wait until it "
+                "ends, pack the weights with --quant nf4, or take a smaller model."
+            ),
+        ) from error
 
 
 def why_unused() -> str:

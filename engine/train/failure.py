@@ -18,6 +18,7 @@ from engine.estimate import needed, needed_of_host, what_fits
 
 # As CUDA says it where it is not torch that asks for memory: a kernel's start, the workspace of cuBLAS.
 GPU_IS_FULL = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED")  # unsaid
+FOREIGN = "no kernel image is available"  # unsaid
 
 
 def failed(error: Exception, run: RunDir) -> events.Failed:
@@ -35,6 +36,12 @@ def failed(error: Exception, run: RunDir) -> events.Failed:
         reason = _(said, error=first_line(error))
         remedy, fix = _less_memory(run, gpu)
         return events.Failed(reason=reason, remedy=remedy, detail=detail, fix=fix, cause="memory")
+    if FOREIGN in str(error):
+        return events.Failed(
+            reason=_("torch {version} has no code for this GPU, which is older than it knows or newer.",
+                     version=torch.__version__),
+            remedy=_("Install a torch that was built for it, or set accelerator to cpu."), detail=detail,
+        )  # fmt: skip
     if isinstance(error, OSError) and error.filename is not None:
         cause = "disk" if error.errno == errno.ENOSPC else "file"
         reason = f"{error.filename}: {error.strerror}."

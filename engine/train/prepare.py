@@ -22,7 +22,7 @@ from engine.gpu import why_unused
 from engine.models import load_model
 from engine.models.base import RWKV
 from engine.models.init import WORLD_VOCABULARY, make_checkpoint
-from engine.ops.choice import SAFE, choose
+from engine.ops.choice import PLAIN, SAFE, choose
 from engine.ops.registry import Need, Selected, recurrence_of
 from engine.train.group import Group
 from engine.train.stop import StopRequest
@@ -250,6 +250,12 @@ def _operator(
         recurrence_of(info.version), device, DTYPES[settings.precision], info.n_embd // info.head_size,
         info.head_size, settings.micro_bsz, steps,
     )  # fmt: skip
+    if device == "cuda" and settings.op not in PLAIN:
+        emit(
+            events.Log(
+                text=_("Operators are looked for; the first time they are compiled, for up to a minute.")
+            )
+        )
     if settings.op == "auto" and begun:
         try:
             return choose(begun, need, cache)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from engine import doctor
+from engine.__main__ import main
 from engine.contract import events
 from engine.contract.errors import UserError
 from engine.contract.settings import TrainSettings
@@ -55,6 +56,29 @@ def test_a_run_that_goes_to_the_cpu_instead_says_so(
     load(settings, told.append, StopRequest())
     texts = [e.text for e in told if isinstance(e, events.Warned) and "too old" in e.text]
     assert len(texts) == warned
+
+
+def full(*_args: object, **_kwargs: object) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore")
+
+
+def test_a_chat_beside_a_run_says_that_the_gpu_is_full(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("engine.chat.job.open_talks", full)
+    assert main(["chat", "--model", str(tiny_model)]) == 1
+    told = events.parse_event(capsys.readouterr().out)
+    assert isinstance(told, events.Failed) and told.cause == "memory"
+    assert "GPU is full: CUDA out of memory" in told.reason and "--quant nf4" in told.remedy
+
+
+def test_an_evaluation_beside_a_run_says_that_the_gpu_is_full(
+    tiny_model: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("engine.models.load_model", full)
+    flags = ("--model", str(tiny_model), "--data", str(tiny_data), "--ctx-len", "12")
+    assert main(["evaluate", *flags]) == 1
+    assert "GPU is full: CUDA out of memory" in capsys.readouterr().err
 
 
 def test_where_there_is_none_nothing_is_said() -> None:

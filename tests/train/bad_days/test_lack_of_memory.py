@@ -97,6 +97,11 @@ def test_a_gpu_that_is_full_says_so_in_several_ways(error: Exception, cause: str
     assert (told.cause or "") == cause and ("GPU is full" in told.reason) == bool(cause)
 
 
+def test_a_gpu_that_torch_has_no_code_for_is_named(make: Making) -> None:
+    told = failed(RuntimeError("CUDA error: no kernel image is available for execution on the device"), make())
+    assert "has no code for this GPU" in told.reason and "accelerator" in told.remedy and told.detail
+
+
 def test_only_what_would_change_something_is_advised() -> None:
     least = TrainSettings(grad_cp=2, micro_bsz=1, precision="bf16", quant="nf4", ctx_len=128)
     assert savings(least) == [] and advice(least).endswith("first: a smaller model.")
