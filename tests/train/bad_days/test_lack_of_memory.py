@@ -98,7 +98,9 @@ def test_a_gpu_that_is_full_says_so_in_several_ways(error: Exception, cause: str
 
 
 def test_a_gpu_that_torch_has_no_code_for_is_named(make: Making) -> None:
-    told = failed(RuntimeError("CUDA error: no kernel image is available for execution on the device"), make())
+    told = failed(
+        RuntimeError("CUDA error: no kernel image is available for execution on the device"), make()
+    )
     assert "has no code for this GPU" in told.reason and "accelerator" in told.remedy and told.detail
 
 
