@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -26,6 +27,7 @@ from rwkv_tui.look import THEMES, NoColours, PlainSigns, break_between_signs, st
 from rwkv_tui.plain import announcement
 from rwkv_tui.screens.base import Helpful
 from rwkv_tui.services.gpu import GpuReading, read_gpus
+from rwkv_tui.services.hang_up import watch_terminal
 from rwkv_tui.services.preferences import Look, keys_file, read_keys, read_look, write_look
 
 if TYPE_CHECKING:
@@ -128,6 +130,9 @@ class TuneApp(KeysInTurn):
         else:
             self.open_home()
         self.call_after_refresh(_load_the_rest)
+        if not self.is_headless and sys.__stdin__:
+            loop = asyncio.get_running_loop()
+            watch_terminal(sys.__stdin__.fileno(), lambda: loop.call_soon_threadsafe(self.exit))
 
     def _take_keys(self) -> None:
         """A person's own keys; what cannot be meant is told, and the usual keys hold."""

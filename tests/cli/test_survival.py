@@ -132,6 +132,14 @@ def test_the_run_goes_on_without_its_viewer(way: str, plain: bool, run: RunDir) 
     steps_on(run)
 
 
+def test_the_viewer_ends_with_its_terminal_when_no_signal_says_so(run: RunDir) -> None:
+    viewer = Terminal([*PROGRAM, "attach", "long"], nohup=True)
+    viewer.sees("100,000")
+    viewer.hang_up()
+    assert viewer.wait(20) == 0  # it would read the end of the terminal's input for ever
+    steps_on(run)
+
+
 def test_ctrl_c_only_ends_the_watching(run: RunDir) -> None:
     terminals = [Terminal([*PROGRAM, "attach", "--plain"]) for _ in range(2)]  # two at once
     for terminal in terminals:

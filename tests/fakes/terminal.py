@@ -14,6 +14,7 @@ import termios
 import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,18 +22,26 @@ import pytest
 _ESCAPES = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_].*?(?:\x07|\x1b\\)|[ -/]*[0-~])", re.DOTALL)
 
 
-def _take_terminal() -> None:
+def _take_terminal(nohup: bool) -> None:
     """Heeds signals as what a shell starts there does; the tests themselves may run in the background."""
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, signal.SIG_DFL)
+    if nohup:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 class Terminal:
-    """Runs a program in a session of its own whose controlling terminal is the pty."""
+    """Runs a program in a session of its own whose controlling terminal is the pty; `nohup` as that does."""
 
     def __init__(
-        self, words: Sequence[object], *, columns: int = 80, rows: int = 24, **options: object
+        self,
+        words: Sequence[object],
+        *,
+        columns: int = 80,
+        rows: int = 24,
+        nohup: bool = False,
+        **options: object,
     ) -> None:
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
@@ -40,7 +49,7 @@ class Terminal:
         env.pop("TMUX", None)  # where the tests are run in one
         self.process: subprocess.Popen[bytes] = subprocess.Popen(
             list(map(str, words)), stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
-            preexec_fn=_take_terminal, env=env, **options,  # type: ignore[call-overload] # noqa: PLW1509
+            preexec_fn=partial(_take_terminal, nohup), env=env, **options,  # type: ignore[call-overload] # noqa: PLW1509
         )  # fmt: skip
         os.close(slave)
         self.raw = b""
