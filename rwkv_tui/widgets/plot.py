@@ -134,18 +134,11 @@ def picture(
     `epochs` and `saves` are places on the axis. `log` is ignored unless all values shown are above 0.
     `brief` is the title where the values would leave no room for the other.
     """
-    known = [c.places for c in curves if len(c.series)]
-    window = axis.shown(min(x[0] for x in known), max(x[-1] for x in known)) if known else (0.0, 1.0)
-    spans = [c.series.extremes(*c.between(*window)) for c in curves]
-    low, high = min((s[0] for s in spans), default=math.inf), max((s[1] for s in spans), default=-math.inf)
-    plot_height = height - 3
+    window, low, high = _extent(curves, axis)
+    plot_height, titles = height - 3, (title, brief)
+    head = _latest(titles, curves, width)
     if low > high or plot_height < 2 or width < 16:
-        blank: list[list[Run]] = [[] for _ in range(max(0, height - 1))]
-        if low > high and blank:
-            said = _("no value yet")
-            said = set_cell_size(" " * ((width - cell_len(said)) // 2) + said, width)
-            blank[(height - 1) // 2] = [(said, "axis")]
-        return Picture([_latest((title, brief), curves, width), *blank][:height])
+        return Picture([head, *_blank(width, height - 1, "" if low <= high else _("no value yet"))][:height])
     low = min(low, 0.0) if from_zero and not log else low
     log = log and low > 0
     y0, y1, ticks = y_axis(low, high, plot_height // 2, log=log)
@@ -156,18 +149,34 @@ def picture(
     ys = Scale(y0, y1, plot_height * 4, log)
     for owner, curve in enumerate(curves):
         draw(canvas, curve, xs, ys, owner)
-    at_row = {plot_height - 1 - ys.place(t) // 4: labels[t] for t in reversed(ticks)}
     marks = dict.fromkeys(_cells(epochs, xs), "mark")
     if len(marks) > canvas.width // 4:
         marks = {}
-    head = _latest((title, brief), curves, width)
     if axis.cursor is not None and xs.low <= axis.cursor <= xs.high:
         under = _under_cursor(curves, axis.cursor, xs)
         marks[xs.place(under[0]) // 2] = "cursor"
-        head = _reading((title, brief), curves, width, axis.reading(*under), under)
+        head = _reading(titles, curves, width, axis.reading(*under), under)
+    at_row = {plot_height - 1 - ys.place(t) // 4: labels[t] for t in reversed(ticks)}
     edges = [at_row.get(r, "").rjust(gutter - 1) + "│┤"[r in at_row] for r in range(plot_height)]
     plot = [[(edge, "axis"), *_cells_row(canvas, r, curves, marks)] for r, edge in enumerate(edges)]
     return Picture([head, *plot, *_x_axis(gutter, canvas.width, xs, axis, _cells(saves, xs))], xs)
+
+
+def _extent(curves: Sequence[Curve], axis: XAxis) -> tuple[tuple[float, float], float, float]:
+    """The window on the axis, and the least and the greatest value in it (inf, -inf where there is none)."""
+    known = [c.places for c in curves if len(c.series)]
+    window = axis.shown(min(x[0] for x in known), max(x[-1] for x in known)) if known else (0.0, 1.0)
+    spans = [c.series.extremes(*c.between(*window)) for c in curves]
+    return window, min((s[0] for s in spans), default=math.inf), max((s[1] for s in spans), default=-math.inf)
+
+
+def _blank(width: int, height: int, said: str) -> list[list[Run]]:
+    """Empty rows, with what is said in the middle."""
+    rows: list[list[Run]] = [[] for _row in range(max(0, height))]
+    if said and rows:
+        said = set_cell_size(" " * ((width - cell_len(said)) // 2) + said, width)
+        rows[height // 2] = [(said, "axis")]
+    return rows
 
 
 def _latest(titles: tuple[str, str], curves: Sequence[Curve], width: int) -> list[Run]:
