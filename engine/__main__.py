@@ -239,12 +239,6 @@ def _counter(unit: str) -> Callable[[int, int], None]:
 def _evaluate(args: argparse.Namespace) -> int:
     from engine.checkpoints.inspect import inspect_model
     from engine.contract.check import require_settings
-    from engine.data.dataset import check_vocabulary, cut
-    from engine.data.sources import open_data
-    from engine.gpu import memory_told
-    from engine.models import load_model
-    from engine.train.evaluate import measure
-    from engine.train.prepare import choose_device
 
     if args.ctx_len < 1:
         raise UserError(
@@ -255,7 +249,17 @@ def _evaluate(args: argparse.Namespace) -> int:
         "data_type": kind, "data_file": args.data, "ctx_len": args.ctx_len, "quant": args.quant,
         "dataload": "get" if kind.startswith("utf") else "pad",  # a text is one long document
     }, files=False)  # fmt: skip
-    vocab_size, device = inspect_model(args.model).vocab_size, choose_device("auto")
+    vocab_size = inspect_model(args.model).vocab_size
+
+    # What is wrong so far has been told before torch is loaded.
+    from engine.data.dataset import check_vocabulary, cut
+    from engine.data.sources import open_data
+    from engine.gpu import memory_told
+    from engine.models import load_model
+    from engine.train.evaluate import measure
+    from engine.train.prepare import choose_device
+
+    device = choose_device("auto")
     data = open_data(settings, vocab_size, lambda phase, done, total: None)
     check_vocabulary(data, vocab_size)
     adapter = _adapter(args)
@@ -278,13 +282,17 @@ def _adapter(args: argparse.Namespace) -> Adapter | None:
 
 
 def _chat(args: argparse.Namespace) -> int:
-    from engine.chat.job import converse, open_talks
-    from engine.gpu import memory_told
-    from engine.train.prepare import choose_device
+    from engine.checkpoints.inspect import inspect_model
 
     if args.model is None:
         raise UserError(_("No model is given."), _("Name it with --model FILE.pth."))
     try:
+        inspect_model(args.model)  # told before torch is loaded
+
+        from engine.chat.job import converse, open_talks
+        from engine.gpu import memory_told
+        from engine.train.prepare import choose_device
+
         with memory_told():
             device = choose_device("auto")
             talks = open_talks(args.model, args.state, _adapter(args), args.quant, device, _emit)
