@@ -92,7 +92,9 @@ def square_at(number, N: tl.constexpr):
 def as_tf32(x):
     """fp32 rounded to tf32. Tensor cores cut off the 13 bits that they do not take: every product would be
     too small, by more than fp16 rounds."""
-    return ((x.to(tl.int32, bitcast=True) + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
+    rounded = ((x.to(tl.int32, bitcast=True) + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
+    # A GPU writes NaN with all bits set, which would become 0.
+    return tl.where(x == x, rounded, x)  # noqa: PLR0124
 
 
 @triton.jit

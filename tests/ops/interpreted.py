@@ -21,6 +21,7 @@ os.environ["TRITON_INTERPRET"] = "1"
 
 import numpy as np
 import torch
+import triton
 import triton.language as tl
 from torch import Tensor
 from triton.runtime import autotuner, interpreter
@@ -61,8 +62,26 @@ def main() -> None:
     state = {} if name == "fla" else {name: _state_only(name) for name in ("wkv6", "wkv7")}
     told: dict[str, Any] = {"cases": found, "state": state}
     if name == "triton":
-        told |= {"parts": _parts(), "models": {version: _model(version) for version in ("x060", "x070")}}
+        told |= {
+            "rounded": _rounded(),
+            "parts": _parts(),
+            "models": {version: _model(version) for version in ("x060", "x070")},
+        }
     print(json.dumps(told))
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _round(x, out, N: tl.constexpr):  # type: ignore[no-untyped-def]
+    at = tl.arange(0, N)
+    tl.store(out + at, tiles.as_tf32(tl.load(x + at)))
+
+
+def _rounded() -> list[int]:
+    """Bits of numbers as tensor cores are given them: what is rounded up, down, infinite and none."""
+    bits = torch.tensor([0x3F801000, 0x3F800FFF, 0x7F800000, 0x7FFFFFFF], dtype=torch.int32)
+    out = torch.empty(4)
+    _round[(1,)](bits.view(torch.float32), out, N=4)
+    return out.view(torch.int32).tolist()
 
 
 def _parts() -> list[float]:

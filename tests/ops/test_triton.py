@@ -40,6 +40,11 @@ def test_a_backward_pass_for_the_state_alone(report: dict[str, Any]) -> None:
     assert all(error < 1e-5 for error in report["state"].values()), report["state"]
 
 
+def test_what_tensor_cores_would_cut_off_is_rounded(report: dict[str, Any]) -> None:
+    """And infinity stays, and what is no number as a GPU writes it."""
+    assert report["rounded"] == [0x3F802000, 0x3F800000, 0x7F800000, 0x7FFFFFFF]
+
+
 def test_the_fused_parts_are_torchs(report: dict[str, Any]) -> None:
     assert len(report["parts"]) == 2 * 33 and all(error < 1e-6 for error in report["parts"]), report["parts"]
 
