@@ -251,44 +251,31 @@ def _operator(
         info.head_size, settings.micro_bsz, steps,
     )  # fmt: skip
     if device == "cuda" and settings.op not in PLAIN:
-        emit(
-            events.Log(
-                text=_("Operators are looked for; the first time they are compiled, for up to a minute.")
-            )
-        )
+        said = _("Operators are looked for; the first time they are compiled, for up to a minute.")
+        emit(events.Log(text=said))
     if settings.op == "auto" and begun:
         try:
             return choose(begun, need, cache)
         except UserError as error:
-            emit(
-                events.Warned(
-                    text=_(
-                        "{message} The run began with it and goes on with another one.", message=error.message
-                    )
-                )
-            )
+            said = _("{message} The run began with it and goes on with another one.", message=error.message)
+            emit(events.Warned(text=said))
     chosen = choose(settings.op, need, cache)
     if settings.op == "auto":
-        others = p_("list", "; ").join(
-            _("{field}: {message}", field=name, message=reason) for name, reason in chosen.reasons.items()
-        )
-        slow = device == "cuda" and chosen.name == SAFE
-        emit(
-            (events.Warned if slow else events.Log)(
-                text=_("op auto is {name}. Not {others}.", name=chosen.name, others=others)
-            )
-        )
+        _tell_choice(chosen, device, emit)
     if chosen.parts_reason:
-        emit(
-            events.Log(
-                text=_(
-                    "Element-wise parts: {name} ({reason}).",
-                    name=chosen.parts.name,
-                    reason=chosen.parts_reason,
-                )
-            )
-        )
+        parts, why = chosen.parts.name, chosen.parts_reason
+        emit(events.Log(text=_("Element-wise parts: {name} ({reason}).", name=parts, reason=why)))
     return chosen
+
+
+def _tell_choice(chosen: Selected, device: str, emit: events.Emit) -> None:
+    """Which operator it is and why not the others; a warning where that makes a GPU slow."""
+    others = p_("list", "; ").join(
+        _("{field}: {message}", field=name, message=reason) for name, reason in chosen.reasons.items()
+    )
+    said = _("op auto is {name}. Not {others}.", name=chosen.name, others=others)
+    slow = device == "cuda" and chosen.name == SAFE
+    emit(events.Warned(text=said) if slow else events.Log(text=said))
 
 
 def make_plan(loaded: Loaded) -> events.Plan:
