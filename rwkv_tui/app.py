@@ -150,6 +150,10 @@ class TuneApp(KeysInTurn):
             file = keys_file(self.paths.config)
             self.notify(_("{file}: {said}.", file=file, said=said), severity="warning", markup=False)
 
+    def get_key_display(self, binding: Binding) -> str:
+        """Enter's sign has nothing like it among the plain ones."""
+        return "enter" if self.look.ascii and binding.key == "enter" else super().get_key_display(binding)
+
     def choose_look(self, **changes: Any) -> None:
         """Changes theme or signs, and remembers them."""
         self.look = replace(self.look, **changes)

@@ -22,7 +22,8 @@ Key = Callable[[str], str]
 
 def change(before: float | None, after: float | None) -> str:
     """A loss before and after with the change in percent."""
-    percent = f" ({(after - before) / before:+.0%})" if before and after is not None else ""
+    share = (after - before) / before if before and after is not None else None
+    percent = "" if share is None else f" ({share:+.1%})" if abs(share) < 0.1 else f" ({share:+.0%})"
     return f"{nats(before)} -> {nats(after)}{percent}"
 
 
@@ -31,7 +32,7 @@ def ending(
 ) -> Content | None:
     """The card's text, or None while the run goes on. `resumable` is the step after which it can go on."""
     if isinstance(model.closing, Finished):
-        return _finished(status, model.closing, model, key)
+        return _finished(status, model.closing, model, key, resumable)
     if found is None:
         return None
     return _card(_title(status, model), found, run, model, key, resumable)
@@ -50,7 +51,7 @@ def _title(status: Status, model: RunModel) -> str:
     return _("The run died before the first step (last seen {when})", when=when)
 
 
-def _finished(status: Status, closing: Finished, model: RunModel, key: Key) -> Content:
+def _finished(status: Status, closing: Finished, model: RunModel, key: Key, resumable: int) -> Content:
     stopped = status == "stopped"
     told = _("The run stopped as you asked") if stopped else _("The run finished")
     bright = Content.styled(told, "bold $warning" if stopped else "bold $success")
@@ -60,7 +61,14 @@ def _finished(status: Status, closing: Finished, model: RunModel, key: Key) -> C
         lines.append(Content(_("Loss {change}", change=change(*model.gain))))
     lines.append(fill(_("{key} shows its files, a sample and what to do next."),
                       key=Content.styled(key("monitor.done"), "bold $primary")))  # fmt: skip
+    if stopped and resumable:
+        lines.append(_resuming(key, resumable))
     return Content("\n").join(lines)
+
+
+def _resuming(key: Key, step: int) -> Content:
+    pressed = Content.styled(key("monitor.resume"), "bold $primary")
+    return fill(_("{key} resumes it after step {step}"), key=pressed, step=f"{step:,}")
 
 
 def _card(title: str, found: Diagnosis, run: RunDir, model: RunModel, key: Key, resumable: int) -> Content:
@@ -75,8 +83,7 @@ def _card(title: str, found: Diagnosis, run: RunDir, model: RunModel, key: Key, 
         back = _("{key} goes back to the parameters with {changes}")
         lines.append(fill(back, key=pressing("monitor.fix"), changes=changes))
     if resumable:
-        again = _("{key} resumes it after step {step}")
-        lines.append(fill(again, key=pressing("monitor.resume"), step=f"{resumable:,}"))
+        lines.append(_resuming(key, resumable))
     names = list(dict.fromkeys(Path(c.path).name for c in model.checkpoints))  # resumed, it saves one again
     kept = ", ".join(names[-4:]) or _("nothing had been saved yet")
     lines.append(Content.assemble((_("Kept:"), "bold"), " ", one_line(kept)))

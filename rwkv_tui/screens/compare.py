@@ -67,13 +67,13 @@ class Losses(Looking):
         yield LineChart(_("Loss, nats a token"), brief=_("Loss"), id="loss")
 
     def show(self) -> None:
-        """Draws what the runs have told by now."""
+        """Draws what the runs have told by now; the last curve comes first in the legend."""
         unit = self._axis.unit
         curves = [
             Curve(self._smoothed(one.name, one.model.loss), one_line(one.name), style, one.places(unit))
             for one, style in zip(self._runs, STYLES, strict=False)
         ]
-        self.query_one(LineChart).show(curves, axis=self._axis, log=bool(self._log))
+        self.query_one(LineChart).show(curves[::-1], axis=self._axis, log=bool(self._log))
 
     def _answer(self) -> None:
         self.show()
@@ -110,7 +110,7 @@ class CompareScreen(ChartKeys, TuneScreen[None]):
     def compose(self) -> ComposeResult:
         yield Static(" " + _("Comparing; reading the runs"), id="head", markup=False)
         yield Losses(self._runs)
-        yield Lines(id="differences")
+        yield Lines(id="differences", follow=False)
         yield Footer(compact=True)
 
     def on_mount(self) -> None:

@@ -15,7 +15,8 @@ from engine.contract.i18n import N_
 
 
 class Lines(ScrollView, can_focus=True, inherit_bindings=False):
-    """Shows lines, each wrapped to the width. It stays at the end while it is there, and else where it is.
+    """Shows lines, each wrapped to the width. It stays at the end while it is there, and else where it is;
+    one that does not `follow` begins at the beginning.
 
     Left and right are left to the screen.
     """
@@ -30,8 +31,9 @@ class Lines(ScrollView, can_focus=True, inherit_bindings=False):
     ]
     DEFAULT_CSS = "Lines { height: 1fr; scrollbar-size-vertical: 1; }"
 
-    def __init__(self, id: str | None = None) -> None:
+    def __init__(self, id: str | None = None, *, follow: bool = True) -> None:
         super().__init__(id=id)
+        self._follow = follow
         self._given: list[Content] = []
         self._wrapped: list[Content] = []
         self._width = 0
@@ -57,7 +59,7 @@ class Lines(ScrollView, can_focus=True, inherit_bindings=False):
         return self.scroll_offset.y >= self.max_scroll_y
 
     def _lay(self, lines: list[Content], *, fresh: bool) -> None:
-        follow = self.is_at_end() or fresh
+        follow = self._follow and (self.is_at_end() or fresh)
         width = max(10, self.scrollable_content_region.width)
         self._width = width
         wrapped = [part for line in lines for part in _wrap(line, width)]

@@ -260,7 +260,8 @@ def _cells_row(canvas: Canvas, row: int, curves: Sequence[Curve], marks: dict[in
 def _x_axis(gutter: int, width: int, xs: Scale, axis: XAxis, saved: set[int]) -> list[list[Run]]:
     nice = nice_time if axis.unit == "time" else nice_step
     step = nice(xs.high - xs.low, max(1, width // 10))
-    step = step if axis.unit == "time" else max(1.0, step)
+    if axis.unit != "time":  # whole ones: there is no step 2.5
+        step = max(1.0, step) if step != 2.5 else 5.0
     line, labels = ["─"] * width, [" "] * (width + gutter)
     free, end = 0, width + gutter
     if axis.note and cell_len(axis.note) + 12 < width:

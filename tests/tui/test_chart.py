@@ -194,6 +194,13 @@ def test_an_axis_that_follows_moves_by_tenths_of_its_width() -> None:
     assert XAxis(width=100).shown(1, 30) == XAxis().shown(1, 30)
 
 
+@pytest.mark.parametrize("end", [5, 8, 10, 12, 20, 30, 1000])
+def test_ticks_of_steps_are_whole(end: int) -> None:
+    rows = picture("Loss", [Curve(series([1.0] * end), "", "main")], 60, 10, axis=XAxis(end=end)).rows
+    ticks = [int(label) for label in "".join(text for text, _ in rows[-1]).replace(",", "").split()[:-1]]
+    assert len({b - a for a, b in pairwise(ticks)}) <= 1
+
+
 def test_time_has_ticks_that_clocks_have() -> None:
     times = Series()
     for step in range(1, 400):

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from textual.binding import Binding
 from textual.content import Content
 from textual.pilot import Pilot
 from textual.widgets import Button, Input, OptionList
@@ -91,6 +92,7 @@ async def test_every_screen_in_ascii_at_any_size(
             strange = {c for c in text if not c.isascii()} - set("💙🍎😊你好吗？我很，谢")
             assert not strange, f"{key}: {strange}"
         assert text.strip()
+    assert app.get_key_display(Binding("enter", "", "")) == "enter"
     assert not read_look(app.paths.config).ascii  # said for this once
 
 

@@ -171,6 +171,13 @@ async def test_marked_runs_are_compared(make_app: MakeApp, place: Path) -> None:
         assert sorted(by_name["lr_init"]) == ["0.5", "0.5", "1"]
         assert "micro_bsz" not in by_name
         assert "proj_dir" not in by_name
+        head = app.screen.query_one(LineChart).render_line(0).text.split()
+        names = table.lines[0].split()
+        assert [word for word in head if word in names] == names
+        await pilot.resize_terminal(100, 7)
+        await pilot.pause()
+        assert table.max_scroll_y and table.scroll_offset.y == 0
+        await pilot.resize_terminal(100, 30)
         await pilot.press("x", "m", "y", "escape")
         assert is_at(app, HomeScreen)
 

@@ -250,6 +250,7 @@ def test_a_loss_that_is_no_number_is_told_as_such() -> None:
     assert model.gain == (None, None) and fold([ended]).gain is None
     assert change(None, 1.5) == "n/a -> 1.5000" and change(3.0, None) == "3.0000 -> n/a"
     assert change(2.0, 1.0) == "2.0000 -> 1.0000 (-50%)"
+    assert change(2.4333, 2.4317) == "2.4333 -> 2.4317 (-0.1%)"
 
 
 def test_the_plan_says_windows_and_what_is_held_out() -> None:

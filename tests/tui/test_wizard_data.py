@@ -45,7 +45,13 @@ async def test_without_runs_one_lands_in_the_wizard_and_tab_completes(make_app: 
 
 async def test_a_file_is_picked_described_and_converted(make_app: MakeApp, place: Path) -> None:
     (place / "old-run").mkdir()
-    for ours in ("old-run/run.json", "old-run/events.ndjson", "old-run/loss_data.jsonl", "old.idx.json"):
+    for ours in (
+        "old-run/run.json",
+        "old-run/events.ndjson",
+        "old-run/loss_data.jsonl",
+        "old.idx.json",
+        "old-run/stop.json",
+    ):
         (place / ours).write_text("{}\n")
     async with make_app(start="wizard").run_test() as pilot:
         files = pilot.app.screen.query_one("#files", OptionList)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 LISTED = (".idx", *(s + p for s, form in SUFFIXES.items() if form != "text" for p in ("", *PACKED)))
 """What is offered to pick: text files are too often something else, and are typed."""
-OURS = (".idx.json", "run.json", "events.ndjson", "loss_data.jsonl")
+OURS = (".idx.json", "run.json", "stop.json", "events.ndjson", "loss_data.jsonl")
 """How the names of what this program writes beside data end: that is nobody's training data."""
 
 
