@@ -104,12 +104,11 @@ class Validation(pl.Callback):
         if self.over and module.step < self.loaded.settings.total_steps:
             trainer.should_stop = True
             told = n_(
-                "early_stop: the validation loss has not become better in the last epoch; the best was epoch "
-                "{best_epoch} with {best_loss:.4f} ({name})",
+                "early_stop: the validation loss has not become better in the last epoch; the best was "
+                "{best_loss:.4f} ({name})",
                 "early_stop: the validation loss has not become better in the last {n} epochs; the best was "
-                "epoch {best_epoch} with {best_loss:.4f} ({name})",
+                "{best_loss:.4f} ({name})",
                 self.since_best,
-                best_epoch=self.best_epoch,
                 best_loss=self.best_loss,
                 name=self.saver.run.checkpoint(self.best_epoch).name,
             )

@@ -132,15 +132,15 @@ def describe(event: events.Event) -> str | None:
         case events.Epoch():
             return _(
                 "epoch {epoch}: loss {loss}, lr {lr:g}, {seconds:.1f} s",
-                epoch=event.epoch, loss=nats(event.loss), lr=event.lr, seconds=event.seconds,
+                epoch=event.epoch + 1, loss=nats(event.loss), lr=event.lr, seconds=event.seconds,
             )  # fmt: skip
         case events.Validated():
             return _(
                 "validation loss {loss} after epoch {epoch}; best {best_loss} in epoch {best_epoch}",
                 loss=nats(event.loss),
-                epoch=event.epoch,
+                epoch=event.epoch + 1,
                 best_loss=nats(event.best_loss),
-                best_epoch=event.best_epoch,
+                best_epoch=event.best_epoch + 1,
             )
         case events.Checkpoint():
             return _("saved {path}", path=event.path)

@@ -228,10 +228,13 @@ def test_a_validation_is_told_with_the_best_epoch() -> None:
     model = fold(told)
     assert model.validations == told
     assert [line.text for line in model.log] == [
-        "validation loss 1.5000 after epoch 1, the best so far",
-        "validation loss 1.7500 after epoch 2, best was epoch 1",
+        "validation loss 1.5000 after epoch 2, the best so far",
+        "validation loss 1.7500 after epoch 3, best was epoch 2",
     ]
-    assert describe(told[1]) == "validation loss 1.7500 after epoch 2; best 1.5000 in epoch 1"
+    assert describe(told[1]) == "validation loss 1.7500 after epoch 3; best 1.5000 in epoch 2"
+    later = told[1].model_copy(update={"step": 400, "epoch": 7, "best_epoch": 6})  # epoch_begin is 6
+    said = [line.text for line in fold([*stories.opening(), later]).log]
+    assert "validation loss 1.7500 after epoch 2, best was epoch 1" in said
 
 
 def test_a_loss_that_is_no_number_is_told_as_such() -> None:
