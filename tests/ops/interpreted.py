@@ -10,6 +10,7 @@ A program of its own, because the interpreter must be chosen before Triton is fi
 from __future__ import annotations
 
 import builtins
+import functools
 import importlib
 import json
 import os
@@ -49,6 +50,7 @@ COUNTING = (
 def main() -> None:
     """The errors of each case; of ours also what comes of a backward pass that only the state needs."""
     name = sys.argv[1]
+    _mend_extremes()
     _mend_products(cut=name != "fla")  # which has its own ideas of how exact fp32 is
     if name == "fla":
         _mend_fla()
@@ -64,6 +66,7 @@ def main() -> None:
     if name == "triton":
         told |= {
             "rounded": _rounded(),
+            "nan": _nan(),
             "parts": _parts(),
             "models": {version: _model(version) for version in ("x060", "x070")},
         }
@@ -82,6 +85,18 @@ def _rounded() -> list[int]:
     out = torch.empty(4)
     _round[(1,)](bits.view(torch.float32), out, N=4)
     return out.view(torch.int32).tolist()
+
+
+def _nan() -> list[bool]:
+    """Whether the fused parts keep what is no number, which ends a run that computes it."""
+    fused.BLOCK = 64
+    trial, parts = Trial(Need("wkv7", "cpu", torch.float32, 2, 16, 1, 3)), FusedParts()
+    x = torch.full((1, 3, 32), float("nan"), requires_grad=True)
+    made = [parts.squared_relu(x), parts.decay6(trial.fixed[0], x), parts.mix(x, None, trial.fixed[:1])[0]]
+    grads = torch.autograd.grad([z.sum() for z in made[:2]], [x])
+    logits = torch.full((2, 50), float("nan"))
+    loss, _ = parts.cross_entropy(logits, torch.zeros(2, dtype=torch.int64))
+    return [bool(z.isnan().all()) for z in (*made, *grads, loss, logits)]
 
 
 def _parts() -> list[float]:
@@ -142,6 +157,13 @@ def _mend_products(cut: bool) -> None:
         return dot(self, taken(a, precision), taken(b, precision), d, precision, *rest)
 
     interpreter.InterpreterBuilder.create_dot = create_dot
+
+
+def _mend_extremes() -> None:
+    """Of a number and none a GPU takes the number."""
+    for name, call in (("create_maxnumf", np.fmax), ("create_minnumf", np.fmin)):
+        taken = functools.partialmethod(interpreter.InterpreterBuilder.binary_op, op=call)
+        setattr(interpreter.InterpreterBuilder, name, taken)
 
 
 def _mend_fla() -> None:

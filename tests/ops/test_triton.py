@@ -45,6 +45,10 @@ def test_what_tensor_cores_would_cut_off_is_rounded(report: dict[str, Any]) -> N
     assert report["rounded"] == [0x3F802000, 0x3F800000, 0x7F800000, 0x7FFFFFFF]
 
 
+def test_the_fused_parts_hide_no_nan(report: dict[str, Any]) -> None:
+    assert report["nan"] == [True] * 6
+
+
 def test_the_fused_parts_are_torchs(report: dict[str, Any]) -> None:
     assert len(report["parts"]) == 2 * 33 and all(error < 1e-6 for error in report["parts"]), report["parts"]
 

@@ -23,6 +23,17 @@ def sigmoid(x):
 
 
 @triton.jit
+def relu(x):
+    """NaN stays, which tl.maximum would make 0."""
+    return tl.where(x < 0.0, 0.0, x)
+
+
+@triton.jit
+def at_most(x, limit):
+    return tl.where(x > limit, limit, x)
+
+
+@triton.jit
 def _lines(D, BLOCK: tl.constexpr):
     """Of a program: its row, its channels, and which of them exist."""
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -93,7 +104,7 @@ def mix_back(
 def squared_relu(x, out, D, BLOCK: tl.constexpr):
     row, column, there = _lines(D, BLOCK)
     at = row.to(tl.int64) * D + column
-    positive = tl.maximum(get(x, at, there), 0.0)
+    positive = relu(get(x, at, there))
     tl.store(out + at, positive * positive, there)
 
 
@@ -101,7 +112,7 @@ def squared_relu(x, out, D, BLOCK: tl.constexpr):
 def squared_relu_back(x, grad, dx, D, BLOCK: tl.constexpr):
     row, column, there = _lines(D, BLOCK)
     at = row.to(tl.int64) * D + column
-    tl.store(dx + at, 2.0 * tl.maximum(get(x, at, there), 0.0) * get(grad, at, there), there)
+    tl.store(dx + at, 2.0 * relu(get(x, at, there)) * get(grad, at, there), there)
 
 
 @triton.jit
@@ -128,7 +139,7 @@ def blend_back(v, first, base, low, grad, dv, dfirst, dlow, D, BLOCK: tl.constex
 def decay6(base, low, log_w, D, FASTEST: tl.constexpr, BLOCK: tl.constexpr):
     row, column, there = _lines(D, BLOCK)
     at = row.to(tl.int64) * D + column
-    tl.store(log_w + at, -tl.exp(tl.minimum(get(base, column, there) + get(low, at, there), FASTEST)), there)
+    tl.store(log_w + at, -tl.exp(at_most(get(base, column, there) + get(low, at, there), FASTEST)), there)
 
 
 @triton.jit
@@ -136,7 +147,7 @@ def decay6_back(base, low, grad, dlow, D, FASTEST: tl.constexpr, BLOCK: tl.const
     row, column, there = _lines(D, BLOCK)
     at = row.to(tl.int64) * D + column
     sum_ = get(base, column, there) + get(low, at, there)
-    slope = tl.where(sum_ <= FASTEST, -tl.exp(tl.minimum(sum_, FASTEST)), 0.0)
+    slope = tl.where(sum_ > FASTEST, 0.0, -tl.exp(at_most(sum_, FASTEST)))
     tl.store(dlow + at, get(grad, at, there) * slope, there)
 
 
