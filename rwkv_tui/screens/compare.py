@@ -174,8 +174,8 @@ def differences(runs: list[Compared], room: int) -> list[Content]:
 
 
 def _row(name: str, values: list[str], width: int, colors: tuple[str, ...] = ()) -> Content:
-    cells = [
-        (column(one_line(value), width - 1) + " ", colors[n] if colors else "")
+    cells = [  # of a path the end tells it from others
+        (column(one_line(value), width - 1, ending=value.startswith("/")) + " ", colors[n] if colors else "")
         for n, value in enumerate(values)
     ]
     return Content.assemble((f" {column(name, NAME_WIDTH)}", "bold"), *cells)

@@ -159,7 +159,9 @@ async def test_marked_runs_are_compared(make_app: MakeApp, place: Path) -> None:
     app = make_app()
     for name, rate in (("emoji", 1.0), ("poems", 0.5), ("odes", 0.5)):
         run = add_run(app.paths, place / "runs" / name, 137, 2.0 + rate)
-        run.settings.write_text(f"proj_dir: {run.path}\nlr_init: {rate}\nmicro_bsz: 2\n")
+        run.settings.write_text(
+            f"proj_dir: {run.path}\nlr_init: {rate}\nmicro_bsz: 2\nload_model: /{'m' * 80}/{name}.pth\n"
+        )
     async with app.run_test(size=(100, 30)) as pilot:
         await until(pilot, lambda: len(rows(app)) == 3)
         await pilot.press("space", "c")
@@ -169,6 +171,7 @@ async def test_marked_runs_are_compared(make_app: MakeApp, place: Path) -> None:
         await until(pilot, lambda: any("137" in line for line in table.lines))
         by_name = {line.split()[0]: line.split()[1:] for line in table.lines[1:]}
         assert sorted(by_name["lr_init"]) == ["0.5", "0.5", "1"]
+        assert {value[-7:] for value in by_name["load_model"]} == {"oji.pth", "ems.pth", "des.pth"}
         assert "micro_bsz" not in by_name
         assert "proj_dir" not in by_name
         head = app.screen.query_one(LineChart).render_line(0).text.split()
