@@ -252,6 +252,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     vocab_size = inspect_model(args.model).vocab_size
 
     # What is wrong so far has been told before torch is loaded.
+    from engine.contract.paths import UserPaths
     from engine.data.dataset import check_vocabulary, cut
     from engine.data.sources import open_data
     from engine.gpu import memory_told
@@ -264,7 +265,10 @@ def _evaluate(args: argparse.Namespace) -> int:
     check_vocabulary(data, vocab_size)
     adapter = _adapter(args)
     with memory_told():
-        model = load_model(args.model, state=args.state, device=device, adapter=adapter, quant=settings.quant)
+        model = load_model(
+            args.model, state=args.state, device=device, adapter=adapter, quant=settings.quant,
+            cache=UserPaths.of_user().cache,
+        )  # fmt: skip
         report = measure(model, cut(data, settings), device=device, progress=_counter(_("documents")))
     said = _(
         "loss {loss:.4f}  perplexity {perplexity:.3f}  {tokens:,} tokens of {documents:,} documents",
@@ -290,12 +294,14 @@ def _chat(args: argparse.Namespace) -> int:
         inspect_model(args.model)  # told before torch is loaded
 
         from engine.chat.job import converse, open_talks
+        from engine.contract.paths import UserPaths
         from engine.gpu import memory_told
         from engine.train.prepare import choose_device
 
         with memory_told():
             device = choose_device("auto")
-            talks = open_talks(args.model, args.state, _adapter(args), args.quant, device, _emit)
+            cache = UserPaths.of_user().cache
+            talks = open_talks(args.model, args.state, _adapter(args), args.quant, device, _emit, cache)
             converse(talks, sys.stdin, _emit)
     except UserError as error:
         _emit(events.Failed(cause=error.cause, reason=error.message, remedy=error.remedy))

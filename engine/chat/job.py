@@ -23,8 +23,9 @@ from engine.models.build import set_state
 
 
 def open_talks(
-    path: Path, state: Path | None, adapter: Adapter | None, quant: str, device: str, emit: Emit
-) -> dict[Who, Talk]:
+    path: Path, state: Path | None, adapter: Adapter | None, quant: str, device: str, emit: Emit,
+    cache: Path | None = None,
+) -> dict[Who, Talk]:  # fmt: skip
     """The model as the base, if it costs nothing to have both, and as it was tuned. Tells the loading."""
     info = inspect_model(path)
     tensors = load_state_file(state) if state else None  # what can be wrong with it is said before the wait
@@ -39,7 +40,7 @@ def open_talks(
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     model = load_model(
         path, device=device, dtype=dtype, adapter=adapter, quant=quant, adjust=tell_loading,
-        host_emb=device == "cuda",
+        host_emb=device == "cuda", cache=cache,
     )  # fmt: skip
     model.requires_grad_(False)
     talks: dict[Who, Talk] = {}

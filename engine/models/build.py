@@ -36,6 +36,7 @@ def load_model(
     quant: str = "none",
     host_emb: bool = False,
     adjust: Callable[[str, Tensor], Tensor] | None = None,
+    cache: Path | None = None,
 ) -> RWKV:
     """The model of a .pth file, in eval mode; weights in `dtype`, states always in fp32.
 
@@ -43,7 +44,8 @@ def load_model(
     CPU. `state` is a state file or its tensors (`blocks.i.att.time_state` [H, N, N]), `adapter` an
     adapter's folder or file. `quant` (int8, nf4) packs the layers' linears one by one as they are read, and
     keeps embedding and head as narrow as the file has them; `adjust` may change each linear, by its name,
-    before it is packed. With `host_emb` the embedding stays on the CPU, see `HostEmbedding`.
+    before it is packed. With `host_emb` the embedding stays on the CPU, see `HostEmbedding`. `cache` is the
+    folder where it is remembered which operators work.
     Raises UserError for a file that is no such model and for a foreign state or adapter.
     """
     info = inspect_model(path)
@@ -60,7 +62,7 @@ def load_model(
         tensors, linears = _load_packed(Path(path), places, device, dtype, quant, adjust)
     if isinstance(op, str):
         heads = info.n_embd // info.head_size
-        op = choose(op, Need(recurrence_of(info.version), device.type, dtype, heads, info.head_size))
+        op = choose(op, Need(recurrence_of(info.version), device.type, dtype, heads, info.head_size), cache)
     model = MODELS[info.version](tensors, op.function, op.parts).eval()
     for name, linear in linears.items():
         put_linear(model, name, linear)

@@ -6,6 +6,7 @@ of Python or torch, so it outlives new versions of both; its name holds a digest
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -62,8 +63,10 @@ def compiler() -> str | None:
 def launcher(recurrence: str, dtype: torch.dtype, width: int, cache: Path | None) -> Launcher:
     """A recurrence's kernels for the GPU that is here. Raises UserError when they do not compile."""
     major, minor = torch.cuda.get_device_capability()
-    folder = cache / "kernels" if cache is not None else Path(tempfile.mkdtemp(prefix="rwkv-tune-"))
-    return Launcher(build(recurrence, dtype, width, f"sm_{major}{minor}", folder), dtype)
+    with contextlib.ExitStack() as stack:  # what is loaded needs no file any more
+        own = stack.enter_context(tempfile.TemporaryDirectory(prefix="rwkv-tune-")) if cache is None else ""
+        folder = Path(own) if cache is None else cache / "kernels"
+        return Launcher(build(recurrence, dtype, width, f"sm_{major}{minor}", folder), dtype)
 
 
 def build(recurrence: str, dtype: torch.dtype, width: int, arch: str, folder: Path) -> Path:
