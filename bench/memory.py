@@ -1,11 +1,12 @@
 """What tuning a state holds of a GPU's memory at its worst moment, counted where there is none.
 
     python -m bench.memory [--size 3B 7B] [--version x070] [--quant none int8 nf4] [--ctx 1024] [--batch 1]
-                           [--grad-cp 1 2] [--top 8] [--json FILE]
+                           [--grad-cp 2] [--parts fused] [--top 8] [--json FILE]
 
 A step of the true shapes is taken with tensors that have no values (torch's FakeTensorMode), by the operator
 in Triton without its kernels; every tensor that is alive counts, rounded up to the allocator's 512 bytes.
 `estimate` is the arithmetic of engine.estimate; neither has CUDA's own context and what an allocator loses.
+With `--parts torch` the element-wise parts are not fused; the arithmetic is for that.
 `target` is 0.7 of what was published. `--top` shows the largest tensors of the worst moment.
 """
 
@@ -38,12 +39,15 @@ from engine.contract.sizes import SIZES, Quant
 from engine.estimate import state_memory
 from engine.models.build import MODELS
 from engine.models.waiting import Waiting
+from engine.ops.parts import TORCH, fused, kernels
 from engine.ops.registry import recurrence_of
 from engine.train import loss
+from engine.train.infctx import backward_in_chunks
 from engine.tuning import tuning_for
 
 aten = torch.ops.aten
 BLOCK = 512  # bytes
+PARTS = {"torch": TORCH, "fused": fused.FusedParts()}
 
 
 class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -101,11 +105,14 @@ class _Nothing:
 
 @contextlib.contextmanager
 def like_a_gpu(recurrence: str) -> Iterator[Any]:
-    """The Triton operator without its kernels, and the sizes of what a GPU works with at a time."""
+    """The Triton operator and the element-wise parts without their kernels, the sizes of what a GPU works
+    with at a time, and streams of nothing."""
     module = importlib.import_module(f"engine.ops.{recurrence}.triton")
     with contextlib.ExitStack() as stack:
         for name in module.KERNELS:
             stack.enter_context(mock.patch.object(module, name, _Nothing()))
+        for name in fused.KERNELS:
+            stack.enter_context(mock.patch.object(kernels, name, _Nothing()))
         for sizes in (loss.CHUNK_ELEMENTS, loss.SHARE, quant.AT_A_TIME):
             stack.enter_context(mock.patch.dict(sizes, {"cpu": sizes["cuda"]}))
         stack.enter_context(mock.patch.object(Waiting, "leaves", lambda x: True))
@@ -114,15 +121,22 @@ def like_a_gpu(recurrence: str) -> Iterator[Any]:
         yield getattr(module, f"{recurrence}_triton")
 
 
-def count(size: str, version: str, kind: str, ctx: int, batch: int, grad_cp: int) -> Live:
+def count(
+    size: str, version: str, kind: str, ctx: int, batch: int, grad_cp: int, parts: str = "fused"
+) -> Live:
     """Two steps of one shape; of the second, Adam's moments are there from the start."""
     shape = next(s for s in SIZES if s.name == size)
     tuning = tuning_for(TrainSettings(**METHODS["state"]))
     live = Live()
     with FakeTensorMode(), like_a_gpu(recurrence_of(version)) as operator:
-        model = random_model(version, shape.n_layer, shape.n_embd, kind, torch.bfloat16, "cpu", operator)
+        model = random_model(
+            version, shape.n_layer, shape.n_embd, kind, torch.bfloat16, "cpu", operator, PARTS[parts]
+        )
         model.grad_cp = grad_cp
         tuning.attach(model)
+        if grad_cp == 2:
+            with live:
+                model.send_head_away()
         model.train()
         host = {p.untyped_storage()._cdata for p in model.emb.parameters()}
         optimizer = torch.optim.Adam(tuning.param_groups(model, 0.0), lr=1e-4, fused=True)
@@ -133,7 +147,7 @@ def count(size: str, version: str, kind: str, ctx: int, batch: int, grad_cp: int
         live.alive |= dict.fromkeys(host, (0, "the host's"))
         with live:
             for _ in range(2):
-                loss.training_loss(model, tokens, tokens).backward()  # type: ignore[no-untyped-call]
+                backward_in_chunks(model, tokens, tokens, ctx, Tensor.backward)
                 optimizer.step()
                 optimizer.zero_grad()
     return live
@@ -150,15 +164,16 @@ def main() -> None:
     parser.add_argument("--ctx", type=int, default=1024)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--grad-cp", type=int, default=1, choices=[0, 1, 2])
+    parser.add_argument("--parts", default="fused", choices=list(PARTS))
     parser.add_argument("--top", type=int, default=0, help="how many of the largest tensors to show")
     parser.add_argument("--json", type=Path, help="file to write")
     args = parser.parse_args()
-    print(f"ctx {args.ctx}, micro_bsz {args.batch}, grad_cp {args.grad_cp}; GB")
+    print(f"ctx {args.ctx}, micro_bsz {args.batch}, grad_cp {args.grad_cp}, parts {args.parts}; GB")
     print("size  version  quant   counted  estimate  target")
     rows = []
     for size in (s for s in SIZES if s.name in args.size):
         for version, kind in itertools.product(args.version or size.vram, args.quant):
-            live = count(size.name, version, kind, args.ctx, args.batch, args.grad_cp)
+            live = count(size.name, version, kind, args.ctx, args.batch, args.grad_cp, args.parts)
             name: Quant = "fp16" if kind == "none" else kind
             need = state_memory(
                 version, size.n_layer, size.n_embd, quant=name, ctx_len=args.ctx, micro_bsz=args.batch,

@@ -144,6 +144,8 @@ def prepared(
     model.grad_cp = args["grad_cp"]
     tuning = tuning_for(settings)
     tuning.attach(model)
+    if args["grad_cp"] == 2 and args["method"] != "full":
+        model.send_head_away()
     model.train()
     if device == "cuda":
         torch.cuda.empty_cache()

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from engine.contract.i18n import _
-from engine.contract.memory import host_emb, savings
+from engine.contract.memory import host_emb, host_head, savings
 from engine.contract.settings import TrainSettings
 from engine.contract.sizes import SIZES, Quant, fit
 
@@ -26,6 +26,7 @@ KEPT = {"x052": 35.2, "x060": 55.6, "x070": 76.8}
 KEPT_HALF = {"x052": 22.2, "x060": 42.6, "x070": 66.8}  # its time mixing
 PROCESS = 5e8  # bytes that Python and torch take before there is a model
 PASSING = 24  # bytes a token and channel of gradients and products on their way, about six tensors in fp32
+FORWARD = 45  # the same of the forward pass of half a block
 HIDDEN = (
     16  # the same of what the loss holds beside the logits: the last block's output, its copies and gradient
 )
@@ -40,7 +41,7 @@ class Memory:
     states: float
     activations: float  # that wait for the backward pass
     working: float
-    away: float = 0.0  # beside all that: pinned memory of the host, where grad_cp 2 has activations wait
+    away: float = 0.0  # beside all that: pinned memory of the host, where with grad_cp 2 inputs and head wait
 
     @property
     def total(self) -> float:
@@ -67,9 +68,10 @@ def parameters(version: str, n_layer: int, n_embd: int, vocabulary: int = VOCABU
 
 def state_memory(
     version: str, n_layer: int, n_embd: int, *, quant: Quant, ctx_len: int, micro_bsz: int = 1,
-    grad_cp: int = 1, vocabulary: int = VOCABULARY, on_host: bool = True,
+    grad_cp: int = 1, vocabulary: int = VOCABULARY, on_host: bool = True, head_on_host: bool | None = None,
 ) -> Memory:  # fmt: skip
-    """Of tuning a state in 16 bits; `on_host`: without the embedding, see `contract.memory.host_emb`."""
+    """Of tuning a state in 16 bits; `on_host`: without the embedding, see `contract.memory.host_emb`, and
+    `head_on_host`: with the head only until the backward pass, see `host_head`; None: as `grad_cp` has it."""
     linears, rest = parameters(version, n_layer, n_embd, vocabulary)
     positions = ctx_len * micro_bsz
     one = 2 * positions * n_embd  # the input of a block
@@ -81,6 +83,8 @@ def state_memory(
     block = again + PASSING * positions * n_embd
     if quant != "fp16":  # the largest linear, unpacked
         block += 2 * n_embd * (4 * n_embd if version == "x070" else int(3.5 * n_embd))
+    head = 2 * vocabulary * n_embd * (grad_cp == 2 if head_on_host is None else head_on_host)
+    block = max(block - head, FORWARD * positions * n_embd)
     elements = min(max(LOGITS, positions * vocabulary // 8), positions * vocabulary)
     logits = elements * (4 + 2) + HIDDEN * positions * n_embd
     return Memory(
@@ -88,8 +92,13 @@ def state_memory(
         states=16 * n_layer * n_embd * HEAD,  # fp32: value, gradient, two moments
         activations=waiting,
         working=max(block, logits),
-        away=2 * n_layer * 2 ** math.ceil(math.log2(one)) if grad_cp == 2 else 0.0,  # as it is handed out
+        away=(2 * n_layer * _handed_out(one) if grad_cp == 2 else 0) + _handed_out(head),
     )
+
+
+def _handed_out(size: int) -> int:
+    """Bytes of pinned memory that the host's allocator takes for so many."""
+    return 1 << (size - 1).bit_length() if size else 0
 
 
 def needed(s: TrainSettings) -> Memory | None:
@@ -100,7 +109,7 @@ def needed(s: TrainSettings) -> Memory | None:
     return state_memory(
         s.my_testing, s.n_layer, s.n_embd, quant="fp16" if s.quant == "none" else s.quant,
         ctx_len=s.ctx_len, micro_bsz=s.micro_bsz, grad_cp=s.grad_cp, vocabulary=s.vocab_size or VOCABULARY,
-        on_host=host_emb(s),
+        on_host=host_emb(s), head_on_host=host_head(s),
     )  # fmt: skip
 
 

@@ -54,5 +54,14 @@ def advice(s: TrainSettings) -> str:
 def host_emb(s: TrainSettings) -> bool:
     """Whether a GPU's run keeps the embedding in the host's memory: one that is frozen is only looked up.
     DeepSpeed wants to send all parameters around."""
-    frozen = s.method != "full" and "emb" not in s.train_parts.split(",")
+    return _frozen(s, "emb")
+
+
+def host_head(s: TrainSettings) -> bool:
+    """The same of the head, which is fetched for each loss: only where memory is worth that."""
+    return s.grad_cp == 2 and _frozen(s, "head")
+
+
+def _frozen(s: TrainSettings, part: str) -> bool:
+    frozen = s.method != "full" and part not in s.train_parts.split(",")
     return frozen and not s.strategy.startswith("deepspeed")

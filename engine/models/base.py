@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from engine.models.waiting import Waiting
+from engine.models.waiting import HostHead, Waiting
 from engine.ops.parts import TORCH, Parts, wide
 
 LN_EPS = 1e-5
@@ -179,6 +179,11 @@ class RWKV(nn.Module):
     def vocab_size(self) -> int:
         return self.emb.num_embeddings
 
+    def send_head_away(self) -> None:
+        """Once nothing moves it any more; see `HostHead`."""
+        if Waiting.leaves(self.head.weight):
+            self.head = HostHead(self.head.weight)
+
     def time_mixers(self) -> list[TimeMix]:
         """The part of each layer that has a state: of all, or of all but the first."""
         return [block.att for block in self.blocks if block.att is not None]  # type: ignore[misc]
@@ -215,6 +220,8 @@ class RWKV(nn.Module):
         recompute = self.grad_cp and self.training and torch.is_grad_enabled()
         away = recompute and self.grad_cp == 2 and Waiting.leaves(x)
         self.waiting.begin()
+        if isinstance(self.head, HostHead):
+            self.head.come()
         for i, block in enumerate(self.blocks):
             inputs = (x, v_first, carry.layers[i] if carry is not None else None)
             if away:

@@ -47,13 +47,17 @@ class TimeMix(base.TimeMix):
         mixes = self.x_r, self.x_w, self.x_k, self.x_v, self.x_a, self.x_g
         xr, xw, xk, xv, xa, xg = parts.mix(x, before, mixes)
         r, k, v = self.receptance(xr), self.key(xk), self.value(xv)
+        del xr, xk  # memory: what follows works with the most
         w, a = torch.tanh(xw @ self.w1) @ self.w2, (xa @ self.a1) @ self.a2
+        del xw, xa
         gate = torch.sigmoid(xg @ self.g1) @ self.g2
         if v_first is None:
             v_first = v
         else:
             v = parts.blend(v, v_first, self.v0, (xv @ self.v1) @ self.v2)
+        del xv, xg
         log_w, key, removed, added = parts.inputs7(k, w, a, self.n_head, self)
+        del k, w, a
         y, state = self.operator(
             self.heads(r), self.heads(log_w), self.heads(key), self.heads(v), self.heads(removed),
             self.heads(added), self.start(x, carry),

@@ -1,4 +1,5 @@
-"""Inputs that wait in the host's memory for the backward pass, which computes anew what was made of them.
+"""What waits in the host's memory: inputs for the backward pass, which computes anew what was made of them,
+and a frozen head for the next loss.
 
 torch's own `save_on_cpu` copies on the stream that computes, which stands still meanwhile. Here a second
 stream copies: out while the input's own half of a block is computed, and back while the half after it
@@ -12,7 +13,8 @@ Why no copy can meet memory that is someone else's, though no tensor is told of 
   is computed, or whoever had the memory before is done with it.
 - It ends before `now` goes on to where that memory can be given back: `now` waits for the copy's event while
   something still holds the tensor. Out, that is `through`, whose caller holds the input; back, it is `ahead`,
-  which holds what is fetched until `now` has waited, even if a backward pass ends in an error midway.
+  which holds what is fetched until `now` has waited, even if a backward pass ends in an error midway; of a
+  head it is `here`.
 - Pinned memory is the host allocator's. It notes each copy that does not block, and hands memory on only
   when these are done. What comes back was written by the same stream before, so it is there.
 - The host's program is never waited for: all waits are the GPU's.
@@ -25,7 +27,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
@@ -49,11 +51,28 @@ class Ahead:
     copied: torch.cuda.Event
 
 
+class Beside:
+    """A stream that copies."""
+
+    def __init__(self) -> None:
+        self.stream: torch.cuda.Stream | None = None
+
+    def copy(self, to: Tensor, of: Tensor, device: torch.device) -> torch.cuda.Event:
+        """After all that the computing stream of `device` has been given so far."""
+        if self.stream is None:
+            self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self.stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(self.stream):
+            to.copy_(of, non_blocking=True)
+            copied: torch.cuda.Event = self.stream.record_event()
+            return copied
+
+
 class Waiting:
     """The inputs of a model's halves of blocks that are away."""
 
     def __init__(self) -> None:
-        self.stream: torch.cuda.Stream | None = None
+        self.beside = Beside()
         self.last: Away | None = None
         self.ahead: Ahead | None = None
 
@@ -81,21 +100,11 @@ class Waiting:
 
     def _send(self, x: Tensor) -> Away:
         values = torch.empty(x.shape, dtype=x.dtype, pin_memory=True)
-        return Away(values, x.device, self._copy(values, x.detach(), x.device), self.last)
+        return Away(values, x.device, self.beside.copy(values, x.detach(), x.device), self.last)
 
     def _fetch(self, away: Away) -> Ahead:
         values = torch.empty_like(away.values, device=away.device, pin_memory=False)
-        return Ahead(away, values, self._copy(values, away.values, away.device))
-
-    def _copy(self, to: Tensor, of: Tensor, device: torch.device) -> torch.cuda.Event:
-        """On the second stream, after all that the first one has been given so far."""
-        if self.stream is None:
-            self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        self.stream.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(self.stream):
-            to.copy_(of, non_blocking=True)
-            copied: torch.cuda.Event = self.stream.record_event()
-            return copied
+        return Ahead(away, values, self.beside.copy(values, away.values, away.device))
 
     def _unpack(self, kept: Away | Tensor) -> Tensor:
         """What autograd asks for; the one that it will ask for next is fetched ahead."""
@@ -117,3 +126,38 @@ class Waiting:
             torch.cuda.current_stream(found.values.device).wait_event(found.copied)
             self.ahead = None
         return found
+
+
+class HostHead(nn.Linear):
+    """A frozen head [V, D] that is on its GPU from the beginning of the forward pass until the loss is known:
+    the backward pass, which works with the most, does without. Who else uses it has it until the next loss.
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        nn.Module.__init__(self)  # nn.Linear's own would make a weight
+        self.out_features, self.in_features = weight.shape
+        self.register_parameter("bias", None)
+        self.beside = Beside()  # not that of the inputs, which would wait for all of it
+        self.device = weight.device
+        self.values = torch.empty(weight.shape, dtype=weight.dtype, pin_memory=True).copy_(weight.detach())
+        self.here: tuple[Tensor, torch.cuda.Event] | None = None
+
+    def come(self) -> None:
+        """Is going to be used."""
+        if self.here is None:
+            weight = torch.empty_like(self.values, device=self.device, pin_memory=False)
+            self.here = weight, self.beside.copy(weight, self.values, self.device)
+
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override]
+        """On the GPU, for whatever is computed from now on."""
+        self.come()
+        assert self.here is not None
+        torch.cuda.current_stream(self.device).wait_event(self.here[1])
+        return self.here[0]
+
+    def go(self) -> None:
+        """Is not used for a while."""
+        if self.here is not None:
+            torch.cuda.current_stream(self.device).wait_event(self.here[1])
+            self.here = None

@@ -29,12 +29,14 @@ def backward_in_chunks(
     targets are `learned` in that. `forward` is `chunk_loss` or does it somewhere else.
     """
     learned = int((targets != IGNORED).sum()) if learned is None else learned
-    total, carry = torch.zeros((), device=tokens.device), None
+    total, carry, end = torch.zeros((), device=tokens.device), None, 0
     for t, y in zip(torch.split(tokens, chunk_ctx, 1), torch.split(targets, chunk_ctx, 1), strict=True):
         loss, ended = forward(model, t, y, learned, carry)
+        end += t.shape[1]
+        carry = ended.detach() if end < tokens.shape[1] else None  # nobody needs the last one
+        del ended
         if loss.requires_grad:  # tuning a state, only the first chunk depends on it
             backward(loss)
         total += loss.detach()
-        carry = ended.detach()
-        del loss, ended  # or they would hold this chunk's graph while the next one grows
+        del loss  # or it would hold this chunk's graph while the next one grows
     return total

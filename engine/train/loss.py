@@ -15,6 +15,7 @@ from torch.autograd import Function
 
 from engine.data.dataset import IGNORED
 from engine.models.base import RWKV, Carry, product, product_back
+from engine.models.waiting import HostHead
 from engine.ops.parts import Parts
 
 # Logits held at a time, at least. On a CPU 16 MiB of them stay near the cores. A GPU wants larger products,
@@ -43,6 +44,8 @@ def chunk_loss(
         hidden[learned], model.head.weight, targets[learned], model.parts,
         *_copies(model, hidden, carry, learned),
     )  # fmt: skip
+    if torch.is_grad_enabled() and isinstance(model.head, HostHead):
+        model.head.go()
     return total / max(count, 1), carry
 
 

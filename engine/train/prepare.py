@@ -12,7 +12,7 @@ from engine.checkpoints.inspect import inspect_model
 from engine.contract import events
 from engine.contract.errors import Problem, SettingsError, UserError
 from engine.contract.i18n import N_, _, n_, p_
-from engine.contract.memory import host_emb
+from engine.contract.memory import host_emb, host_head
 from engine.contract.reports import ModelInfo
 from engine.contract.settings import TrainSettings
 from engine.data.dataset import PadDataset, WindowDataset, check_vocabulary, cut, plan_numbers
@@ -191,6 +191,8 @@ def _load_model(
     )  # fmt: skip
     model.grad_cp = settings.grad_cp
     tuning.attach(model)
+    if host_head(settings):
+        model.send_head_away()
     tell(info.file_bytes)
     return model
 

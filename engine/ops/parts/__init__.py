@@ -119,7 +119,7 @@ class Parts:
         gradient = spread.div_(sums)  # softmax, in the memory of the wide logits
         gradient[rows, targets] -= 1
         gradient[rows, where[:, 0]] += L2WRAP * highest[:, 0]
-        return total, gradient.to(logits.dtype)
+        return total, logits.copy_(gradient)
 
 
 def _normed(y: Tensor, norm: nn.GroupNorm) -> Tensor:
