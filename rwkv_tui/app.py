@@ -55,6 +55,8 @@ class TuneApp(KeysInTurn):
     ]  # parsed once, for any first frame
     TITLE = "rwkv-tune"
     ENABLE_COMMAND_PALETTE = False
+    HORIZONTAL_BREAKPOINTS = [(0, "-slim"), (50, "-roomy")]  # of what has none of its own: dialogues
+    VERTICAL_BREAKPOINTS = [(0, "-flat"), (16, "-high")]
     BINDINGS = [
         Binding("f1,question_mark", "help", N_("Keys"), id="app.help"),
         Binding("f9,colon", "commands", N_("Commands"), show=False, id="app.commands"),

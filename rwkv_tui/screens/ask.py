@@ -5,7 +5,7 @@ from __future__ import annotations
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding
-from textual.containers import Horizontal, Vertical
+from textual.containers import Horizontal, VerticalScroll
 from textual.widgets import Button, Input, Label
 
 from engine.contract.i18n import N_, _
@@ -29,7 +29,7 @@ class AskScreen(TuneDialog[bool]):
         self._yes = yes
 
     def compose(self) -> ComposeResult:
-        with Vertical(classes="dialog"):
+        with VerticalScroll(classes="dialog asking", can_focus=False):
             yield Label(self._question, markup=False)
             with Horizontal(classes="buttons"):
                 yield Button(_("No ({key})", key=key_of(self, "ask.no")), id="no", compact=True)
@@ -54,7 +54,7 @@ class NameScreen(TuneDialog[str]):
         self._value = value
 
     def compose(self) -> ComposeResult:
-        with Vertical(classes="dialog"):
+        with VerticalScroll(classes="dialog", can_focus=False):
             yield Label(self._question, markup=False)
             yield PlainInput(self._value, compact=True)
             said = _("Enter accepts, {key} leaves it.", key=key_of(self, "name.cancel"))

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding
-from textual.containers import Horizontal, Vertical
+from textual.containers import Horizontal, VerticalScroll
 from textual.widgets import Input, Label
 
 from engine.contract.i18n import N_, _
@@ -19,6 +19,7 @@ from rwkv_tui.widgets.plain_input import PlainInput
 class SamplingScreen(TuneDialog[Sampling | None]):
     """Answers with what was typed, or None."""
 
+    CSS_PATH = "../styles/chat.tcss"
     BINDINGS = [
         Binding("escape", "dismiss(None)", N_("Cancel"), id="sampling.cancel"),
         Binding("down", "app.focus_next", N_("Next"), show=False, id="sampling.next"),
@@ -30,7 +31,7 @@ class SamplingScreen(TuneDialog[Sampling | None]):
         self._sampling = sampling
 
     def compose(self) -> ComposeResult:
-        with Vertical(classes="dialog wide"):
+        with VerticalScroll(classes="dialog wide", can_focus=False):
             yield Label(_("How an answer is drawn"), classes="title")
             for name, field in Sampling.model_fields.items():
                 with Horizontal(classes="line"):

@@ -8,7 +8,7 @@ from pathlib import Path
 from textual import getters, on, work
 from textual.app import ComposeResult
 from textual.binding import Binding
-from textual.containers import Horizontal, Vertical
+from textual.containers import Horizontal, VerticalScroll
 from textual.content import Content
 from textual.widgets import Button, Footer, Input, Label, Static
 from textual.worker import Worker
@@ -57,7 +57,7 @@ class NewModelScreen(TuneDialog["Path | None"]):
 
     def compose(self) -> ComposeResult:
         file = free_file(self.app.cwd / "models" / "new.pth")
-        with Vertical(classes="dialog wide"):
+        with VerticalScroll(classes="dialog wide", can_focus=False):
             yield Label(_("A model of random weights"), classes="title")
             with Horizontal(classes="line"):
                 yield Label(_("Version"), classes="name")
