@@ -68,7 +68,7 @@ def _table(runs: list[RunSummary], now: float) -> Table:
     table.add_column(_("step"), justify="right")
     table.add_column(_("loss"), justify="right")
     table.add_column(_("trains"))
-    table.add_column(_("last word"), justify="right")
+    table.add_column(_("last news"), justify="right")
     for run in runs:
         table.add_row(
             one_line(run.name), _(run.status),

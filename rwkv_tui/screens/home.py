@@ -143,7 +143,7 @@ class HomeScreen(TuneScreen[None]):
             _("steps"),
             _("loss"),
             _("curve"),
-            _("last word"),
+            _("last news"),
         )
         _put(self.query_one("#columns", Label), titles)
         empty = self.query_one("#empty", Static)
