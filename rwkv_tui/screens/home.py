@@ -134,7 +134,7 @@ class HomeScreen(TuneScreen[None]):
         self.query_one("#runs").display = some
         if not some and self.focused is self.query_one("#runs"):
             self.set_focus(None)  # or the keys of a list that is not there would be told
-        self.query_one("#columns").display = some
+        self.set_class(not some, "-empty")
         titles = self._columns(
             f"  {_('Run')}",
             _("status"),

@@ -82,6 +82,7 @@ async def test_what_matters_most_is_seen_in_the_smallest_terminal(make_app: Make
         await until(pilot, lambda: app.draft.data is not None)
         await settle(pilot)  # where the report had one column, it was laid out again and again
         assert "✓ This is the training" in "".join(lines(pilot))
+        assert not app.screen.query_one("#report").display
 
 
 def said(widget: Widget) -> str:

@@ -331,7 +331,7 @@ class DataPane(Pane):
             self.query_one("#report").scroll_home(animate=False)
         self._form.offer(data, self._path.paths)
         self._rows.display = data is None or data.kind == "rows"
-        self.query_one("#report").display = data is not None
+        self.set_class(data is not None, "-read")
         if data is not None:
             self._draw(data)
         self._next_step()
