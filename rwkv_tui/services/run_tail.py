@@ -309,20 +309,19 @@ class RunModel:
         self._say(
             event.t,
             _("epoch {n} of {all} is over: mean loss {loss}, lr {lr}, {time}",
-              n=self._epoch_at(self.step, event.epoch), all=plan.epoch_count if plan else "?",
+              n=self._epoch(event.epoch), all=plan.epoch_count if plan else "?",
               loss=nats(event.loss), lr=short(event.lr), time=duration(event.seconds)),
             mark="┊",
         )  # fmt: skip
 
-    def _epoch_at(self, step: int, epoch: int) -> int:
-        """Which epoch of the run a step is in, from 1 as in the bars; an event's `epoch`, and the number of a
-        file, begin with epoch_begin, which is 0 as a rule."""
-        return -(-step // self.plan.epoch_steps) if self.plan else epoch + 1
+    def _epoch(self, epoch: int) -> int:
+        """An event's `epoch`, which as the number of a file begins with epoch_begin, from 1 as in the bars."""
+        return epoch + 1 - (self.plan.epoch_begin if self.plan else 0)
 
     def _validated(self, event: ev.Validated) -> None:
         self.validations.append(event)
         self.valid_loss.append(event.step, event.loss)
-        loss, epoch = nats(event.loss), self._epoch_at(event.step, event.epoch)
+        loss, epoch = nats(event.loss), self._epoch(event.epoch)
         best = epoch - (event.epoch - event.best_epoch)
         if best == epoch:
             said = _("validation loss {loss} after epoch {epoch}, the best so far", loss=loss, epoch=epoch)

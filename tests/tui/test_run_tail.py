@@ -73,6 +73,12 @@ def test_steps_can_be_left_out(tmp_path: Path) -> None:
     stories.tell(run, [*STORY, ev.Log(t=1.0, text='{"type":"step"}')])
     kept = RunTail(run).poll(steps=False)
     assert kept == [*(e for e in STORY if not isinstance(e, ev.Step)), ev.Log(t=1.0, text='{"type":"step"}')]
+    told = []
+    for model, events in ((RunModel(), kept), (RunModel(), STORY)):
+        for event in events:
+            model.apply(event)
+        told.append([line.text for line in model.log if " is over" in line.text])
+    assert told[0] == told[1] and told[0][0].startswith("epoch 1 of ")
 
 
 SERIES = ("loss", "loss_smooth", "lr", "kt_s", "grad_norm")
