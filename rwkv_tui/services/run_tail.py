@@ -315,7 +315,7 @@ class RunModel:
         )  # fmt: skip
 
     def _epoch(self, epoch: int) -> int:
-        """An event's `epoch`, which as the number of a file begins with epoch_begin, from 1 as in the bars."""
+        """From 1, as in the bars; an event's `epoch`, as the number of a file, begins with epoch_begin."""
         return epoch + 1 - (self.plan.epoch_begin if self.plan else 0)
 
     def _validated(self, event: ev.Validated) -> None:
