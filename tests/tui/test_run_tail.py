@@ -77,7 +77,7 @@ def test_steps_can_be_left_out(tmp_path: Path) -> None:
 
 def test_epochs_have_their_number_where_steps_are_left_out() -> None:
     story = stories.opening() + stories.stepping(Path("p"), 1, 400)
-    short = [event for event in story if not isinstance(event, ev.Step)]
+    short: list[ev.Event] = [event for event in story if not isinstance(event, ev.Step)]
     said = [[line.text for line in fold(told).log if " is over" in line.text] for told in (story, short)]
     assert said[0] == said[1] and [text[:12] for text in said[0]] == ["epoch 1 of 5", "epoch 2 of 5"]
 
