@@ -13,7 +13,7 @@ demo: $(READY)
 test: $(READY)
 	.venv/bin/python -m pytest $(ARGS)
 
-# What hundreds of runs and 100,000 inputs show; outside `make test`, which is to be quick.
+# What hundreds of runs, 100,000 inputs and the whole demo show; outside `make test`, which is to be quick.
 # Its tests are long and few: the worker that has done its half takes over some of the other's.
 soak: $(READY)
 	.venv/bin/python -m pytest -m soak --dist worksteal $(ARGS)

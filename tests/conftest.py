@@ -32,7 +32,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # where they run in the b
 
 
 LONGEST = (
-    "test_looks.py", "test_demo.py", "test_run.py", "test_methods.py", "test_resume.py", "test_ranks.py",
+    "test_looks.py", "test_run.py", "test_methods.py", "test_resume.py", "test_ranks.py",
     "test_machines.py",
 )  # fmt: skip
 """Files that take long. They come first: of two workers, one that began them last would end them alone."""

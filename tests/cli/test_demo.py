@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import Command
 
 
-@pytest.mark.slow
+@pytest.mark.soak  # minutes of real training
 def test_the_demo_lowers_the_held_out_loss_by_a_quarter(
     rwkv_tune: Command, home: Path, tmp_path: Path
 ) -> None:
