@@ -57,7 +57,7 @@ def adapter_options(settings: TrainSettings) -> tuple[AdapterOptions, list[Probl
     old, problems = _renamed(settings.lora_config, method)
     given = {**old, **settings.peft_config}
     for name, value in settings.peft_config.items():
-        if old.get(name, value) != value:
+        if name in old and old[name] != value:
             said = N_("its {name} {old} contradicts {value} in peft_config; give it once")
             problems.append(Problem("lora_config", _(said, name=name, old=old[name], value=value)))
     paths = {name: Path(str(given.pop(name))).expanduser() for name in ("load", "init") if name in given}

@@ -100,6 +100,7 @@ def test_an_adapter_on_bf16_is_kept_in_fp32(method: str, base: Path, train: Trai
         ({"train_type": "none", "quant": "int8"}, "full tuning changes every weight"),
         ({"peft": "state", "peft_config": {"r": 4}}, "no effect when tuning state"),
         ({"peft": "lora", "peft_config": {"r": 4}, "lora_config": {"lora_r": 8}}, "8 contradicts 4"),
+        ({"peft": "lora", "peft_config": {"r": float("nan")}}, "r is nan"),
         ({"peft": "lora", "lora_config": {"rank": 8}}, "rank is none of its keys"),
         ({"peft": "lora", "peft_config": {"r": 0}}, "from 1 on"),
         ({"peft": "lora", "peft_config": {"init_lora_weights": "pissa"}}, "use peft pissa"),
