@@ -47,6 +47,8 @@ def fit(
         end()
         return
     trainer = _trainer(run, loaded, callbacks, epoch)
+    # It would move model and optimizer to the host's memory, which takes time and may be too small for them.
+    trainer.strategy.teardown = lambda: None  # type: ignore[method-assign]
     stop.check()
     loaded.model.train()
     trainer.fit(module, _loader(loaded, epoch, done))

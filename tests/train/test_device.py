@@ -12,8 +12,10 @@ from engine.__main__ import main
 from engine.contract import events
 from engine.contract.errors import UserError
 from engine.contract.settings import TrainSettings
+from engine.train.module import TuneModule
 from engine.train.prepare import choose_device, load
 from engine.train.stop import StopRequest
+from tests.tuning.conftest import Trained, train_in
 
 OLD = "The NVIDIA driver on your system is too old (found version 12020)."
 
@@ -79,6 +81,16 @@ def test_an_evaluation_beside_a_run_says_that_the_gpu_is_full(
     flags = ("--model", str(tiny_model), "--data", str(tiny_data), "--ctx-len", "12")
     assert main(["evaluate", *flags]) == 1
     assert "GPU is full: CUDA out of memory" in capsys.readouterr().err
+
+
+def test_what_was_trained_is_not_moved_to_the_hosts_memory_at_the_end(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which may be smaller than the GPU's."""
+    moved: list[torch.device] = []
+    monkeypatch.setattr(TuneModule, "cpu", lambda self: moved.append(self.device))
+    end = train_in(tmp_path / "run", tiny_model, tiny_data, ctx_len=12, epoch_steps=1, eval_docs=0)
+    assert isinstance(end, Trained) and not moved
 
 
 def test_where_there_is_none_nothing_is_said() -> None:
