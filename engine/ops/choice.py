@@ -40,13 +40,17 @@ TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 6e-2}
 
 
 def choose(op: str, need: Need, cache: Path | None = None) -> Selected:
-    """The operator that `op` names, or with "auto" the fastest that works, and the parts that go with it.
+    """The operator that `op` names, or with "auto" the fastest that works, and the parts that go with it, or
+    those that `op` names behind it (`Selected.spelled`).
 
     A choice that was timed is kept in the folder `cache` and holds until the device, torch or the shape
     is another; one for which something failed is made anew, for that may be mended or have been short of
-    memory. Raises UserError when a named operator does not work here.
+    memory. Raises UserError when what is named does not work here.
     """
+    op, _space, parts = op.partition(" ")
     selected = named(op, need, cache) if op != "auto" else _auto(need, cache)
+    if parts:
+        return replace(selected, parts=_parts_of(parts, need))
     if selected.name in PLAIN or why_not(FUSING, need):
         return selected
     known = _remembered(cache, need, PARTS)
@@ -55,12 +59,21 @@ def choose(op: str, need: Need, cache: Path | None = None) -> Selected:
         _give_back(need)
         if not failed:
             _remember(cache, need, known, PARTS)
-    parts: Parts = TORCH
-    if known["name"] != TORCH.name:
-        from engine.ops.parts import fused
+    return replace(selected, parts=_parts_of(known["name"], need), parts_reason=str(known["reasons"]))
 
-        parts = fused.FusedParts()
-    return replace(selected, parts=parts, parts_reason=str(known["reasons"]))
+
+def _parts_of(name: str, need: Need) -> Parts:
+    """The parts of a name. Raises UserError when they do not work here."""
+    if name == TORCH.name:
+        return TORCH
+    if reason := why_not(FUSING, need):
+        raise UserError(
+            _("op: the fused element-wise parts do not work here: {reason}.", reason=reason),
+            _("Use {works}.", works=", ".join(("auto", *PLAIN))),
+        )
+    from engine.ops.parts import fused
+
+    return fused.FusedParts()
 
 
 def _give_back(need: Need) -> None:

@@ -60,6 +60,11 @@ class Selected:
     parts: Parts = TORCH
     parts_reason: str = ""
 
+    @property
+    def spelled(self) -> str:
+        """Both by name, for `choose` to find again: "triton fused"."""
+        return f"{self.name} {self.parts.name}"
+
 
 def recurrence_of(version: str) -> str:
     """Which recurrence a version of RWKV has."""

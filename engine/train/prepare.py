@@ -144,7 +144,7 @@ def load(
 ) -> Loaded:  # fmt: skip
     """Opens and checks everything a run needs; cheap checks come before the long loading.
 
-    `cache` is where operators are remembered, `op` the one with which the run began.
+    `cache` is where operators are remembered, `op` what the run began with (`Selected.spelled`).
     """
     group = group or Group()
     device = choose_device(settings.accelerator)
@@ -163,7 +163,7 @@ def load(
     stop.check()
     if group.rank == 0:
         operator = _operator(settings, info, device, emit, cache, op)
-        group.tell(operator.name)
+        group.tell(operator.spelled)
     else:  # what was timed may differ, what is used may not
         operator = _operator(settings, info, device, emit, cache, group.tell())
     stop.check()
@@ -246,7 +246,7 @@ def _read_data(
 def _operator(
     settings: TrainSettings, info: ModelInfo, device: str, emit: events.Emit, cache: Path | None, begun: str
 ) -> Selected:
-    """The operator of the run: the one it began with, for another one rounds differently."""
+    """The operator and the parts of the run: what it began with, for others round differently."""
     steps = settings.ctx_len if settings.train_type != "infctx" else min(settings.ctx_len, settings.chunk_ctx)
     need = Need(
         recurrence_of(info.version), device, DTYPES[settings.precision], info.n_embd // info.head_size,
@@ -255,11 +255,11 @@ def _operator(
     if device == "cuda" and settings.op not in PLAIN:
         said = _("Operators are looked for; the first time they are compiled, for up to a minute.")
         emit(events.Log(text=said))
-    if settings.op == "auto" and begun:
+    if begun and settings.op in ("auto", begun.partition(" ")[0]):
         try:
             return choose(begun, need, cache)
         except UserError as error:
-            said = _("{message} The run began with it and goes on with another one.", message=error.message)
+            said = _("{message} The run began so and goes on with what works.", message=error.message)
             emit(events.Warned(text=said))
     chosen = choose(settings.op, need, cache)
     if settings.op == "auto":

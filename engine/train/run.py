@@ -95,7 +95,7 @@ def _train(
     from engine.train.fit import fit
 
     health = Health(emit, fp16=settings.precision == "fp16")
-    kept = {"probe": probe.state_dict(), "op": loaded.operator.name}
+    kept = {"probe": probe.state_dict(), "op": loaded.operator.spelled}
     saver = Saver(run, emit, stop, point, began, kept, health, settings.total_steps)
     fit(run, loaded, emit, stop, saver, probe)
     stopped = saver.cut_short

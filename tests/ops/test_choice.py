@@ -199,6 +199,25 @@ def test_element_wise_parts_are_fused_where_that_is_right_and_faster(
     assert choose("chunked", NEED, tmp_path).parts is TORCH
 
 
+@pytest.mark.parametrize("parts", [TORCH, Fused()])
+def test_what_was_chosen_is_found_again_by_its_spelling(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Untimed and untried, whatever would be chosen now."""
+    machine = Machine(monkeypatch, triton=wkv7_chunked)
+    monkeypatch.setattr(fused, "FusedParts", Fused)
+    monkeypatch.delattr(choice, "_parts")
+    first = replace(choose("chunked", NEED), name="triton", parts=parts)
+    again = choose(first.spelled, NEED, tmp_path)
+    assert (again.name, again.parts.name) == ("triton", parts.name)
+    assert not machine.calls and not list(tmp_path.iterdir())
+
+
+def test_fused_parts_by_name_are_refused_where_they_do_not_work() -> None:
+    with pytest.raises(UserError, match="fused element-wise parts do not work here: it needs an NVIDIA GPU"):
+        choose("chunked fused", NEED)
+
+
 def test_real_parts_are_timed() -> None:
     assert choice._median(Trial(NEED), TORCH) > 0
 

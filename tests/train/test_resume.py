@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,13 @@ from engine.contract.presets import render_yaml
 from engine.contract.process import Process
 from engine.contract.rundir import RunDir, RunList
 from engine.contract.settings import TrainSettings
+from engine.ops import choice
 from engine.ops.choice import choose
-from engine.ops.registry import Need
+from engine.ops.parts import TORCH, Parts
+from engine.ops.registry import Need, Selected
 from engine.train import module, prepare
 from engine.train.infctx import backward_in_chunks
-from engine.train.resume import Remaining, sha256
+from engine.train.resume import Remaining, newest_point, sha256
 from engine.train.run import run_training
 from engine.train.writer import EventWriter
 from rwkv_tui.services.launch import resume
@@ -113,18 +116,63 @@ def same(run: RunDir, alone: RunDir) -> None:
         assert sha256(run.path / name) == sha256(alone.path / name)
 
 
-def test_a_resumed_run_keeps_the_operator_it_began_with(
-    make: Making, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fastest(op: str, need: Need, cache: Path | None) -> Any:
-        return choose("reference", need, cache)
+class Fused(Parts):
+    """In the place of the fused parts, which need a GPU."""
 
-    run = make(epoch_steps=1, accumulate_grad_batches=1)
+    name = "fused"
+
+
+@pytest.mark.parametrize("op", ["auto", "reference"])
+@pytest.mark.parametrize("parts", [TORCH, Fused()], ids=lambda parts: parts.name)
+def test_a_resumed_run_keeps_the_operator_and_the_parts_it_began_with(
+    parts: Parts, op: str, make: Making, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is faster by now: chosen anew it would be chunked, or reference with torch's parts."""
+    asked: list[str] = []
+
+    def fastest(op: str, need: Need, cache: Path | None) -> Selected:
+        return replace(choose("reference", need, cache), parts=parts)
+
+    def again(op: str, need: Need, cache: Path | None) -> Selected:
+        asked.append(op)
+        return choose(op, need, cache)
+
+    run = make(epoch_steps=1, accumulate_grad_batches=1, op=op)
     with monkeypatch.context() as first:
         first.setattr(prepare, "choose", fastest)
         killed(run, at_step(2))
+    monkeypatch.setattr(prepare, "choose", again)
+    monkeypatch.setattr(choice, "_parts_of", lambda name, need: {p.name: p for p in (TORCH, parts)}[name])
     assert run_training(run) == 0
+    assert asked == [f"reference {parts.name}"]
     assert [e.plan.op for e in read(run) if isinstance(e, events.Started)] == ["reference"] * 2
+    assert newest_point(run, lambda event: None).document["op"] == asked[0]
+
+
+def test_a_resumed_run_does_without_what_works_no_more_and_says_so(
+    make: Making, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fused(op: str, need: Need, cache: Path | None) -> Selected:
+        return replace(choose(op, need, cache), parts=Fused())
+
+    run = make(epoch_steps=1, accumulate_grad_batches=1)
+    with monkeypatch.context() as first:
+        first.setattr(prepare, "choose", fused)
+        killed(run, at_step(2))
+    assert run_training(run) == 0
+    (warned,) = (e.text for e in read(run) if isinstance(e, events.Warned))
+    assert warned == (
+        "op: the fused element-wise parts do not work here: it needs an NVIDIA GPU. "
+        "The run began so and goes on with what works."
+    )
+
+
+def test_an_operator_asked_for_since_is_taken(make: Making) -> None:
+    run = make(epoch_steps=1, accumulate_grad_batches=1)
+    killed(run, at_step(2))
+    run.settings.write_text(render_yaml(run.read_settings().model_copy(update={"op": "reference"}), "run"))
+    assert run_training(run) == 0
+    assert [e.plan.op for e in read(run) if isinstance(e, events.Started)] == ["chunked", "reference"]
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,8 +20,14 @@ from engine.contract.process import Process
 from engine.contract.rundir import RunDir
 from engine.contract.settings import TrainSettings
 from engine.models import load_model
+from engine.ops import choice
+from engine.ops.choice import choose
+from engine.ops.parts import TORCH, Parts
+from engine.train import prepare
 from engine.train.group import Group
+from engine.train.prepare import load
 from engine.train.run import run_training
+from engine.train.stop import StopRequest
 from engine.train.strategy import spread_for
 from tests.train.several.conftest import (
     FULL,
@@ -242,6 +249,32 @@ def test_stage_3_trains_all_weights_in_bf16(make: Making, alone: Callable[..., R
     )
     model = load_model(run.checkpoint(1))
     assert model(torch.tensor([[1, 2]])).isfinite().all()
+
+
+@pytest.mark.parametrize("op", ["auto", "reference"])
+def test_ranks_use_the_operator_and_the_parts_of_the_first(
+    op: str, make: Making, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even if they themselves would find another one faster."""
+    said: list[str] = []
+
+    class Stand(Group):
+        def tell(self, text: str = "") -> str:
+            said.append(text)
+            return text or said[0]
+
+    class Fused(Parts):
+        name = "fused"
+
+    settings = make(op=op, val_split=0).read_settings()
+    group, nothing = Stand(), StopRequest()
+    with monkeypatch.context() as first:
+        first.setattr(prepare, "choose", lambda op, *more: replace(choose("reference", *more), parts=Fused()))
+        load(settings, lambda event: None, nothing, group=group)
+    group.rank = 1
+    monkeypatch.setattr(choice, "_parts_of", lambda name, need: Fused() if name == "fused" else TORCH)
+    there = load(settings, lambda event: None, nothing, group=group)
+    assert said == ["reference fused", ""] and there.operator.spelled == said[0]
 
 
 def test_ranks_end_with_their_parent(make: Making) -> None:
