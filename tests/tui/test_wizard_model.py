@@ -49,6 +49,22 @@ async def test_a_typed_path_counts_at_once_and_its_numbers_follow(make_app: Make
         await until(pilot, lambda: app.draft.text("n_layer") == "0")
 
 
+async def test_what_is_said_to_do_does_it_from_the_list_and_from_the_path(make_app: MakeApp) -> None:
+    app = make_app(start="wizard")
+    async with app.run_test() as pilot:
+        models = await to_model(pilot)
+        path = app.screen.query_one("#Model #path", PathInput)
+        await until(pilot, lambda: says(pilot, "Pick one with ↑ ↓ and Enter, or press / to type its path."))
+        assert models.has_focus
+        await pilot.press("slash")
+        assert path.has_focus and not path.value
+        assert says(pilot, "Press ↓ to pick a model, or type its path (Tab completes).")
+        await pilot.press("down")
+        await until(pilot, lambda: says(pilot, "Pick one with ↑ ↓ and Enter"))
+        await pilot.press("enter")
+        assert app.draft.text("load_model") == "models/tiny.pth"
+
+
 async def test_without_a_gpu_a_sentence_says_so(make_app: MakeApp) -> None:
     async with make_app(start="wizard").run_test() as pilot:
         await to_model(pilot)

@@ -11,7 +11,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Horizontal, VerticalScroll
 from textual.content import Content
-from textual.events import Key
+from textual.events import DescendantFocus, Key
 from textual.widgets import Input, Label, OptionList, Static
 from textual.widgets.option_list import Option
 from textual.worker import get_current_worker
@@ -201,6 +201,12 @@ class ModelPane(Pane):
         self._look(self._path.path)
         self.changed()
 
+    @on(DescendantFocus)
+    def _went(self) -> None:
+        """The way to a model is another one there."""
+        if not self._path.value.strip():
+            self._describe()
+
     @on(PathInput.Candidates, "#path")
     def _candidates(self, event: PathInput.Candidates) -> None:
         if event.names:
@@ -240,13 +246,20 @@ class ModelPane(Pane):
         if reason:
             self._say(Content.styled(f"! {plain(reason)}", "$text-error"))
         elif not text:
-            key = key_of(self._path, "path.complete")
-            told = _("Press ↓ to pick a model, or type its path ({key} completes).", key=key)
-            self._say(Content.styled(told, "$foreground 70%"))
+            self._say(Content.styled(self._way(), "$foreground 70%"))
         elif info is not None and Path(info.path) == self._path.path:
             self._say(self._described(info))
         elif "load_model" in self.draft.errors:
             self._say(Content.styled(f"! {self.draft.errors['load_model']}", "$text-error"))
+
+    def _way(self) -> str:
+        """How to name a model, from where the focus is."""
+        models = self.query_one("#models")
+        if models.has_focus:
+            pick, key = key_of(models, "list.select"), key_of(self, "model.path")
+            return _("Pick one with ↑ ↓ and {pick}, or press {key} to type its path.", pick=pick, key=key)
+        key = key_of(self._path, "path.complete")
+        return _("Press ↓ to pick a model, or type its path ({key} completes).", key=key)
 
     def _described(self, info: ModelInfo) -> Content:
         said = Content.assemble(
