@@ -95,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     add("chat", _chat, _("answers questions on stdin by events"), add_chat_flags)
     add("merge", _merge, _("a model and its state or adapter into one file"), add_merge_flags)
     add("export", _export, _("a model or a state as Ai00 reads it"), add_export_flags)
+    add("gpus", _gpus, _("the UUIDs of the GPUs that a run here finds, as JSON"))
     add("doctor", _doctor, _("what the training stack can do here, as JSON"))
     return parser
 
@@ -332,6 +333,13 @@ def _export(args: argparse.Namespace) -> int:
     report = export(args.file, args.out or args.file.with_suffix(".st"), _counter(_("tensors")))
     said = _("{path}: {file_bytes:,} bytes", path=report.path, file_bytes=report.file_bytes)
     return _told(args, report, said)
+
+
+def _gpus(args: argparse.Namespace) -> int:
+    from engine.contract.cuda import visible
+
+    say_json(events.dump_json(visible()))
+    return 0
 
 
 def _doctor(args: argparse.Namespace) -> int:

@@ -47,7 +47,8 @@ class Plan(BaseModel):
 
     `documents` are those trained on, `held_out` those it is measured by. `windows` is 0 where documents
     are the examples; else it counts the stretches of ctx_len they are cut into. A step takes `micro_bsz` of
-    them for each of `devices`, which are those of all machines; `device` is what one of them is.
+    them for each of `devices`, which are those of all machines; `device` is what one of them is, and `gpus`
+    are the UUIDs of those of this machine.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True, defer_build=True)
@@ -74,6 +75,7 @@ class Plan(BaseModel):
     passes: float
     device: str
     devices: int = 1
+    gpus: tuple[str, ...] = ()
     precision: str
     op: str
     op_reasons: dict[str, str] = {}

@@ -10,6 +10,7 @@ import torch
 
 from engine.checkpoints.inspect import inspect_model
 from engine.contract import events
+from engine.contract.cuda import visible
 from engine.contract.errors import Problem, SettingsError, UserError
 from engine.contract.i18n import N_, _, n_, p_
 from engine.contract.memory import host_emb, host_head
@@ -295,6 +296,7 @@ def make_plan(loaded: Loaded) -> events.Plan:
         epoch_begin=s.epoch_begin, epoch_count=s.epoch_count, epoch_steps=s.epoch_steps,
         passes=s.total_steps * s.step_documents / examples, devices=s.processes,
         device=_device_name(loaded.device),
+        gpus=tuple((visible() or [])[: s.devices]) if loaded.device == "cuda" else (),
         precision=s.precision, op=loaded.operator.name, op_reasons=loaded.operator.reasons,
     )  # fmt: skip
 

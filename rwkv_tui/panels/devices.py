@@ -85,8 +85,10 @@ class GpuPanel(Panel):
                 (_("fell off the bus: see dmesg; the machine must restart"), "$error"),
             )
         if self.size.height == 1:
-            return self._line(title)
-        return self._whole(title) if self.size.height >= WHOLE_HEIGHT - 1 else self._box(title)
+            drawn = self._line(title)
+        else:
+            drawn = self._whole(title) if self.size.height >= WHOLE_HEIGHT - 1 else self._box(title)
+        return drawn.stylize("dim") if gpu.foreign else drawn
 
     def _history(self, of: Callable[[GpuInfo], float | None]) -> Past:
         return [None if gpu is None else of(gpu) for gpu in self._past]

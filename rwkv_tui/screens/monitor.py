@@ -120,7 +120,7 @@ class MonitorScreen(ChartKeys, TuneScreen[None]):
         self.run_name = name
         self.run_dir = run
         self.status: Status = "starting"
-        self._gpus = gpus or GpuSampler(GPU_S, folder=run.path, owner=lambda: _pid(run))
+        self._gpus = gpus or GpuSampler(GPU_S, folder=run.path, owner=lambda: _pid(run), uses=self._uses)
         self._clock = clock
         self._watch = RunWatch(run)
         self._opened = clock()
@@ -154,6 +154,11 @@ class MonitorScreen(ChartKeys, TuneScreen[None]):
     @property
     def _model(self) -> RunModel:
         return self._watch.model
+
+    def _uses(self) -> tuple[str, ...]:
+        """The UUIDs of the run's GPUs, once it has told them."""
+        plan = self._model.plan
+        return plan.gpus if plan else ()
 
     async def _tick(self) -> None:
         alive = is_alive(self.run_dir)  # before reading: a run that ends in between has then told so

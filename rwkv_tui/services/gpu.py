@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import json
+import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from engine.contract.i18n import N_, _
+from rwkv_tui.services.engine import engine_command, engine_environment
 
+PATIENCE = 30  # seconds; CUDA may have to wake many GPUs
 HISTORY = 300
 """Readings that are kept: ten minutes, at one every two seconds."""
 THROTTLE = (  # bits of nvmlDeviceGetCurrentClocksEventReasons; idleness and set clocks hold nothing back
@@ -24,7 +28,8 @@ class GpuInfo:
     """One device, or one slice (MIG) of one; None for what it does not tell.
 
     Bytes, percent, degrees Celsius, watts, MHz. `run_bytes` is what the watched processes hold of
-    `used_bytes`; `throttle` names what holds the clocks back, "" for nothing. `lost`: it fell off the bus.
+    `used_bytes`; `throttle` names what holds the clocks back, "" for nothing. `label` is its number for
+    nvidia-smi, which need not be CUDA's. `lost`: it fell off the bus. `foreign`: it is not the watched run's.
     """
 
     name: str
@@ -40,6 +45,8 @@ class GpuInfo:
     throttle: str | None = None
     label: str = ""
     lost: bool = False
+    uuid: str = ""
+    foreign: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,9 +81,9 @@ class Nvml:
         self._slices: dict[int, int] = {}
         self._lost = False
 
-    def read(self, pids: frozenset[int] = frozenset()) -> GpuReading:
+    def read(self, pids: frozenset[int] = frozenset(), uses: Collection[str] = ()) -> GpuReading:
         """Asks every device once. Never raises: what cannot be asked is None or a reason. `pids` are the
-        processes whose memory is told apart."""
+        processes whose memory is told apart, `uses` the UUIDs of the devices that they use, if known."""
         if self._library is None:
             try:
                 self._library = importlib.import_module("pynvml")
@@ -91,7 +98,11 @@ class Nvml:
         except library.NVMLError as error:
             self.close()
             return GpuReading((), _reason(error))
-        gpus = tuple(gpu for index in range(count) for gpu in self._device(index, pids))
+        gpus = tuple(
+            replace(gpu, foreign=bool(uses) and gpu.uuid not in uses)
+            for index in range(count)
+            for gpu in self._device(index, pids)
+        )
         return GpuReading(gpus, "" if gpus else _("The NVIDIA driver runs and finds no GPU."))
 
     def close(self) -> None:
@@ -147,8 +158,13 @@ class Nvml:
             run_bytes=self._held(handle, pids),
             clock_mhz=self._try("nvmlDeviceGetClockInfo", handle, lib.NVML_CLOCK_SM),
             memory_clock_mhz=self._try("nvmlDeviceGetClockInfo", handle, lib.NVML_CLOCK_MEM),
-            throttle=self._throttle(handle), label=label,
+            throttle=self._throttle(handle), label=label, uuid=self._uuid(handle),
         )  # fmt: skip
+
+    def _uuid(self, handle: Any) -> str:
+        """As CUDA has it, without the GPU- or MIG- before it; "" where it is not told."""
+        told = self._try("nvmlDeviceGetUUID", handle) or ""
+        return (told.decode(errors="replace") if isinstance(told, bytes) else str(told))[-36:]
 
     def _held(self, handle: Any, pids: frozenset[int]) -> int | None:
         """Memory of the processes `pids`; None when it is not told, or none of them is known to the driver
@@ -174,13 +190,34 @@ def _reason(error: Exception) -> str:
     return _("The NVIDIA driver does not answer ({error}); see what nvidia-smi says.", error=error)
 
 
+def visible() -> list[str] | None:
+    """The UUIDs of the GPUs that a run would find, its first one first, as a process tells that has its
+    environment; None when CUDA does not say."""
+    try:
+        done = subprocess.run(
+            engine_command("gpus"), env=engine_environment(), stdin=subprocess.DEVNULL, capture_output=True,
+            timeout=PATIENCE, check=True,
+        )  # fmt: skip
+        found: list[str] | None = json.loads(done.stdout)
+        return found
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
+
+
 def read_gpus(library: Any = None) -> GpuReading:
-    """The GPUs of this machine, asked once; takes some tens of milliseconds."""
+    """The GPUs that a run here would find, its first one first, asked once; takes up to some seconds."""
     nvml = Nvml(library)
     try:
-        return nvml.read()
+        reading = nvml.read()
     finally:
         nvml.close()
+    order = visible() if reading.gpus else None
+    if order == []:
+        return GpuReading((), _("CUDA_VISIBLE_DEVICES hides the GPUs of this machine; runs use the CPU."))
+    # A driver that is too old to name slices as CUDA does leaves all of them in their places.
+    by_uuid = {gpu.uuid: gpu for gpu in reading.gpus}
+    found = tuple(by_uuid[one] for one in order or () if one in by_uuid)
+    return replace(reading, gpus=found) if found else reading
 
 
 class HostMeter:
@@ -234,7 +271,7 @@ def _held(pids: frozenset[int]) -> int | None:
 class GpuSampler:
     """Reads GPUs and host in one thread, so that a driver that hangs never stops the screen.
 
-    `folder` is the one whose disk is told, `owner` says which process is the run's.
+    `folder` is the one whose disk is told, `owner` says which process is the run's, `uses` which GPUs are.
     """
 
     def __init__(
@@ -244,9 +281,11 @@ class GpuSampler:
         *,
         folder: Path | None = None,
         owner: Callable[[], int | None] = lambda: None,
+        uses: Callable[[], Collection[str]] = tuple,
     ) -> None:
         self._interval = interval
         self._owner = owner
+        self._uses = uses
         self._nvml = Nvml(library)
         self._host = HostMeter(folder)
         self._end = threading.Event()
@@ -268,7 +307,7 @@ class GpuSampler:
         while True:
             owner = self._owner()
             pids = family(owner) if owner is not None else frozenset()
-            reading = replace(self._nvml.read(pids), host=self._host.read(pids))
+            reading = replace(self._nvml.read(pids, self._uses()), host=self._host.read(pids))
             self._history = (*self._history[1 - HISTORY :], reading)
             if self._end.wait(self._interval):
                 break

@@ -28,7 +28,7 @@ def heading(reading: GpuReading | None, index: int, key: str) -> Content:
     if gpu.used_bytes is not None:
         memory = _("{memory}, {used} in use now", memory=memory, used=size(gpu.used_bytes))
     parts = [
-        Content.styled(f"GPU {index} {plain(gpu.name)}", "bold"),
+        Content.styled(f"GPU {gpu.label or index} {plain(gpu.name)}", "bold"),
         Content(_(": {memory}", memory=memory)),
     ]
     if len(reading.gpus) > 1:

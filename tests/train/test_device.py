@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ from engine.__main__ import main
 from engine.contract import events
 from engine.contract.errors import UserError
 from engine.contract.settings import TrainSettings
+from engine.train import prepare
 from engine.train.module import TuneModule
-from engine.train.prepare import choose_device, load
+from engine.train.prepare import choose_device, load, make_plan
 from engine.train.stop import StopRequest
 from tests.tuning.conftest import Trained, train_in
 
@@ -58,6 +60,20 @@ def test_a_run_that_goes_to_the_cpu_instead_says_so(
     load(settings, told.append, StopRequest())
     texts = [e.text for e in told if isinstance(e, events.Warned) and "too old" in e.text]
     assert len(texts) == warned
+
+
+def test_a_plan_names_the_gpus_that_the_run_uses(
+    tiny_model: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare, "visible", lambda: ["first", "second", "third"])
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "GPU")
+    settings = TrainSettings.model_validate({
+        "load_model": tiny_model, "data_file": tiny_data, "precision": "fp32", "ctx_len": 12, "micro_bsz": 1,
+        "accelerator": "cpu", "devices": 2,
+    })  # fmt: skip
+    loaded = load(settings, lambda event: None, StopRequest())
+    assert make_plan(loaded).gpus == ()
+    assert make_plan(replace(loaded, device="cuda")).gpus == ("first", "second")
 
 
 def full(*_args: object, **_kwargs: object) -> None:

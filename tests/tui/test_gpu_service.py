@@ -11,7 +11,14 @@ from typing import Any
 
 import pytest
 
+from rwkv_tui.services import gpu as gpus
 from rwkv_tui.services.gpu import GpuInfo, GpuSampler, HostMeter, Nvml, family, read_gpus
+
+
+@pytest.fixture(autouse=True)
+def _untold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA does not say which GPUs it would use."""
+    monkeypatch.setattr(gpus, "visible", lambda: None)
 
 
 class NVMLError(Exception):
@@ -24,6 +31,9 @@ class NVMLError_LibraryNotFound(NVMLError):
 
 class NVMLError_GpuIsLost(NVMLError):
     pass
+
+
+FIRST, THIRD = "00000000-1111-2222-3333-444444444444", "01234567-89ab-cdef-0123-456789abcdef"
 
 
 class FakeNvml:
@@ -135,6 +145,22 @@ def test_the_slices_of_a_device_follow_it() -> None:
         ("0", "A"), ("0:0", "MIG 1g.10gb"), ("0:1", "GPU 0:1"), ("1", "B"),
     ]  # fmt: skip
     assert (gpus[1].total_bytes, gpus[1].utilisation) == (10 * 2**30, None)
+
+
+def test_a_runs_gpus_are_cudas_and_not_those_of_the_bus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three the person has named the third and the first."""
+    uuids = {"A": f"GPU-{FIRST}", "B": "GPU-b", "C": b"GPU-" + THIRD.encode()}
+    library = FakeNvml(*({**device(name), "nvmlDeviceGetUUID": uuid} for name, uuid in uuids.items()))
+
+    def found(order: list[str] | None) -> list[tuple[str, str]]:
+        monkeypatch.setattr(gpus, "visible", lambda: order)
+        return [(gpu.label, gpu.name) for gpu in read_gpus(library).gpus]
+
+    assert found([THIRD, FIRST]) == [("2", "C"), ("0", "A")]
+    assert found(None) == found(["unheard of"]) == [("0", "A"), ("1", "B"), ("2", "C")]
+    assert found([]) == [] and "CUDA_VISIBLE_DEVICES" in read_gpus(library).reason
+    assert [gpu.foreign for gpu in Nvml(library).read(uses=(FIRST,)).gpus] == [False, True, True]
+    assert not any(gpu.foreign for gpu in Nvml(library).read().gpus)
 
 
 def test_a_device_that_falls_off_the_bus_keeps_its_name_and_its_place() -> None:

@@ -360,6 +360,12 @@ async def test_a_run_that_vanished_is_said_to_have_died(tmp_path: Path) -> None:
         assert "Kept: rwkv-0.pth, rwkv-1.pth" in card
 
 
+def dimmed(gpu: GpuPanel) -> bool:
+    """Whether all of it is."""
+    drawn = gpu.draw()
+    return any(span.style == "dim" and span.end - span.start == len(drawn.plain) for span in drawn.spans)
+
+
 async def test_a_panel_for_each_gpu(tmp_path: Path) -> None:
     run = stories.new_run(tmp_path / "run", "emoji", ALIVE)
     gpus = screens.StillGpus(screens.TWO_GPUS)
@@ -371,6 +377,9 @@ async def test_a_panel_for_each_gpu(tmp_path: Path) -> None:
         lines = [text(p) for p in screen.query(GpuPanel)]
         assert all(part in lines[0] for part in ("H200", "97 %", "122.0/139.7 GiB", "64 °C", "612/700 W"))
         assert lines[1].count("N/A") == 2  # neither its use nor its power
+        mine, other = screens.TWO_GPUS.gpus
+        gpus.reading = replace(screens.TWO_GPUS, gpus=(mine, replace(other, foreign=True)))
+        await until(pilot, lambda: [dimmed(p) for p in screen.query(GpuPanel)] == [False, True])
         gpus.reading = screens.NO_GPU
         await until(pilot, lambda: not screen.query(GpuPanel))
         await until(pilot, lambda: "No NVIDIA driver" in panel(screen, "host"))
