@@ -1,14 +1,17 @@
-"""What a GPU may refuse: to be used by torch at all, and memory that others have."""
+"""What a GPU may refuse: to be used by torch at all, memory that others have, and memory in pieces."""
 
 from __future__ import annotations
 
 import contextlib
+import platform
 from collections.abc import Iterator
 
 import torch
 
 from engine.contract.errors import UserError, first_line
 from engine.contract.i18n import _
+
+TRIED = 1 << 23  # elements: more than what the allocator keeps small requests in
 
 
 class Full(UserError):
@@ -30,6 +33,23 @@ def memory_told() -> Iterator[None]:
                 "ends, pack the weights with --quant nf4, or take a smaller model."
             ),
         ) from error
+
+
+def join_memory() -> None:
+    """Has torch join what is free of the GPU's memory: batches differ in length, and what one has given back
+    is else too short for a longer one, though all of it were enough.
+
+    Not where the person has set PYTORCH_ALLOC_CONF, nor where the driver refuses; under WSL it only seems to
+    agree.
+    """
+    told = getattr(torch._C, "_accelerator_getAllocatorSettings", None)
+    if told is None or told() or "microsoft" in platform.release().lower():
+        return
+    torch._C._accelerator_setAllocatorSettings("expandable_segments:True")
+    try:
+        torch.ones(TRIED, device="cuda").sum().item()
+    except RuntimeError:
+        torch._C._accelerator_setAllocatorSettings("expandable_segments:False")
 
 
 def why_unused() -> str:

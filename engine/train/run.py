@@ -70,6 +70,7 @@ def _train(
     run: RunDir, emit: RunLog | Unheard, stop: StopRequest, began: float, point: Point, cache: Path | None,
     group: Group,
 ) -> int:  # fmt: skip
+    from engine.gpu import join_memory
     from engine.train.prepare import check_devices, choose_device, load, make_plan
     from engine.train.probe import Probe
 
@@ -79,6 +80,8 @@ def _train(
     device = choose_device(settings.accelerator)
     check_devices(settings, device)
     group.join(device)
+    if device == "cuda" and group.size == 1:  # NCCL's and DeepSpeed's memory is left as they know it
+        join_memory()
     point = shared_point(run, point, group)
     loaded = load(settings, emit, stop, cache=cache, op=point.document.get("op", ""), group=group)
     if group.rank:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +17,7 @@ from engine.__main__ import main
 from engine.contract import events
 from engine.contract.errors import UserError
 from engine.contract.settings import TrainSettings
+from engine.gpu import join_memory
 from engine.train import prepare
 from engine.train.module import TuneModule
 from engine.train.prepare import choose_device, load, make_plan
@@ -107,6 +112,50 @@ def test_what_was_trained_is_not_moved_to_the_hosts_memory_at_the_end(
     monkeypatch.setattr(TuneModule, "cpu", lambda self: moved.append(self.device))
     end = train_in(tmp_path / "run", tiny_model, tiny_data, ctx_len=12, epoch_steps=1, eval_docs=0)
     assert isinstance(end, Trained) and not moved
+
+
+class Allocator:
+    """Torch's, whose `settings` are those of the person at first; `refuses` to be used as it is told."""
+
+    def __init__(self, settings: str = "", refuses: bool = False) -> None:
+        self.settings, self.refuses = settings, refuses
+
+    def ones(self, elements: int, device: str) -> torch.Tensor:
+        if self.refuses and self.settings == "expandable_segments:True":
+            raise RuntimeError("CUDA driver error: operation not supported")
+        return torch.full((elements,), 1)
+
+
+@pytest.mark.parametrize(
+    ("given", "refuses", "kernel", "left"),
+    [("", False, "6.8.0-51-generic", "expandable_segments:True"),
+     ("", True, "6.8.0-51-generic", "expandable_segments:False"),
+     ("", False, "5.15.167.4-microsoft-standard-WSL2", ""),
+     ("max_split_size_mb:128", False, "6.8.0-51-generic", "max_split_size_mb:128")],
+)  # fmt: skip
+def test_memory_is_joined_where_that_works_and_nobody_has_said_otherwise(
+    given: str, refuses: bool, kernel: str, left: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Allocator(given, refuses)
+    monkeypatch.setattr(torch._C, "_accelerator_getAllocatorSettings", lambda: made.settings)
+    monkeypatch.setattr(
+        torch._C, "_accelerator_setAllocatorSettings", lambda said: setattr(made, "settings", said)
+    )
+    monkeypatch.setattr(torch, "ones", made.ones)
+    monkeypatch.setattr(platform, "release", lambda: kernel)
+    join_memory()
+    assert made.settings == left
+
+
+def test_what_the_person_has_set_is_known() -> None:
+    """By either name; this is all that is asked of torch's allocator here."""
+    asks = "import torch; print(torch._C._accelerator_getAllocatorSettings())"
+    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        done = subprocess.run(
+            [sys.executable, "-c", asks], env={**os.environ, name: "garbage_collection_threshold:0.8"},
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert done.stdout.strip() == "garbage_collection_threshold:0.8"
 
 
 def test_where_there_is_none_nothing_is_said() -> None:
