@@ -22,6 +22,7 @@ from torch import Tensor
 from engine.contract.errors import UserError
 from engine.contract.files import write_atomic
 from engine.contract.i18n import _
+from engine.ops.hazard import Declined, Lost, trial
 from engine.ops.parts import TORCH, Parts
 from engine.ops.registry import USABLE, Need, Operator, Selected, function_of, named, why_not
 
@@ -55,7 +56,7 @@ def choose(op: str, need: Need, cache: Path | None = None) -> Selected:
         return selected
     known = _remembered(cache, need, PARTS)
     if known is None:
-        known, failed = _parts(need)
+        known, failed = _parts(need, cache)
         _give_back(need)
         if not failed:
             _remember(cache, need, known, PARTS)
@@ -87,7 +88,7 @@ class Wrong(ValueError):
     """An answer is not what it should be."""
 
 
-def _parts(need: Need) -> tuple[dict[str, Any], bool]:
+def _parts(need: Need, cache: Path | None) -> tuple[dict[str, Any], bool]:
     """Which element-wise parts to use, and why; without a length, the fused ones if they compute right. Also
     whether they could not be tried."""
     from engine.ops.parts.fused import FusedParts
@@ -95,12 +96,15 @@ def _parts(need: Need) -> tuple[dict[str, Any], bool]:
 
     fused = FusedParts()
     try:
-        trial = Trial(replace(need, batch=2, steps=CHECKED_STEPS))
-        _same(trial.results(fused), trial.wide().results(TORCH), need.dtype)
-        if not need.steps:
-            return {"name": fused.name, "reasons": _("expected to be faster than torch's")}, False
-        real = Trial(replace(need, batch=1, steps=min(need.batch * need.steps, TIMED_STEPS)))
-        times = {one.name: _median(real, one) for one in (fused, TORCH)}
+        with trial(fused.name, _key(need, PARTS), need.device, cache):
+            small = Trial(replace(need, batch=2, steps=CHECKED_STEPS))
+            _same(small.results(fused), small.wide().results(TORCH), need.dtype)
+            if not need.steps:
+                return {"name": fused.name, "reasons": _("expected to be faster than torch's")}, False
+            real = Trial(replace(need, batch=1, steps=min(need.batch * need.steps, TIMED_STEPS)))
+            times = {one.name: _median(real, one) for one in (fused, TORCH)}
+    except Lost:
+        raise
     except Exception as error:  # a compiler or a driver may raise anything; torch still works
         reason = _("fused failed: {reason}", reason=_first_line(error))
         return {"name": TORCH.name, "reasons": reason}, not isinstance(error, Wrong)
@@ -110,9 +114,9 @@ def _parts(need: Need) -> tuple[dict[str, Any], bool]:
     return {"name": min(times, key=lambda name: times[name]), "reasons": told}, False
 
 
-def _median(trial: Any, parts: Parts) -> float:
+def _median(real: Any, parts: Parts) -> float:
     """Milliseconds of a forward and a backward pass of every part."""
-    return timed(lambda: trial.results(parts)[0])
+    return timed(lambda: real.results(parts)[0])
 
 
 def _auto(need: Need, cache: Path | None) -> Selected:
@@ -142,20 +146,25 @@ def _fastest(candidates: list[str], need: Need, cache: Path | None) -> tuple[str
     inputs = make_inputs(need) if need.steps else []
     for name in candidates:
         try:
-            check(name, need, cache)
-            if not need.steps:
-                expected = {
-                    other: _("{name} is expected to be faster", name=name)
-                    for other in candidates
-                    if other not in reasons and other != name
-                }
-                return name, reasons | expected, failed
-            times[name] = milliseconds(function_of(name, need, cache), inputs)
+            with trial(name, _key(need, ""), need.device, None if name in PLAIN else cache):
+                check(name, need, cache)
+                if need.steps:
+                    times[name] = milliseconds(function_of(name, need, cache), inputs)
+        except Lost:
+            raise
         except Exception as error:  # a compiler or a driver may raise anything; the others still work
             reasons[name] = _("failed: {reason}", reason=_first_line(error))
             failed |= not isinstance(error, Wrong)
             if name == candidates[-1] and not times and isinstance(error, torch.OutOfMemoryError):
                 raise  # none fits: whoever tells of that knows what takes less
+            continue
+        if not need.steps:
+            expected = {
+                other: _("{name} is expected to be faster", name=name)
+                for other in candidates
+                if other not in reasons and other != name
+            }
+            return name, reasons | expected, failed
     if not times:
         raise UserError(
             _(
@@ -282,5 +291,7 @@ def _remember(cache: Path | None, need: Need, entry: dict[str, Any], what: str =
 
 
 def _first_line(error: BaseException) -> str:
+    if isinstance(error, Declined):
+        return str(error)
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__

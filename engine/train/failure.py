@@ -18,6 +18,11 @@ from engine.estimate import needed, needed_of_host, what_fits
 
 # As CUDA says it where it is not torch that asks for memory: a kernel's start, the workspace of cuBLAS.
 GPU_IS_FULL = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED")  # unsaid
+# After these nothing works on the GPU any more in this process.
+BROKEN = (
+    "illegal memory access", "misaligned address", "illegal instruction", "device-side assert",
+    "unspecified launch failure", "hardware stack error", "uncorrectable", "GPU has fallen off the bus",
+)  # fmt: skip  # unsaid
 FOREIGN = "no kernel image is available"  # unsaid
 
 
@@ -41,6 +46,15 @@ def failed(error: Exception, run: RunDir) -> events.Failed:
             reason=_("torch {version} has no code for this GPU, which is older than it knows or newer.",
                      version=torch.__version__),
             remedy=_("Install a torch that was built for it, or set accelerator to cpu."), detail=detail,
+        )  # fmt: skip
+    if any(said in str(error) for said in BROKEN):
+        return events.Failed(
+            reason=_("The GPU has stopped computing: {error}.", error=first_line(error)),
+            remedy=_(
+                "`rwkv-tune resume` goes on from the last saved step. If it comes again, set op to chunked, "
+                "which needs no kernels of ours; a broken GPU tells so in `dmesg` (Xid)."
+            ),
+            detail=detail,
         )  # fmt: skip
     if isinstance(error, OSError) and error.filename is not None:
         cause = "disk" if error.errno == errno.ENOSPC else "file"

@@ -134,7 +134,7 @@ def test_the_memory_of_a_trial_is_given_back(bare: Need, monkeypatch: pytest.Mon
     machine = Machine(monkeypatch, triton=broken)
     monkeypatch.setattr(choice, "compare", lambda operator, need: machine.calls.append("compared"))
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: given.extend(machine.calls))
-    monkeypatch.setattr(choice, "_parts", lambda need: ({"name": "torch", "reasons": ""}, False))
+    monkeypatch.setattr(choice, "_parts", lambda *_: ({"name": "torch", "reasons": ""}, False))
     assert choose("auto", bare).name == "triton"
     assert given == ["compared"] * 2  # after the operator's, and after that of the parts
 
@@ -249,6 +249,7 @@ def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Need:
     """What a GPU is to compute, on a machine that has one and no compiler."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "GPU")
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     monkeypatch.setattr(native, "USUAL_PLACE", str(tmp_path / "nvcc"))
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CC", raising=False)

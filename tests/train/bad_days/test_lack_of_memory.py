@@ -97,6 +97,14 @@ def test_a_gpu_that_is_full_says_so_in_several_ways(error: Exception, cause: str
     assert (told.cause or "") == cause and ("GPU is full" in told.reason) == bool(cause)
 
 
+def test_a_gpu_that_has_stopped_computing_is_told_from_a_full_one(make: Making) -> None:
+    run = make()
+    for said in ("an illegal memory access was encountered", "uncorrectable ECC error encountered"):
+        told = failed(RuntimeError(f"CUDA error: {said}\nSearch for"), run)
+        assert told.reason == f"The GPU has stopped computing: CUDA error: {said}." and told.detail
+        assert "resume" in told.remedy and "op to chunked" in told.remedy and "Xid" in told.remedy
+
+
 def test_a_gpu_that_torch_has_no_code_for_is_named(make: Making) -> None:
     told = failed(
         RuntimeError("CUDA error: no kernel image is available for execution on the device"), make()
