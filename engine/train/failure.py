@@ -20,9 +20,9 @@ from engine.estimate import needed, needed_of_host, what_fits
 GPU_IS_FULL = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED")  # unsaid
 # After these nothing works on the GPU any more in this process.
 BROKEN = (
-    "illegal memory access", "misaligned address", "illegal instruction", "device-side assert",
-    "unspecified launch failure", "hardware stack error", "uncorrectable", "GPU has fallen off the bus",
-)  # fmt: skip  # unsaid
+    "illegal memory access", "misaligned address", "illegal instruction", "device-side assert",  # unsaid
+    "unspecified launch failure", "hardware stack error", "uncorrectable", "fallen off the bus",  # unsaid
+)  # fmt: skip
 FOREIGN = "no kernel image is available"  # unsaid
 
 
