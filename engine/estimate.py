@@ -92,8 +92,23 @@ def state_memory(
         states=16 * n_layer * n_embd * HEAD,  # fp32: value, gradient, two moments
         activations=waiting,
         working=max(block, logits),
-        away=(2 * n_layer * _handed_out(one) if grad_cp == 2 else 0) + _handed_out(head),
+        away=_away(n_layer, one, head) if grad_cp == 2 else _handed_out(head),
     )
+
+
+def host_memory(s: TrainSettings, n_layer: int, n_embd: int, vocabulary: int) -> int:
+    """Bytes of the host's memory that a process of a GPU's run pins with grad_cp 2, whatever its method."""
+    if s.grad_cp != 2:
+        return 0
+    wide = 4 if s.precision in ("fp32", "tf32") else 2
+    length = min(s.ctx_len, s.chunk_ctx) if s.train_type == "infctx" else s.ctx_len
+    head = (wide if s.quant == "none" else 2) * vocabulary * n_embd * host_head(s)
+    return _away(n_layer, wide * length * s.micro_bsz * n_embd, head)
+
+
+def _away(n_layer: int, one: int, head: int) -> int:
+    """Of the inputs of all halves of blocks, and the head."""
+    return 2 * n_layer * _handed_out(one) + _handed_out(head)
 
 
 def _handed_out(size: int) -> int:
@@ -134,10 +149,11 @@ def needed_of_host(s: TrainSettings) -> Memory | None:
 
 
 def what_fits(
-    s: TrainSettings, room: float, needed: Callable[[TrainSettings], Memory | None] = needed
-) -> tuple[str, dict[str, str]] | None:
+    s: TrainSettings, room: float, needed: Callable[[TrainSettings], Memory | None] = needed,
+    beside: float = math.inf,
+) -> tuple[str, dict[str, str]] | None:  # fmt: skip
     """Of a run that did not fit into `room` bytes: the cheapest changes that make it fit, as a sentence and
-    as settings; None where that cannot be told.
+    as settings; None where that cannot be told. `beside` are the bytes that the host has for a GPU's run.
 
     That it did not fit is known, too: where the arithmetic has it fit, its answers are too low by as much.
     """
@@ -149,7 +165,7 @@ def what_fits(
     said: dict[tuple[str, ...], str] = {}  # of two changes of the same the second one
     for saving in savings(s):
         need = needed(TrainSettings.model_validate(s.model_dump() | changes | saving.changes))
-        if need is not None and need.total >= now.total:
+        if need is not None and (need.total >= now.total or need.away > beside):
             continue
         now = need or now
         changes |= saving.changes

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from bench.memory import count
 from engine.checkpoints.inspect import inspect_model
+from engine.contract.settings import TrainSettings
 from engine.contract.sizes import SIZES
-from engine.estimate import KEPT, KEPT_HALF, LOGITS, parameters, state_memory, table
+from engine.estimate import KEPT, KEPT_HALF, LOGITS, host_memory, needed, parameters, state_memory, table
 from engine.models.build import MODELS
 from engine.models.init import init_model
 from engine.quant import is_linear_weight
@@ -93,6 +94,23 @@ def test_a_step_takes_what_is_counted(size: str, version: str, kind: Any, ctx: i
     counted = count(size, version, kind, ctx, 1, grad_cp, "torch")
     assert counted.peak == pytest.approx(need.total, rel=0.07)
     assert counted.pinned <= need.away <= 2 * counted.pinned
+
+
+def test_what_waits_in_the_hosts_memory_is_known_of_every_run() -> None:
+    shape = {"n_layer": 12, "n_embd": 768}
+    whole = TrainSettings(my_testing="x070", ctx_len=4096, micro_bsz=2, grad_cp=2, **shape)
+    there = host_memory(whole, 12, 768, 65536)
+    known = needed(whole)
+    assert known is not None and there == known.away > 2**28
+    as_wide = host_memory(whole.model_copy(update={"precision": "fp32"}), 12, 768, 65536)
+    assert as_wide == 2 * there
+    lora = TrainSettings(peft="lora", ctx_len=4096, micro_bsz=2, grad_cp=2)
+    assert host_memory(lora, 12, 768, 65536) == there  # frozen as well
+    assert host_memory(lora.model_copy(update={"train_parts": "head"}), 12, 768, 65536) < there
+    chunked = lora.model_copy(update={"train_type": "infctx", "chunk_ctx": 512})
+    head = 2**27
+    assert host_memory(chunked, 12, 768, 65536) - head == (there - head) / 8
+    assert host_memory(lora.model_copy(update={"grad_cp": 1}), 12, 768, 65536) == 0
 
 
 def test_the_loss_holds_what_is_counted() -> None:

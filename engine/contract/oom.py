@@ -53,6 +53,12 @@ class OomKills:
         return min([free, *(n for name in LIMITS if (n := _limit(Path(self.file).with_name(name))))])
 
 
+def room() -> int:
+    """Bytes that this process can have at present, see `OomKills.room`; 0 when nothing tells."""
+    kills = OomKills.now()
+    return kills.room() if kills else 0
+
+
 def _places(root: Path) -> list[Path]:
     """Where the kernel counts: in a memory group of either kind, seen from within a container or without."""
     places = []

@@ -31,6 +31,9 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
+from engine.contract.errors import UserError, first_line
+from engine.contract.i18n import _
+
 
 @dataclass(frozen=True)
 class Away:
@@ -49,6 +52,28 @@ class Ahead:
     away: Away
     values: Tensor
     copied: torch.cuda.Event
+
+
+class NoRoom(UserError):
+    """The host lacks the memory for what is to wait there."""
+
+    cause = "memory"
+
+
+def pinned(shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    """Memory of the host that a GPU reads and writes by itself. Raises NoRoom."""
+    try:
+        return torch.empty(shape, dtype=dtype, pin_memory=True)
+    except RuntimeError as error:
+        if "out of memory" not in str(error):
+            raise
+        raise NoRoom(
+            _(
+                "grad_cp: 2 needs more of the computer's memory than it gives: {error}.",
+                error=first_line(error),
+            ),
+            _("Set grad_cp to 1, lower ctx_len or micro_bsz, or end other programs."),
+        ) from error
 
 
 class Beside:
@@ -99,7 +124,7 @@ class Waiting:
             torch.cuda.current_stream(x.device).wait_event(away.copied)
 
     def _send(self, x: Tensor) -> Away:
-        values = torch.empty(x.shape, dtype=x.dtype, pin_memory=True)
+        values = pinned(x.shape, x.dtype)
         return Away(values, x.device, self.beside.copy(values, x.detach(), x.device), self.last)
 
     def _fetch(self, away: Away) -> Ahead:
@@ -139,7 +164,7 @@ class HostHead(nn.Linear):
         self.register_parameter("bias", None)
         self.beside = Beside()  # not that of the inputs, which would wait for all of it
         self.device = weight.device
-        self.values = torch.empty(weight.shape, dtype=weight.dtype, pin_memory=True).copy_(weight.detach())
+        self.values = pinned(weight.shape, weight.dtype).copy_(weight.detach())
         self.here: tuple[Tensor, torch.cuda.Event] | None = None
 
     def come(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import traceback
 
 import torch
@@ -12,7 +13,7 @@ from engine.contract import events
 from engine.contract.errors import UserError, first_line
 from engine.contract.i18n import N_, _
 from engine.contract.memory import advice, savings
-from engine.contract.oom import OomKills
+from engine.contract.oom import room
 from engine.contract.rundir import RunDir
 from engine.estimate import needed, needed_of_host, what_fits
 
@@ -69,12 +70,9 @@ def _less_memory(run: RunDir, gpu: bool) -> tuple[str, dict[str, str]]:
     """What to do to fit into the GPU, or the computer, and the same, or the first of it, as settings."""
     try:
         settings = run.read_settings()
-        if gpu:
-            room, need = _room(), needed
-        else:
-            kills, need = OomKills.now(), needed_of_host
-            room = kills.room() // max(1, settings.devices) if kills else 0
-        found = what_fits(with_size(settings), room, need) if room else None
+        host = room() // max(1, settings.devices)
+        free, need = (_room(), needed) if gpu else (host, needed_of_host)
+        found = what_fits(with_size(settings), free, need, host or math.inf) if free else None
     except UserError:
         return _("Take a smaller model."), {}
     return found or (advice(settings), next((saving.changes for saving in savings(settings)), {}))

@@ -14,15 +14,18 @@ from engine.contract.cuda import visible
 from engine.contract.errors import Problem, SettingsError, UserError
 from engine.contract.i18n import N_, _, n_, p_
 from engine.contract.memory import host_emb, host_head
+from engine.contract.oom import room
 from engine.contract.reports import ModelInfo
 from engine.contract.settings import TrainSettings
 from engine.data.dataset import PadDataset, WindowDataset, check_vocabulary, cut, plan_numbers
 from engine.data.documents import Documents, split
 from engine.data.sources import open_data
+from engine.estimate import host_memory
 from engine.gpu import why_unused
 from engine.models import load_model
 from engine.models.base import RWKV
 from engine.models.init import WORLD_VOCABULARY, make_checkpoint
+from engine.models.waiting import NoRoom
 from engine.ops.choice import PLAIN, SAFE, choose
 from engine.ops.registry import Need, Selected, recurrence_of
 from engine.train.group import Group
@@ -126,6 +129,20 @@ def check_model(settings: TrainSettings, info: ModelInfo) -> None:
         raise SettingsError(problems)
 
 
+def check_host(settings: TrainSettings, info: ModelInfo) -> None:
+    """Raises UserError when what grad_cp 2 keeps in the host's memory does not fit there."""
+    wanted = settings.devices * host_memory(settings, info.n_layer, info.n_embd, info.vocab_size)
+    if wanted > (free := room() or wanted):
+        raise NoRoom(
+            _(
+                "grad_cp: 2 keeps {wanted:.3g} GB in the computer's memory, which has {free:.3g} GB left.",
+                wanted=wanted / 1e9,
+                free=free / 1e9,
+            ),
+            _("Set grad_cp to 1, or lower ctx_len or micro_bsz."),
+        )
+
+
 def check_devices(settings: TrainSettings, device: str) -> None:
     """Raises UserError when there are fewer GPUs than asked for."""
     if device == "cuda" and settings.devices > torch.cuda.device_count():
@@ -159,6 +176,8 @@ def load(
     base = settings.load_model or _fresh(settings, group)
     info = inspect_model(base)
     check_model(settings, info)
+    if device == "cuda":
+        check_host(settings, info)
     data, held_out = _read_data(settings, info.vocab_size, emit, stop)
     _warn_of_few(settings, data, emit)
     stop.check()

@@ -43,6 +43,7 @@ def _less_memory(run: RunDir, device: str) -> tuple[str, dict[str, str]]:
         if device not in ("", "cpu"):
             offload = s.strategy.endswith("_offload")
             changes = {"strategy": s.strategy.removesuffix("_offload")} if offload else {}
+            changes |= {"grad_cp": "1"} if s.grad_cp == 2 else {}  # whose inputs wait there
             return _("Close other programs, or take a smaller model: the run was on a GPU, and of the "
                      "computer's memory it takes what its model needs to be loaded."), changes  # fmt: skip
         kills = run.oom_kills()

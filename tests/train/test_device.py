@@ -18,6 +18,7 @@ from engine.contract import events
 from engine.contract.errors import UserError
 from engine.contract.settings import TrainSettings
 from engine.gpu import join_memory
+from engine.models.waiting import NoRoom, pinned
 from engine.train import prepare
 from engine.train.module import TuneModule
 from engine.train.prepare import choose_device, load, make_plan
@@ -79,6 +80,46 @@ def test_a_plan_names_the_gpus_that_the_run_uses(
     loaded = load(settings, lambda event: None, StopRequest())
     assert make_plan(loaded).gpus == ()
     assert make_plan(replace(loaded, device="cuda")).gpus == ("first", "second")
+
+
+def waits(micro_bsz: int, tiny_model: Path, tiny_data: Path) -> TrainSettings:
+    return TrainSettings.model_validate({
+        "load_model": tiny_model, "data_file": tiny_data, "grad_cp": 2, "ctx_len": 12, "micro_bsz": micro_bsz,
+        "devices": 2,
+    })  # fmt: skip
+
+
+def test_what_waits_in_the_hosts_memory_has_to_fit_there(
+    tiny_model: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare, "choose_device", lambda accelerator: "cuda")
+    monkeypatch.setattr(prepare, "room", lambda: 18 * 2**20)  # twice a head of 8 MiB, and 2 MiB
+    monkeypatch.setattr(prepare, "_read_data", full)
+    for micro_bsz, error in ((100, torch.OutOfMemoryError), (400, NoRoom)):
+        with pytest.raises(error) as told:
+            load(waits(micro_bsz, tiny_model, tiny_data), lambda event: None, StopRequest())
+    assert "keeps 0.0252 GB in the computer's memory, which has 0.0189 GB left" in str(told.value)
+    monkeypatch.setattr(prepare, "room", lambda: 0)  # nothing tells
+    with pytest.raises(torch.OutOfMemoryError):
+        load(waits(400, tiny_model, tiny_data), lambda event: None, StopRequest())
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [("CUDA error: out of memory\nmore", NoRoom), ("CUDA error: an illegal memory access", RuntimeError)],
+)
+def test_memory_of_the_host_that_is_not_given_is_told_as_such(
+    said: str, told: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CUDA says the same of a full GPU."""
+
+    def empty(*_args: object, **_kwargs: object) -> None:
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(torch, "empty", empty)
+    with pytest.raises(told) as caught:
+        pinned(torch.Size([4]), torch.bfloat16)
+    assert isinstance(caught.value, NoRoom) == (told is NoRoom)
 
 
 def full(*_args: object, **_kwargs: object) -> None:

@@ -131,6 +131,10 @@ def test_what_waits_in_the_hosts_memory_is_a_saving_of_a_gpu() -> None:
     assert [saving.changes["grad_cp"] for saving in savings(s)[:2]] == ["1", "2"]
     found = what_fits(s, 14e9)
     assert found is not None and found[1] == {"grad_cp": "2"} and "grad_cp 1" not in found[0]
+    need = needed(s.model_copy(update={"grad_cp": 2}))
+    assert need is not None
+    found = what_fits(s, 14e9, beside=need.away - 1)
+    assert found is None or "grad_cp 2" not in found[0]
     host = what_fits(s, 14e9, needed_of_host)
     assert host is not None and host[1]["grad_cp"] == "1" and "ctx_len" in host[1]
     on_cpu = s.model_copy(update={"accelerator": "cpu"})
