@@ -65,7 +65,7 @@ def pinned(shape: torch.Size, dtype: torch.dtype) -> Tensor:
     try:
         return torch.empty(shape, dtype=dtype, pin_memory=True)
     except RuntimeError as error:
-        if "out of memory" not in str(error):
+        if "out of memory" not in str(error):  # unsaid
             raise
         raise NoRoom(
             _(
