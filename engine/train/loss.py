@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from engine.data.dataset import IGNORED
-from engine.models.base import RWKV, Carry, product, product_back
+from engine.models.base import RWKV, Carry, add_product, product, product_back
 from engine.models.waiting import HostHead
 from engine.ops.parts import Parts
 
@@ -111,7 +111,7 @@ class LinearCrossEntropy(Function):
             gradient = gradient.to(hidden.dtype)
             grad_hidden[part] = product_back(gradient, weight)
             if grad_weight is not None:
-                grad_weight.addmm_(gradient.T.float(), hidden[part].float())
+                add_product(grad_weight, gradient, hidden[part])
             del logits, gradient
         ctx.save_for_backward(grad_hidden, grad_weight, grad_scores)
         ctx.weight_dtype = weight.dtype

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from engine.models import base
+from engine.models.base import add_product
 from engine.ops.parts import L2WRAP, TORCH
 from engine.train import loss as module
 from engine.train.loss import LinearCrossEntropy
@@ -64,6 +66,53 @@ def test_the_logits_of_a_batch_never_exist(trained: bool, monkeypatch: pytest.Mo
         total: Tensor = LinearCrossEntropy.apply(hidden, weight, torch.randint(91, (50,)), TORCH)  # type: ignore[no-untyped-call]
         total.backward()  # type: ignore[no-untyped-call]
     assert largest.found == 8 * 91
+
+
+class Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """In which precision products of fp32 are made, and the most elements of what was widened for them."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.precisions: set[str] = set()
+        self.widened = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.addmm_.default:
+            self.precisions.add(torch.get_float32_matmul_precision())
+        if func is torch.ops.aten._to_copy.default:
+            self.widened = max(self.widened, args[0].numel())
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "precision"),
+    [
+        (torch.bfloat16, "high"),
+        (torch.float16, "high"),
+        (torch.float32, torch.get_float32_matmul_precision()),
+    ],
+)
+def test_a_heads_gradient_is_exact_and_made_in_little_memory(
+    dtype: torch.dtype, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of what is widened in tf32, where tensor cores have it, which for 16 bits is as exact as fp32."""
+    monkeypatch.setattr(base, "WIDENED", 300)
+    torch.set_float32_matmul_precision("highest")
+    gradient, hidden = torch.randn(50, 91).to(dtype), torch.randn(50, 16).to(dtype)
+    total = torch.ones(91, 16)
+    with Products() as products:
+        add_product(total, gradient, hidden)
+    assert (total - 1 - gradient.T.float() @ hidden.float()).abs().max() < 1e-5
+    assert products.precisions == {precision} and torch.get_float32_matmul_precision() == "highest"
+    assert products.widened <= 50 * 16  # all of it would be 50 * 91
+
+
+def test_sixteen_bits_are_exact_in_tf32() -> None:
+    """Which has 10 bits behind the first one, and the exponents of fp32."""
+    every = torch.arange(-(1 << 15), 1 << 15, dtype=torch.int16)
+    for dtype in (torch.bfloat16, torch.float16):
+        wide = every.view(dtype).float()
+        assert not (wide[wide.isfinite()].view(torch.int32) & 0x1FFF).any()
 
 
 def test_a_frozen_head_gets_no_gradient() -> None:
