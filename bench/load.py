@@ -19,6 +19,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -124,8 +125,9 @@ def main() -> None:
             for cold in (True, False):
                 turns = []
                 for _ in range(args.rounds):
-                    with multiprocessing.get_context("spawn").Pool(1) as pool:
-                        turns.append(pool.apply(measure, (path, what, args.dtype, args.device, cold)))
+                    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+                        given = path, what, args.dtype, args.device, cold
+                        turns.append(pool.submit(measure, *given).result())
                 best["cold" if cold else "warm"], best["cpu"] = min(turns)
             rows.append(best)
             ratio = {turn: best[turn] / rows[0][turn] for turn in ("cold", "warm")}

@@ -20,6 +20,7 @@ import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -217,9 +218,9 @@ def main() -> None:
     rows = []
     for values in itertools.product(*many.values()):
         chosen = {**single, **dict(zip(many, values, strict=True))}
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            try:
-                row = pool.apply(measure, (chosen,))
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            try:  # one that is killed is told as well
+                row = pool.submit(measure, chosen).result()
             except Exception as error:  # too big for this device, say: the others are still measured
                 row = {**chosen, "error": f"{type(error).__name__}: {error}".splitlines()[0]}
         rows.append(row)

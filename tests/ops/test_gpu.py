@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from engine.models.base import HostEmbedding
+from engine.contract.cuda import visible
+from engine.models.base import HostEmbedding, add_product
 from engine.ops.choice import choose
 from engine.ops.parts import TORCH
 from engine.ops.parts.fused import FusedParts
@@ -182,3 +186,41 @@ def test_the_hosts_rows_arrive_while_the_gpu_is_busy() -> None:
         for _ in range(4):
             busy = torch.tanh(busy @ busy)
     assert all(bool((rows == i).all()) for i, rows in enumerate(found))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_heads_gradient_loses_nothing_in_tf32(dtype: str) -> None:
+    gradient, hidden = (torch.randn(4096, n, device="cuda").to(DTYPES[dtype]) for n in (5000, 512))
+    total = torch.zeros(5000, 512, device="cuda")
+    add_product(total, gradient, hidden)
+    right = gradient.T.double() @ hidden.double()
+    assert float((total - right).norm() / right.norm()) < 1e-5  # tf32 that lost something: 3e-4
+
+
+def test_cuda_is_asked_for_the_gpus_that_torch_finds() -> None:
+    found = [str(torch.cuda.get_device_properties(i).uuid) for i in range(torch.cuda.device_count())]
+    assert visible() == found
+
+
+JOINS = """
+import torch
+from engine.gpu import join_memory
+join_memory()
+print(torch._C._accelerator_getAllocatorSettings())
+parts = [torch.empty(100 << 20, dtype=torch.uint8, device="cuda") for _ in range(8)]
+held = torch.cuda.memory_reserved()
+del parts
+one = torch.empty(700 << 20, dtype=torch.uint8, device="cuda")
+print(torch.cuda.memory_reserved() - held)
+"""
+
+
+def test_what_was_given_back_in_parts_is_handed_out_as_one() -> None:
+    environment = {name: said for name, said in os.environ.items() if "ALLOC_CONF" not in name}
+    done = subprocess.run(
+        [sys.executable, "-c", JOINS], env=environment, capture_output=True, text=True, check=True
+    )
+    settings, more = done.stdout.split()
+    if settings != "expandable_segments:True":
+        pytest.skip("the driver of this machine cannot")
+    assert int(more) <= 0
