@@ -16,9 +16,11 @@ from engine.contract.i18n import LANGUAGES, _, choose
 from engine.contract.job_flags import (
     add_chat_flags,
     add_convert_flags,
+    add_ctx_len,
     add_evaluate_flags,
     add_export_flags,
     add_init_flags,
+    add_json,
     add_merge_flags,
     add_plan_flags,
     add_source_flags,
@@ -178,7 +180,7 @@ def _add_commands(commands: argparse._SubParsersAction[_Parser], given: Sequence
     command.set_defaults(command="demo:demo")
 
     command = commands.add_parser("doctor", help=_("what this machine can do, and what is missing"))
-    command.add_argument("--json", action="store_true", help=_("one JSON document on stdout"))
+    add_json(command)
     command.set_defaults(command="doctor:doctor")
 
     command = commands.add_parser("keys", help=_("every key of the screens, and how to have others"))
@@ -200,7 +202,7 @@ def _add_train(commands: argparse._SubParsersAction[_Parser], wanted: bool) -> N
     command = commands.add_parser(
         "train",
         help=_("train without screens"),
-        usage=_("rwkv-tune train [--preset NAME|FILE.yaml] [--json] [--PARAMETER VALUE ...]"),
+        usage=_("rwkv-tune train [--preset NAME|FILE.yaml] [--json] [--detach] [--PARAMETER VALUE ...]"),
         description=_(
             "Trains in a process of its own. Exit status: 0 finished, 130 stopped, 1 failed. "
             "Takes the command line of RWKV-PEFT's train.py as well, and says what is different."
@@ -209,9 +211,7 @@ def _add_train(commands: argparse._SubParsersAction[_Parser], wanted: bool) -> N
     command.add_argument(
         "--preset", metavar="NAME|FILE.yaml", help=_("start from a preset; flags go above it")
     )
-    command.add_argument(
-        "--json", action="store_true", help=_("print the run's events, one JSON object a line")
-    )
+    add_json(command, events=True)
     _add_detach(command)
     command.set_defaults(command="train:train")
     if wanted:  # pydantic takes a moment to load: only the command that needs the flags pays for it
@@ -227,9 +227,7 @@ def _add_resume(commands: argparse._SubParsersAction[_Parser]) -> None:
         description=_("Goes on exactly where a run was last saved. Exit status: as for train."),
     )
     _add_run(command)
-    command.add_argument(
-        "--json", action="store_true", help=_("print the run's events, one JSON object a line")
-    )
+    add_json(command, events=True)
     _add_detach(command)
     command.set_defaults(command="resume:resume")
 
@@ -253,7 +251,7 @@ def _add_detach(command: argparse.ArgumentParser) -> None:
 
 def _add_runs(commands: argparse._SubParsersAction[_Parser]) -> None:
     command = commands.add_parser("runs", help=_("your runs and how they stand, newest first"))
-    command.add_argument("--json", action="store_true", help=_("one JSON document on stdout: a list"))
+    add_json(command)
     command.set_defaults(command="runs:show_list")
 
     command = commands.add_parser(
@@ -266,9 +264,7 @@ def _add_runs(commands: argparse._SubParsersAction[_Parser]) -> None:
     )
     _add_run(command)
     command.add_argument("--plain", action="store_true", help=_("without screens on a terminal, too"))
-    command.add_argument(
-        "--json", action="store_true", help=_("print the run's events, one JSON object a line")
-    )
+    add_json(command, events=True)
     _add_look(command)
     command.set_defaults(command="attach:attach")
 
@@ -337,24 +333,24 @@ def _add_data(commands: argparse._SubParsersAction[_Parser]) -> None:
     )  # fmt: skip
     add_source_flags(lint)
     add_plan_flags(lint)
-    lint.add_argument("--json", action="store_true", help=_("one JSON document on stdout"))
+    add_json(lint)
     lint.set_defaults(command="data:lint")
     show = data.add_parser("show", help=_("a document as tokens: learned, only read, cut off"))
     add_source_flags(show, several=False)
     show.add_argument("number", metavar="N", type=int, help=_("which document, from 1"))
     add_plan_flags(show)
-    show.add_argument("--json", action="store_true", help=_("one JSON document on stdout"))
+    add_json(show)
     show.set_defaults(command="data:show")
     template = data.add_parser("template", help=_("print the template that makes text of conversations"))
     template.set_defaults(command="data:template")
     convert = data.add_parser("convert", help=_("anything to the .bin/.idx pair that training reads"))
     add_convert_flags(convert)
-    convert.add_argument("--json", action="store_true", help=_("one JSON document on stdout"))
+    add_json(convert)
     convert.set_defaults(command="data:convert")
     inspect = data.add_parser("inspect", help=_("check a pair, and tell how it was made"))
-    inspect.add_argument("prefix", metavar="PREFIX", type=Path)
-    inspect.add_argument("--ctx-len", "--ctx_len", type=int, default=512, help=_("for the magic prime"))
-    inspect.add_argument("--json", action="store_true", help=_("one JSON document on stdout"))
+    inspect.add_argument("prefix", metavar="PREFIX", type=Path, help=_("the name of a .bin/.idx pair"))
+    add_ctx_len(inspect, _("for the magic prime"), default=512)
+    add_json(inspect)
     inspect.set_defaults(command="data:inspect")
 
 
@@ -364,7 +360,7 @@ def _add_model(commands: argparse._SubParsersAction[_Parser], given: Sequence[st
     )
     inspect = model.add_parser("inspect", help=_("version and dimensions, read from the file's header"))
     inspect.add_argument("file", metavar="FILE.pth", type=Path)
-    inspect.add_argument("--json", action="store_true", help=_("one JSON document on stdout"))
+    add_json(inspect)
     inspect.set_defaults(command="model:inspect")
     init = model.add_parser("init", help=_("write a model with the reference initialisation"))
     add_init_flags(init)
@@ -382,7 +378,9 @@ def _add_preset(commands: argparse._SubParsersAction[_Parser]) -> None:
     action.set_defaults(command="preset:show")
     action = preset.add_parser("save", help=_("keep a YAML file under a name"))
     action.add_argument("name", metavar="NAME")
-    action.add_argument("--from", dest="source", metavar="FILE", type=Path, required=True)
+    action.add_argument(
+        "--from", dest="source", metavar="FILE", type=Path, required=True, help=_("the YAML file")
+    )
     action.set_defaults(command="preset:save")
     action = preset.add_parser("import", help=_("make one of a training script for RWKV-PEFT; runs nothing"))
     action.add_argument("script", metavar="SCRIPT.sh", type=Path)

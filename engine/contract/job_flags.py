@@ -27,6 +27,12 @@ def translate_argparse() -> None:
     argparse._, argparse.ngettext = _, n_  # type: ignore[attr-defined]
 
 
+def add_json(job: argparse.ArgumentParser, *, events: bool = False) -> None:
+    """The answer for programs: one document, or of a command that follows a run its `events`."""
+    told = _("print the run's events, one JSON object a line") if events else _("one JSON document on stdout")
+    job.add_argument("--json", action="store_true", help=told)
+
+
 def add_source_flags(job: argparse.ArgumentParser, *, several: bool = True) -> None:
     """Where data comes from and how its rows are read."""
     job.add_argument(
@@ -62,8 +68,9 @@ def add_convert_flags(job: argparse.ArgumentParser) -> None:
         "--out", metavar="PREFIX", type=Path, required=True, help=_("writes PREFIX.bin and PREFIX.idx")
     )
     job.add_argument(
-        "--repeat", type=int, default=10, help=_("write every document N times, shuffled afresh")
-    )
+        "--repeat", metavar="N", type=int, default=10,
+        help=_("write every document N times, shuffled afresh"),
+    )  # fmt: skip
     job.add_argument(
         "--weights",
         metavar="W,W,...",
@@ -86,8 +93,8 @@ def add_convert_flags(job: argparse.ArgumentParser) -> None:
             "that differ. Their content decides, so that no copy of one is trained on"
         ),
     )
-    job.add_argument("--ctx-len", "--ctx_len", type=int, default=512, help=_("for the magic prime"))
-    job.add_argument("--seed", type=int, default=0, help=_("the same seed writes the same bytes"))
+    add_ctx_len(job, _("for the magic prime"), default=512)
+    _add_seed(job)
     job.add_argument(
         "--skip-bad", "--skip_bad", action="store_true", help=_("leave out lines that cannot be read")
     )
@@ -102,10 +109,18 @@ def _numbers(text: str) -> tuple[float, ...]:
 
 def add_init_flags(job: argparse.ArgumentParser) -> None:
     """The flags of a new model."""
-    job.add_argument("--version", choices=["x052", "x060", "x070"], required=True)
-    job.add_argument("--n-layer", "--n_layer", type=int, required=True)
-    job.add_argument("--n-embd", "--n_embd", type=int, required=True)
-    job.add_argument("--vocab-size", "--vocab_size", type=int, default=65536)
+    job.add_argument(
+        "--version", choices=["x052", "x060", "x070"], required=True, help=_("RWKV-5.2, RWKV-6 or RWKV-7")
+    )
+    job.add_argument("--n-layer", "--n_layer", metavar="N", type=int, required=True, help=_("its layers"))
+    job.add_argument(
+        "--n-embd", "--n_embd", metavar="N", type=int, required=True,
+        help=_("its width, a multiple of 64"),
+    )  # fmt: skip
+    job.add_argument(
+        "--vocab-size", "--vocab_size", metavar="N", type=int, default=65536,
+        help=_("the tokens it knows (default: 65536)"),
+    )  # fmt: skip
     job.add_argument(
         "--pre-ffn",
         "--pre_ffn",
@@ -113,48 +128,53 @@ def add_init_flags(job: argparse.ArgumentParser) -> None:
         help=_("no attention in the first layer, but a second ffn"),
     )
     job.add_argument(
-        "--head-qk", "--head_qk", type=int, default=0, help=_("width of a copying head; 0 is none")
-    )
-    job.add_argument("--seed", type=int, default=0)
-    job.add_argument("--out", metavar="FILE.pth", type=Path, required=True)
-    job.add_argument("--json", action="store_true")
+        "--head-qk", "--head_qk", metavar="N", type=int, default=0,
+        help=_("width of a copying head; 0 is none"),
+    )  # fmt: skip
+    _add_seed(job)
+    _add_new_model(job)
+    add_json(job)
 
 
 def add_evaluate_flags(job: argparse.ArgumentParser) -> None:
     """The flags of an evaluation."""
-    job.add_argument("--model", metavar="FILE.pth", type=Path, required=True)
-    job.add_argument("--state", metavar="FILE.pth", type=Path)
-    add_adapter_flags(job)
-    job.add_argument("--data", metavar="PREFIX|FILE", type=Path, required=True)
+    _add_models(job, required=True)
+    job.add_argument(
+        "--data", metavar="PREFIX|FILE", type=Path, required=True, help=_("a pair, or a file of another type")
+    )
     job.add_argument(
         "--data-type", "--data_type", help=_("as of train (default: by the file's suffix, else binidx)")
     )
     job.add_argument("--quant", default="none", help=_("int8 or nf4: measures the model packed"))
-    job.add_argument("--ctx-len", "--ctx_len", type=int, required=True)
-    job.add_argument("--json", action="store_true")
+    add_ctx_len(job, _("longer documents are cut"), required=True)
+    add_json(job)
 
 
 def add_export_flags(job: argparse.ArgumentParser) -> None:
     """The flags of an export."""
     job.add_argument("file", metavar="FILE.pth", type=Path, help=_("a model or a state"))
     job.add_argument("--out", metavar="FILE.st", type=Path, help=_("(default: beside it, with .st for .pth)"))
-    job.add_argument("--json", action="store_true", help=_("one JSON document on stdout"))
+    add_json(job)
 
 
 def add_chat_flags(job: argparse.ArgumentParser) -> None:
     """What to talk to."""
-    job.add_argument("--model", metavar="FILE.pth", type=Path, help=_("the base model, or one tuned whole"))
-    job.add_argument("--state", metavar="FILE.pth", type=Path, help=_("a state that was tuned on it"))
-    add_adapter_flags(job)
+    _add_models(job)
     job.add_argument("--quant", default="none", help=_("int8 or nf4: talks to the model packed"))
 
 
-def add_adapter_flags(job: argparse.ArgumentParser) -> None:
-    """An adapter, and what the incumbent's files do not say of themselves."""
-    job.add_argument("--adapter", metavar="FOLDER|FILE.pth", type=Path)
+def _add_models(job: argparse.ArgumentParser, *, flag: str = "--model", required: bool = False) -> None:
+    """A model, what was tuned on it, and what the incumbent's adapter files do not say of themselves."""
+    whole = _("the base model, or one tuned whole") if flag == "--model" else _("the base model")
+    job.add_argument(flag, metavar="FILE.pth", type=Path, required=required, help=whole)
+    job.add_argument("--state", metavar="FILE.pth", type=Path, help=_("a state that was tuned on it"))
     job.add_argument(
-        "--lora-alpha", "--lora_alpha", type=float, help=_("of a LoRA .pth, which does not say it itself")
+        "--adapter", metavar="FOLDER|FILE.pth", type=Path, help=_("an adapter that was tuned on it")
     )
+    job.add_argument(
+        "--lora-alpha", "--lora_alpha", metavar="X", type=float,
+        help=_("of a LoRA .pth, which does not say it itself"),
+    )  # fmt: skip
     job.add_argument(
         "--init",
         metavar="FILE.pth",
@@ -165,8 +185,25 @@ def add_adapter_flags(job: argparse.ArgumentParser) -> None:
 
 def add_merge_flags(job: argparse.ArgumentParser) -> None:
     """The flags of a merge."""
-    job.add_argument("--base", metavar="FILE.pth", type=Path, required=True)
-    job.add_argument("--state", metavar="FILE.pth", type=Path)
-    add_adapter_flags(job)
-    job.add_argument("--out", metavar="FILE.pth", type=Path, required=True)
-    job.add_argument("--json", action="store_true", help=_("one JSON document on stdout"))
+    _add_models(job, flag="--base", required=True)
+    _add_new_model(job)
+    add_json(job)
+
+
+def add_ctx_len(
+    job: argparse.ArgumentParser, told: str, *, required: bool = False, default: int | None = None
+) -> None:
+    """The context length in tokens, and what it is for."""
+    job.add_argument(
+        "--ctx-len", "--ctx_len", metavar="N", type=int, required=required, default=default, help=told
+    )
+
+
+def _add_seed(job: argparse.ArgumentParser) -> None:
+    told = _("the same seed writes the same bytes")
+    job.add_argument("--seed", metavar="N", type=int, default=0, help=told)
+
+
+def _add_new_model(job: argparse.ArgumentParser) -> None:
+    told = _("writes it here; a file that exists is never replaced")
+    job.add_argument("--out", metavar="FILE.pth", type=Path, required=True, help=told)

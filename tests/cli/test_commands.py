@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +12,13 @@ from pathlib import Path
 import pytest
 
 from engine.contract.events import Finished, Started, Step, parse_event
-from rwkv_tui.cli import main
+from rwkv_tui.cli import main, parse
 from rwkv_tui.commands import doctor
 from tests.conftest import Command
+
+COMMANDS = """train; resume; runs; attach; stop; logs; rm; eval; chat; merge; export; demo; doctor; keys;
+              data lint; data show; data template; data convert; data inspect; model inspect; model init;
+              preset list; preset show; preset save; preset import; preset export; preset delete"""
 
 
 def ok(done: subprocess.CompletedProcess[str]) -> str:
@@ -176,6 +181,18 @@ def test_doctor(
 def test_the_app_refuses_to_start_without_a_terminal(rwkv_tune: Command) -> None:
     assert "terminal" in refused(rwkv_tune())
     assert "terminal" in refused(rwkv_tune("demo"))
+
+
+@pytest.mark.parametrize("words", COMMANDS.split(";"), ids=str.strip)
+def test_every_flag_of_every_command_says_what_it_is_for(
+    words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit):
+        parse([*words.split(), "--help"])
+    told = capsys.readouterr().out
+    assert "  -h, --help " in told
+    assert re.findall(r"^  -\S+(?: \S+)*\n(?! {9})", told, re.MULTILINE) == []  # with nothing beside or below
 
 
 def test_help_names_every_flag(rwkv_tune: Command) -> None:
