@@ -61,13 +61,15 @@ def _finished(status: Status, closing: Finished, model: RunModel, key: Key, resu
         lines.append(Content(_("Loss {change}", change=change(*model.gain))))
     lines.append(fill(_("{key} shows its files, a sample and what to do next."),
                       key=Content.styled(key("monitor.done"), "bold $primary")))  # fmt: skip
-    if stopped and resumable:
+    if stopped:
         lines.append(_resuming(key, resumable))
     return Content("\n").join(lines)
 
 
 def _resuming(key: Key, step: int) -> Content:
     pressed = Content.styled(key("monitor.resume"), "bold $primary")
+    if not step:
+        return fill(_("{key} begins it anew: nothing was saved to go on from"), key=pressed)
     return fill(_("{key} resumes it after step {step}"), key=pressed, step=f"{step:,}")
 
 
@@ -82,8 +84,7 @@ def _card(title: str, found: Diagnosis, run: RunDir, model: RunModel, key: Key, 
         changes = ", ".join(f"{name} {value}" for name, value in found.changes)
         back = _("{key} goes back to the parameters with {changes}")
         lines.append(fill(back, key=pressing("monitor.fix"), changes=changes))
-    if resumable:
-        lines.append(_resuming(key, resumable))
+    lines.append(_resuming(key, resumable))
     names = list(dict.fromkeys(Path(c.path).name for c in model.checkpoints))  # resumed, it saves one again
     kept = ", ".join(names[-4:]) or _("nothing had been saved yet")
     lines.append(Content.assemble((_("Kept:"), "bold"), " ", one_line(kept)))

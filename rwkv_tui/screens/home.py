@@ -313,15 +313,11 @@ class HomeScreen(TuneScreen[None]):
 
     def action_resume(self) -> None:
         """Goes on with the run under the cursor, and into it."""
-        from rwkv_tui.services.launch import resume
+        from rwkv_tui.screens.resuming import go_on
 
         if run := self._chosen():
-            try:
-                resume(run.name, RunDir(run.proj_dir), RunList(self.app.paths.runs))
-            except UserError as error:
-                self.notify(str(error), severity="error", markup=False)
-            else:
-                self.action_open()
+            folder = RunDir(run.proj_dir)
+            go_on(self.app, run.name, folder, lambda: self.app.open_run(run.name, folder))
 
     def action_talk(self) -> None:
         if run := self._chosen():

@@ -20,7 +20,7 @@ from engine.contract.events import Finished
 from engine.contract.flags import changed, spell
 from engine.contract.i18n import N_, _
 from engine.contract.presets import parse_yaml
-from engine.contract.rundir import RunDir, RunList, Status
+from engine.contract.rundir import RunDir, Status
 from engine.contract.settings import TrainSettings
 from rwkv_tui.app import TuneApp
 from rwkv_tui.keys import key_of
@@ -36,9 +36,9 @@ from rwkv_tui.plain import one_line
 from rwkv_tui.screens.ask import AskScreen
 from rwkv_tui.screens.base import Keys, TuneScreen
 from rwkv_tui.screens.log import LogScreen
+from rwkv_tui.screens.resuming import go_on
 from rwkv_tui.services.diagnosis import Diagnosis, diagnose
 from rwkv_tui.services.gpu import GpuReading, GpuSampler
-from rwkv_tui.services.launch import resume
 from rwkv_tui.services.postmortem import shortage
 from rwkv_tui.services.run_tail import RunModel, RunWatch
 from rwkv_tui.services.runs import engine_log_tail, is_alive, status_of, stop_run
@@ -332,11 +332,7 @@ class MonitorScreen(ChartKeys, TuneScreen[None]):
 
     def action_resume(self) -> None:
         """Starts a process that goes on with the run."""
-        try:
-            resume(self.run_name, self.run_dir, RunList(self.app.paths.runs))
-        except UserError as error:
-            self.notify(str(error), severity="error", markup=False)
-        self.call_later(self._tick)
+        go_on(self.app, self.run_name, self.run_dir, lambda: self.call_later(self._tick))
 
     def action_stop(self) -> None:
         """Asks once; a run that was asked already can be ended at once, after another question."""

@@ -15,6 +15,7 @@ from rwkv_tui.app import TuneApp
 from rwkv_tui.screens.home import HomeScreen
 from rwkv_tui.screens.monitor import MonitorScreen
 from rwkv_tui.screens.wizard.wizard import WizardScreen
+from rwkv_tui.services import launch
 from rwkv_tui.services.overview import loss_curve
 from rwkv_tui.widgets.chart import LineChart
 from rwkv_tui.widgets.lines import Lines
@@ -117,6 +118,29 @@ async def test_a_run_that_cannot_be_resumed_says_why(make_app: MakeApp, place: P
         await pilot.press("r")
         await until(pilot, lambda: any("settings.yaml" in note.message for note in app._notifications))
         assert is_at(app, HomeScreen)
+
+
+async def test_a_run_that_saved_nothing_begins_anew_only_when_that_is_wanted(
+    make_app: MakeApp, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = list[str]()
+    monkeypatch.setattr(launch, "resume", lambda name, run, runs: begun.append(name))
+    app = make_app()
+    run = add_run(app.paths, place / "runs" / "emoji", 137, 2.5)
+    run.settings.write_text("ctx_len: 64\n")
+    async with app.run_test() as pilot:
+        await until(pilot, lambda: rows(app))
+        await pilot.press("r")
+        assert says(pilot, "Nothing of emoji was saved")
+        await pilot.press("n")
+        assert is_at(app, HomeScreen) and not begun
+        await pilot.press("r", "y")
+        await until(pilot, lambda: is_at(app, MonitorScreen))
+        assert begun == ["emoji"]
+        await until(pilot, lambda: says(pilot, "r begins it anew: nothing was saved"))
+        (run.path / "resume-100.sha256").touch()
+        await pilot.press("r")
+        assert begun == ["emoji"] * 2  # there is something to go on from: no question
 
 
 async def test_runs_are_found_tagged_renamed_and_deleted(make_app: MakeApp, place: Path) -> None:
