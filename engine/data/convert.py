@@ -274,7 +274,7 @@ def _check(prefix: Path, sources: Sequence[Path], weights: Sequence[float], **nu
 
 
 def _check_free(targets: Sequence[Path], force: bool) -> None:
-    for target in targets:
+    for target in reversed(targets):  # the pair itself before what is told of it
         if target.exists() and not force:
             raise UserError(
                 _("{target} already exists; nothing was changed.", target=target),

@@ -127,10 +127,15 @@ def free_prefix(source: Path) -> Path:
     name = unpacked(source.name)
     base = source.with_name(Path(name).stem if Path(name).suffix in SUFFIXES else name)
     number, prefix = 1, base
-    while any(Path(f"{prefix}{half}").exists() for half in (".bin", ".idx")):
+    while is_pair(prefix):
         number += 1
         prefix = base.with_name(f"{base.name}-{number}")
     return prefix
+
+
+def is_pair(prefix: Path) -> bool:
+    """Whether a binidx pair, or half of one, has this name."""
+    return any(Path(f"{prefix}{half}").exists() for half in (".bin", ".idx"))
 
 
 def free_file(path: Path) -> Path:

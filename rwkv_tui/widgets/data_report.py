@@ -153,8 +153,18 @@ def finding_text(finding: Finding) -> Content:
     if finding.count > PLACES and len(finding.places) > PLACES:
         more = _("… and {n:,} more", n=finding.count - PLACES)
         lines.append(Content(f"    {more}"))
-    lines.append(Content.styled(f"  {finding.remedy}", "$foreground 70%"))
+    lines.append(Content.styled(f"  {in_the_form(finding.remedy)}", "$foreground 70%"))
     return Content("\n").join(lines)
+
+
+def in_the_form(advice: str) -> str:
+    """Advice on data that names flags of `data convert`, with the fields that stand for them here."""
+    fields = {
+        "--skip-bad": f"{_('Bad lines')}: {_('skip them')}", "--fields": _("Fields"), "--repeat": _("Repeat")
+    }  # fmt: skip
+    for flag, field in fields.items():
+        advice = advice.replace(flag, f'"{field}"')
+    return advice
 
 
 def legend() -> Content:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from textual.pilot import Pilot
-from textual.widgets import Button, Input, OptionList, TextArea
+from textual.widgets import Button, Input, Label, OptionList, TextArea
 
 from engine.data.binidx import BinIdx
 from rwkv_tui.app import TuneApp
@@ -134,6 +134,10 @@ async def test_bad_lines_are_listed_and_can_be_skipped(make_app: MakeApp, place:
         await until(pilot, lambda: says(pilot, "1 row cannot be read"))
         assert says(pilot, "line 2: not JSON")
         assert says(pilot, 'line 3: "text" is a number')
+        assert says(pilot, 'leave them out with "Bad lines: skip them"')
+        assert says(pilot, 'such as "Fields" prompt=q,answer=a')
+        assert str(pilot.app.screen.query_one("#skip-line Label", Label).content) == "Bad lines"
+        assert not says(pilot, "--")
         await pilot.press("f4")
         assert says(pilot, "choose to skip them")
         assert not (place / "bad.idx").exists()
@@ -163,6 +167,16 @@ async def test_the_form_refuses_what_cannot_be_meant(make_app: MakeApp, place: P
         await pilot.press("f4")
         assert says(pilot, "Repeat must be a whole number from 1.")
         assert not (place / "pairs.idx").exists()
+
+
+async def test_the_form_asks_for_another_name_where_a_pair_is(make_app: MakeApp, place: Path) -> None:
+    async with make_app(source=Path("pairs.jsonl")).run_test() as pilot:
+        await until(pilot, lambda: says(pilot, "convert this once"))
+        (place / "mine.v1.idx").write_bytes(b"kept")
+        pilot.app.screen.query_one("#out", Input).value = "mine.v1"
+        await pilot.press("f4")
+        assert says(pilot, "There is a pair mine.v1 already: give Output another name.")
+        assert (place / "mine.v1.idx").read_bytes() == b"kept"
 
 
 async def test_a_file_that_cannot_be_read_says_why(make_app: MakeApp, place: Path) -> None:

@@ -155,7 +155,8 @@ def _not_json(line: str, error: json.JSONDecodeError) -> str:
         return _("not JSON lines (a comma behind the object)")
     if rest.startswith("{"):
         return _("not JSON lines (several objects on one line)")
-    return _("not JSON ({msg} at character {pos})", msg=error.msg, pos=error.pos + 1)
+    what = error.msg.removesuffix(" at").removesuffix(" starting")  # unsaid
+    return _("not JSON ({msg} at character {pos})", msg=what, pos=error.pos + 1)
 
 
 def not_utf8(raw: bytes) -> str:

@@ -20,7 +20,7 @@ from engine.contract.i18n import N_, _
 from rwkv_tui.draft import Draft
 from rwkv_tui.keys import key_of
 from rwkv_tui.plain import duration, plain, size
-from rwkv_tui.services.files import free_prefix, real_path, short
+from rwkv_tui.services.files import free_prefix, is_pair, real_path, short
 from rwkv_tui.widgets.choice import Choice
 from rwkv_tui.widgets.path_input import PathInput
 
@@ -186,7 +186,7 @@ class ConvertForm(Vertical):
             return
         names = ("repeat", "seed", "held-out", "weights", "out")
         given = {name: self.query_one(f"#{name}", Input).value.strip() for name in names}
-        problem = _problem(given, len(self._sources))
+        problem = _problem(given, len(self._sources)) or _taken(real_path(given["out"], self.cwd))
         if problem:
             self._say(f"! {problem}", "$text-error")
             return
@@ -238,6 +238,9 @@ class ConvertForm(Vertical):
 
     def _refuse(self, reason: str) -> None:
         """The first line here; all of it where there is room."""
+        from rwkv_tui.widgets.data_report import in_the_form
+
+        reason = in_the_form(reason)
         self._ended()
         self.query_one("#skip-line").display = True
         self._say("! " + plain(reason.split("\n", 1)[0]), "$text-error")
@@ -277,6 +280,12 @@ def _problem(given: Mapping[str, str], sources: int) -> str:
     if weights and sources > 1 and not fit:
         return _("Weights must be {n} numbers above 0, by comma, or nothing.", n=sources)
     return "" if given["out"] else _("Output needs a name.")
+
+
+def _taken(prefix: Path) -> str:
+    """That a pair of the name is there: the form never replaces one."""
+    told = _("There is a pair {name} already: give Output another name.", name=plain(prefix.name))
+    return told if is_pair(prefix) else ""
 
 
 def _fits(text: str, holds: Callable[[float], bool]) -> bool:

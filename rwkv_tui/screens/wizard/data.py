@@ -146,7 +146,9 @@ class DataPane(Pane):
         self._form.toggle()
 
     def _say(self, text: str, style: str = "$foreground 70%") -> None:
-        self._said = Content.styled(text, style)
+        from rwkv_tui.widgets.data_report import in_the_form
+
+        self._said = Content.styled(in_the_form(text), style)
         self.query_one("#hint", Static).update(self._said)
 
     @on(DescendantFocus)
