@@ -93,8 +93,9 @@ def template(args: argparse.Namespace) -> int:
 def inspect(args: argparse.Namespace) -> int:
     """Checks a pair and tells how it was made; exit status 1 when its description is another pair's."""
     from engine.data.origin import inspect_pair
+    from engine.data.summary import pair_prefix
 
-    report = inspect_pair(args.prefix, args.ctx_len)
+    report = inspect_pair(pair_prefix(args.prefix) or args.prefix, args.ctx_len)
     if args.json:
         say_json(report.model_dump_json(indent=2))
     else:
@@ -250,7 +251,11 @@ def _inspected(report: PairReport, ctx_len: int) -> Iterator[str]:
         dtype=report.dtype, largest_id=report.largest_id, prime=_prime(report.magic_prime, ctx_len),
     )  # fmt: skip
     if report.unended:
-        yield _("! {unended:,} items do not end with token 0, the end of a document", unended=report.unended)
+        yield n_(
+            "! {n:,} item does not end with token 0, the end of a document",
+            "! {n:,} items do not end with token 0, the end of a document",
+            report.unended,
+        )
     if report.origin is None:
         yield _("How it was made is not known: there is no description beside it.")
         return
@@ -275,7 +280,10 @@ def _made(origin: DataOrigin) -> Iterator[str]:
     if origin.fields:
         yield _("fields {fields}", fields=plain(origin.fields))
     for source in origin.sources:
-        parts = [_("{n:,} documents", n=source.documents), _("{n:,} tokens", n=source.tokens)]
+        parts = [
+            n_("{n:,} document", "{n:,} documents", source.documents),
+            n_("{n:,} token", "{n:,} tokens", source.tokens),
+        ]
         if source.weight is not None:
             parts.append(_("weight {weight:g}", weight=source.weight))
         if source.skipped:

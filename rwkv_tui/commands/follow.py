@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from engine.contract import events
-from engine.contract.i18n import N_, _, sentences
+from engine.contract.i18n import N_, _, n_, sentences
 from engine.contract.plain import one_line, plain, say
 from engine.contract.rundir import RunDir
 from rwkv_tui.commands.app import in_tmux
@@ -154,10 +154,12 @@ def describe(event: events.Event) -> str | None:
         case events.Warned():
             return _("warning: {text}", text=event.text)
         case events.Finished():
-            said = N_("finished after {step:,} steps, {seconds:.0f} s")
+            n, s = event.step, event.seconds
             if event.status == "stopped":
-                said = N_("stopped after {step:,} steps, {seconds:.0f} s")
-            return _(said, step=event.step, seconds=event.seconds)
+                return n_(
+                    "stopped after {n:,} step, {s:.0f} s", "stopped after {n:,} steps, {s:.0f} s", n, s=s
+                )
+            return n_("finished after {n:,} step, {s:.0f} s", "finished after {n:,} steps, {s:.0f} s", n, s=s)
     return None
 
 
@@ -187,7 +189,9 @@ def _started(p: events.Plan) -> str:
         passes=p.passes,
     )
     if p.held_out:
-        data = _("{data}; {n:,} documents held out", data=data, n=p.held_out)
+        data = n_(
+            "{data}; {n:,} document held out", "{data}; {n:,} documents held out", p.held_out, data=data
+        )
     return f"{model}\n{data}"
 
 

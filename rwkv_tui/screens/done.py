@@ -98,13 +98,18 @@ class DoneScreen(TuneScreen[None]):
         closing = self._model.closing
         lines = []
         if isinstance(closing, Finished):
-            took = {"step": closing.step, "time": duration(closing.seconds)}
-            if closing.status == "stopped":
-                lines.append(
-                    Content(_("The run stopped as you asked after {step:,} steps and {time}.", **took))
-                )
-            else:
-                lines.append(Content(_("The run finished after {step:,} steps and {time}.", **took)))
+            n, time = closing.step, duration(closing.seconds)
+            stopped = n_(
+                "The run stopped as you asked after {n:,} step and {time}.",
+                "The run stopped as you asked after {n:,} steps and {time}.",
+                n, time=time,
+            )  # fmt: skip
+            finished = n_(
+                "The run finished after {n:,} step and {time}.",
+                "The run finished after {n:,} steps and {time}.",
+                n, time=time,
+            )  # fmt: skip
+            lines.append(Content(stopped if closing.status == "stopped" else finished))
             if self._model.gain:
                 moved = Content.styled(change(*self._model.gain), "bold")
                 lines.append(fill(self._measured(), change=moved))

@@ -104,6 +104,7 @@ def test_bom_blank_lines_and_windows_line_ends(tmp_path: Path) -> None:
 BAD: list[tuple[bytes, str]] = [
     (b"User: hello", "not JSON (Expecting value at character 1)"),
     (b'{"text": "a"', "not JSON (Expecting ',' delimiter at character 13)"),
+    (b'{"text": "a', "not JSON (Unterminated string at character 10)"),
     (b'{"text": "a"} {"text": "b"}', "not JSON lines (several objects on one line)"),
     (b'["a"]', "JSON, but a list instead of an object"),
     (b'"a"', "JSON, but a string instead of an object"),
@@ -178,7 +179,7 @@ def test_sources_that_cannot_be_read(tmp_path: Path) -> None:
 def test_an_existing_pair_needs_force(tmp_path: Path, half: str) -> None:
     source = jsonl(tmp_path / "a.jsonl", DOCUMENTS)
     (tmp_path / f"a{half}").write_bytes(b"mine")
-    with pytest.raises(UserError, match="already exists"):
+    with pytest.raises(UserError, match=r"\.(bin|idx) already exists"):
         convert(source, tmp_path / "a")
     assert (tmp_path / f"a{half}").read_bytes() == b"mine"
     convert(source, tmp_path / "a", force=True)

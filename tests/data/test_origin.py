@@ -46,8 +46,9 @@ def test_a_foreign_pair_is_inspected_as_well(rwkv_tune: Command, tmp_path: Path)
         writer.add(b"\xff\xff\x01\x00")
     done = rwkv_tune("data", "inspect", "x")
     assert done.returncode == 0, done.stderr
+    assert rwkv_tune("data", "inspect", "x.bin").stdout == done.stdout  # as train takes it
     assert "2 items of 2 to 2 tokens" in done.stdout and "largest id 65,535" in done.stdout
-    assert "! 1 items do not end with token 0" in done.stdout and "not known" in done.stdout
+    assert "! 1 item does not end with token 0" in done.stdout and "not known" in done.stdout
 
 
 def test_a_description_of_another_pair_is_told(rwkv_tune: Command, tiny_jsonl: Path, tmp_path: Path) -> None:
