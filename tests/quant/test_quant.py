@@ -32,6 +32,26 @@ def test_error_size_and_gradient(kind: str, error: float, bits: float, dtype: to
     assert x.grad is not None and torch.allclose(x.grad, 2 * y @ layer.weight, rtol=2e-2, atol=1e-3)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [(1030, 514), (96, 80), (7, 9), (1, 1)])
+def test_nf4_on_a_cpu_has_the_bytes_of_bitsandbytes(shape: tuple[int, int], dtype: torch.dtype) -> None:
+    """Of whole blocks and others, of several parts, of zeros and of a weight between two codes."""
+    from bitsandbytes.functional import get_4bit_type, quantize_4bit
+
+    torch.manual_seed(0)
+    weight = torch.randn(shape).to(dtype)
+    if weight.numel() > 256:
+        weight.view(-1)[:64] = 0
+        values = get_4bit_type("nf4", device="cpu").to(dtype)  # type: ignore[no-untyped-call]
+        weight.view(-1)[64:80] = values
+        weight.view(-1)[128:144] = 1
+        weight.view(-1)[129:144] = (values[1:] + values[:-1]) / 2
+    layer = QuantLinear(weight.shape, "nf4", dtype, CPU)
+    layer.pack(weight)
+    packed, state = quantize_4bit(weight, quant_type="nf4", blocksize=64)
+    assert torch.equal(layer.packed, packed) and torch.equal(layer.scales, state.absmax)
+
+
 def test_int8_is_within_half_a_step_of_each_weight() -> None:
     weight = torch.randn(32, 48)
     weight[5] = 0
