@@ -203,3 +203,16 @@ def test_where_there_is_none_nothing_is_said() -> None:
     if not torch.cuda.is_available():
         report = doctor.diagnose()["torch"]
         assert isinstance(report, dict) and not report["unused"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="torch's threads are another library's there")
+@pytest.mark.parametrize(
+    ("said", "spins"),
+    [({}, "1000"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "30000000000"), ({"GOMP_SPINCOUNT": "7"}, "7")],
+)
+def test_threads_that_wait_leave_the_processors_to_others(said: dict[str, str], spins: str) -> None:
+    """As the library of torch's threads itself tells it, which reads it as it is loaded."""
+    env = os.environ | said | {"OMP_DISPLAY_ENV": "VERBOSE"}
+    job = [sys.executable, "-m", "engine", "doctor"]
+    done = subprocess.run(job, env=env, capture_output=True, text=True, check=True)
+    assert f"GOMP_SPINCOUNT = '{spins}'" in done.stderr
