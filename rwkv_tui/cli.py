@@ -337,7 +337,9 @@ def _add_data(commands: argparse._SubParsersAction[_Parser]) -> None:
     lint.set_defaults(command="data:lint")
     show = data.add_parser("show", help=_("a document as tokens: learned, only read, cut off"))
     add_source_flags(show, several=False)
-    show.add_argument("number", metavar="N", type=int, help=_("which document, from 1"))
+    show.add_argument(
+        "number", metavar="N", type=int, help=_("which document, or with --dataload get which window, from 1")
+    )
     add_plan_flags(show)
     add_json(show)
     show.set_defaults(command="data:show")

@@ -200,9 +200,11 @@ class Draft:
         """How often the run goes over its data; None while the data is unknown."""
         if self.data is None or not self.data.documents or not self.data.complete:
             return None
+        from engine.contract.reports import windows_in
+
         s = self.approximate()
-        windows = -(-max(1, self.data.tokens - 1) // s.ctx_len)
-        examples = windows if s.dataload == "get" else self.data.documents
+        get = s.dataload == "get"
+        examples = windows_in(self.data.tokens, s.ctx_len) if get else self.data.documents
         return s.total_steps * s.step_documents / examples
 
 

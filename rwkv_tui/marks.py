@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from engine.contract.i18n import N_, _
+from engine.contract.i18n import N_, _, n_
 from rwkv_tui.plain import plain
 
 if TYPE_CHECKING:
-    from engine.contract.reports import DocumentTokens
+    from engine.contract.reports import DataSummary, DocumentTokens
 
 TOKEN_SIGNS = {"trained": "▶", "masked": "·", "cut": "✂", "end": "■", "padding": "░"}
 TOKEN_WORDS = {
@@ -37,19 +37,30 @@ def stretches(document: DocumentTokens) -> Iterator[tuple[str, str, str]]:
         yield "" if place else TOKEN_SIGNS["padding"], "padding", "[0]"
 
 
+def windows(data: DataSummary) -> str:
+    """How many windows a run learns of the data, where it learns windows."""
+    return n_("dataload get cuts {n:,} window of ctx_len {length:,} from the documents laid end to end.",
+              "dataload get cuts {n:,} windows of ctx_len {length:,} from the documents laid end to end.",
+              data.windows, length=data.ctx_len)  # fmt: skip
+
+
 def title(document: DocumentTokens) -> str:
-    """Which document it is, where it lies, and how long it is."""
+    """Which document or window it is, where it lies, and how long it is."""
     n, of, where, tokens = document.number, document.documents, plain(document.where), document.size
+    if document.window:
+        return _("Window {n:,} of {of:,}: {tokens:,} tokens, {where}", n=n, of=of, where=where, tokens=tokens)
     if not of:
         return _("Document {n:,} ({where}): {tokens:,} tokens", n=n, where=where, tokens=tokens)
     return _("Document {n:,} of {of:,}: {tokens:,} tokens", n=n, of=of, tokens=tokens)
 
 
 def rest(document: DocumentTokens) -> str:
-    """What comes behind the tokens: those that are too many, and padding."""
+    """What comes behind the tokens: those that are too many, padding, and what else there is to know."""
     more, lines = document.size - len(document.tokens), []
     if more > 0:
         lines.append(_("… and {n:,} more", n=more))
     if document.padding:
         lines.append(_("░ up to {n:,} places of padding in a batch, never learned", n=document.padding))
+    if document.notice:
+        lines.append(document.notice)
     return "\n".join(lines)

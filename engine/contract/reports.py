@@ -80,9 +80,16 @@ class Token(Report):
     kind: Literal["trained", "masked", "cut", "end"]
 
 
+def windows_in(tokens: int, ctx_len: int) -> int:
+    """How many windows dataload get cuts from so many tokens: each begins with the last token of the one
+    before, so that every token but the first is learned in one of them."""
+    return -(-max(1, tokens - 1) // ctx_len)
+
+
 class DocumentTokens(Report):
-    """A document as training sees it; `number` of `documents` counts from 1. `tokens` are the first
-    of its `size`; `padding` places follow it where another of its batch fills ctx_len."""
+    """A document as training sees it, or with dataload get a `window` of a pair; `number` of `documents`,
+    or of windows, counts from 1. `tokens` are the first of its `size`; `padding` places follow it where
+    another of its batch fills ctx_len. `notice` is what else there is to know."""
 
     path: str
     number: int
@@ -91,6 +98,8 @@ class DocumentTokens(Report):
     size: int
     padding: int
     tokens: tuple[Token, ...]
+    window: bool = False
+    notice: str = ""
 
 
 class Place(Report):
@@ -123,7 +132,8 @@ class DataSummary(Report):
     `rendered` says whether there are any. `bad_count` rows cannot be documents.
     `histogram` is a list of (upper bound in tokens, documents with at most that
     many and more than the bound before). `cut_documents` have more than ctx_len + 1 tokens and lose
-    `cut_tokens`. `scripts` counts documents by the script of most of their letters.
+    `cut_tokens`; none do with dataload get, which makes `windows` of all documents once (0: it does not).
+    `scripts` counts documents by the script of most of their letters.
     """
 
     path: str
@@ -140,6 +150,7 @@ class DataSummary(Report):
     ctx_len: int
     cut_documents: int
     cut_tokens: int
+    windows: int = 0
     histogram: tuple[tuple[int, int], ...]
     samples: tuple[DocumentSample, ...]
     bad_count: int = 0

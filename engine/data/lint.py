@@ -151,6 +151,11 @@ KINDS = {
         lambda n: n_("{n:,} document is few for the plan", "{n:,} documents are few for the plan", n),
         N_("Lower epoch_steps, or gather more documents."),
     ),
+    "few windows": Kind(  # unsaid
+        "warning",
+        lambda n: n_("{n:,} window is few for the plan", "{n:,} windows are few for the plan", n),
+        N_("Lower epoch_steps, or gather more documents."),
+    ),
     "qa template": Kind(  # unsaid
         "warning",
         lambda _n: _("this template makes turns that loss_mask qa does not recognise"),

@@ -13,19 +13,26 @@ from engine.data.masks import trained_mask
 
 
 class DataPlan(NamedTuple):
-    """What is cut, what is learned, and how many documents an epoch takes (0: unknown)."""
+    """What is cut, what is learned, and how many documents or windows an epoch takes (0: unknown).
+
+    With `windows` a run learns windows of ctx_len of all documents laid end to end, else whole documents.
+    """
 
     ctx_len: int = 512
     loss_mask: str = "qa"
     mask_ids: tuple[int, int] | None = None
     epoch_documents: int = 0
+    windows: bool = False
 
-    def learned(self, document: NDArray[Any]) -> NDArray[np.bool_]:
-        """True [t] where a token is learned, of those that ctx_len leaves."""
+    def learned(self, document: NDArray[Any], most: int) -> NDArray[np.bool_]:
+        """True [t] where a token is learned, of the first `most`, and of a document that ctx_len cuts those
+        that it leaves."""
         mask = self.loss_mask
         if mask == "se" and self.mask_ids is None:  # nobody has said yet what is learned
             mask = "none"
-        return trained_mask(document, mask, self.mask_ids, self.ctx_len + 1)
+        return trained_mask(
+            document, mask, self.mask_ids, most if self.windows else min(most, self.ctx_len + 1)
+        )
 
 
 def plan_of(args: argparse.Namespace) -> DataPlan:
@@ -39,4 +46,4 @@ def plan_of(args: argparse.Namespace) -> DataPlan:
     if problems or checked.settings is None:
         raise SettingsError(problems)
     s = checked.settings
-    return DataPlan(s.ctx_len, s.loss_mask, s.mask_ids, s.epoch_steps * s.micro_bsz)
+    return DataPlan(s.ctx_len, s.loss_mask, s.mask_ids, s.epoch_steps * s.micro_bsz, s.dataload == "get")

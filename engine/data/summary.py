@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from engine.contract.check import data_half
 from engine.contract.errors import UserError
 from engine.contract.i18n import N_, _
-from engine.contract.reports import BadLine, DataSummary, DocumentSample, Segment, place
+from engine.contract.reports import BadLine, DataSummary, DocumentSample, Segment, place, windows_in
 from engine.data.binidx import MAGIC, BinIdx, cut_numbers
 from engine.data.convert import Ticker
 from engine.data.encode import ids_of, size_of
@@ -78,7 +78,7 @@ def pair_prefix(path: Path) -> Path | None:
 
 
 def _of_pair(path: Path, prefix: Path, plan: DataPlan, samples: int) -> DataSummary:
-    data, lengths, linter = BinIdx(prefix), Lengths(plan.ctx_len), Linter(plan.loss_mask)
+    data, lengths, linter = BinIdx(prefix), Lengths(plan), Linter(plan.loss_mask)
     lengths.add_all(data.sizes)
     last = data.stream[np.cumsum(data.sizes[:_LOOKED_AT], dtype=np.int64) - 1]
     for i in np.flatnonzero(last != END_OF_DOCUMENT).tolist():
@@ -103,7 +103,7 @@ def _of_pair(path: Path, prefix: Path, plan: DataPlan, samples: int) -> DataSumm
 def _of_rows(
     corpus: Corpus, paths: Sequence[Path], plan: DataPlan, samples: int, limit: int | None, progress: Progress
 ) -> DataSummary:
-    lengths, linter = Lengths(plan.ctx_len), Linter(plan.loss_mask)
+    lengths, linter = Lengths(plan), Linter(plan.loss_mask)
     shown, tell = list[DocumentSample](), Ticker(progress)
     done, complete = 0, True
     for read, document in corpus.documents():
@@ -143,7 +143,7 @@ def _count(document: Document, lengths: Lengths, linter: Linter) -> None:
     size = size_of(document.text)
     lengths.add(size, document.row)
     linter.document(document)
-    if lost := max(0, size - lengths.ctx_len - 1):
+    if lost := lengths.lost(size):
         said = _("{n:,} tokens, of which {lost:,} are lost", n=size, lost=lost)
         linter.note("cut", document.row, said)
 
@@ -156,10 +156,11 @@ def _nothing(corpus: Corpus) -> UserError:
 
 def _note_plan(linter: Linter, plan: DataPlan, lengths: Lengths, corpus: Corpus | None = None) -> None:
     """What is not about single rows."""
-    if 0 < lengths.documents * FEW < plan.epoch_documents:
-        times = plan.epoch_documents / lengths.documents
+    examples, few = (lengths.windows, "few windows") if plan.windows else (lengths.documents, "few")  # unsaid
+    if 0 < examples * FEW < plan.epoch_documents:
+        times = plan.epoch_documents / examples
         linter.note(
-            "few",
+            few,
             _("an epoch"),
             _(
                 "it takes {epoch_documents:,} and sees each {times:,.0f} times",
@@ -167,7 +168,7 @@ def _note_plan(linter: Linter, plan: DataPlan, lengths: Lengths, corpus: Corpus 
                 times=times,
             ),
         )
-        linter.count["few"] = lengths.documents
+        linter.count[few] = examples
     ignored = corpus and corpus.rendered and not corpus.template.learned_by_qa()
     if ignored and plan.loss_mask == "qa":
         linter.note(
@@ -180,12 +181,21 @@ def _note_plan(linter: Linter, plan: DataPlan, lengths: Lengths, corpus: Corpus 
 class Lengths:
     """How long documents are, in tokens, counted as they come."""
 
-    def __init__(self, ctx_len: int) -> None:
-        self.ctx_len = ctx_len
-        self.bounds = sorted({max(1, round((ctx_len + 1) * f)) for f in _FRACTIONS})
+    def __init__(self, plan: DataPlan) -> None:
+        self._plan = plan
+        self.bounds = sorted({max(1, round((plan.ctx_len + 1) * f)) for f in _FRACTIONS})
         self.counts = [0] * (len(self.bounds) + 1)
         self.documents = self.tokens = self.cut_documents = self.cut_tokens = 0
         self.longest, self.shortest = (0, ""), (0, "")
+
+    def lost(self, size: int) -> int:
+        """How many tokens of a document of this size ctx_len cuts off: none where windows are learned."""
+        return 0 if self._plan.windows else max(0, size - self._plan.ctx_len - 1)
+
+    @property
+    def windows(self) -> int:
+        """How many windows are learned; 0 where whole documents are."""
+        return windows_in(self.tokens, self._plan.ctx_len) if self._plan.windows and self.documents else 0
 
     def add(self, size: int, at: str | Row) -> None:
         """Counts a document that lies there."""
@@ -196,9 +206,9 @@ class Lengths:
             self.shortest = size, where(at)
         self.documents += 1
         self.tokens += size
-        if size > self.ctx_len + 1:
+        if lost := self.lost(size):
             self.cut_documents += 1
-            self.cut_tokens += size - self.ctx_len - 1
+            self.cut_tokens += lost
 
     def add_all(self, sizes: NDArray[Any]) -> None:
         """Counts the documents of a pair."""
@@ -209,7 +219,8 @@ class Lengths:
         self.longest = int(sizes[longest]), place("", "document", longest + 1)
         self.shortest = int(sizes[shortest]), place("", "document", shortest + 1)
         self.documents, self.tokens = len(sizes), int(sizes.sum(dtype=np.int64))
-        self.cut_documents, self.cut_tokens = cut_numbers(sizes, self.ctx_len)
+        if not self._plan.windows:
+            self.cut_documents, self.cut_tokens = cut_numbers(sizes, self._plan.ctx_len)
 
     def numbers(self) -> dict[str, Any]:
         """The fields of a summary that speak of lengths."""
@@ -220,9 +231,10 @@ class Lengths:
             "longest_at": self.longest[1],
             "shortest": self.shortest[0],
             "shortest_at": self.shortest[1],
-            "ctx_len": self.ctx_len,
+            "ctx_len": self._plan.ctx_len,
             "cut_documents": self.cut_documents,
             "cut_tokens": self.cut_tokens,
+            "windows": self.windows,
             "histogram": self.histogram(),
         }
 
@@ -230,14 +242,15 @@ class Lengths:
         """Bounds at fractions of ctx_len + 1, which is always one of them; the last holds the longest."""
         bounds = [*self.bounds, max(self.longest[0], self.bounds[-1] + 1)]
         both = list(zip(bounds, self.counts, strict=True))
-        filled = [i for i, (bound, count) in enumerate(both) if count or bound == self.ctx_len + 1]
+        filled = [i for i, (bound, count) in enumerate(both) if count or bound == self._plan.ctx_len + 1]
         return tuple(both[filled[0] : filled[-1] + 1])
 
 
 def sample(number: int, tokens: NDArray[Any], plan: DataPlan) -> DocumentSample:
     """The document in stretches of one kind. A character whose bytes two kinds share goes to the second."""
     shown = tokens[: plan.ctx_len + 1 + _CUT_SHOWN]
-    kinds: list[Kind] = ["trained" if trained else "masked" for trained in plan.learned(tokens)]
+    learned = plan.learned(tokens, len(shown))
+    kinds: list[Kind] = ["trained" if trained else "masked" for trained in learned]
     kinds += ["cut"] * (len(shown) - len(kinds))
     decoder, segments = StreamDecoder(), []
     for kind, group in groupby(zip(shown.tolist(), kinds, strict=True), key=itemgetter(1)):

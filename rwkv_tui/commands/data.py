@@ -16,7 +16,7 @@ from rich.text import Text
 from engine.contract.i18n import N_, _, n_
 from engine.contract.plain import say, say_file, say_json
 from engine.contract.reports import Converted, DataOrigin, DataSummary, DocumentTokens, PairReport
-from rwkv_tui.marks import LEVEL_SIGNS, TOKEN_SIGNS, TOKEN_WORDS, rest, stretches, title
+from rwkv_tui.marks import LEVEL_SIGNS, TOKEN_SIGNS, TOKEN_WORDS, rest, stretches, title, windows
 from rwkv_tui.plain import one_line, plain
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def lint(args: argparse.Namespace) -> int:
 
 
 def show(args: argparse.Namespace) -> int:
-    """Prints a document token by token."""
+    """Prints a document or window token by token."""
     from engine.data.plan import plan_of
     from engine.data.show import show_document
 
@@ -207,9 +207,11 @@ def _bars(report: DataSummary) -> Text:
     wide = len(f"{report.histogram[-1][0]:,}")
     text = Text()
     for bound, count in report.histogram:
-        style = "yellow" if bound > report.ctx_len + 1 else "green"
+        style = "yellow" if not report.windows and bound > report.ctx_len + 1 else "green"
         text.append(f"  ≤ {bound:>{wide},} ").append("█" * -(-count * _BAR // most), style)
         text.append(f" {count:,}\n")
+    if report.windows:
+        text.append(f"  {windows(report)}\n")
     if report.cut_documents:
         told = n_(
             "ctx_len {length:,} cuts {n:,} document; tokens lost: {tokens:,} ({share:.1%})",

@@ -10,7 +10,7 @@ from textual.geometry import Size
 from textual.widget import Widget
 
 from engine.contract.i18n import N_, _, n_
-from rwkv_tui.marks import LEVEL_SIGNS
+from rwkv_tui.marks import LEVEL_SIGNS, windows
 from rwkv_tui.plain import one_line, plain, size
 
 if TYPE_CHECKING:
@@ -75,9 +75,11 @@ def _of_level(level: str, n: int) -> str:
 
 
 def cut_line(data: DataSummary) -> Content:
-    """How many documents ctx_len cuts, in one sentence; nothing where there are none."""
+    """How many documents ctx_len cuts, or windows, in one sentence; nothing where there are none."""
     if not data.documents:
         return Content("")
+    if data.windows:
+        return Content.styled(f"✓ {windows(data)}", "$text-success")
     if not data.cut_documents:
         return Content.styled(_("✓ No document is cut at ctx_len {n}.", n=data.ctx_len), "$text-success")
     told = n_(
@@ -102,7 +104,9 @@ def histogram(data: DataSummary, width: int) -> Content:
     for bound, count in data.histogram:
         if below >= data.longest:
             break
-        cut = below > data.ctx_len  # bounds are upper ends: all of this bar is longer than ctx_len + 1
+        cut = (
+            not data.windows and below > data.ctx_len
+        )  # bounds are upper ends: all of this bar is longer than ctx_len + 1
         style = "$warning" if cut else "$primary"
         lines.append(
             Content.assemble(

@@ -42,6 +42,8 @@ def _data(s: TrainSettings, draft: Draft, cwd: Path) -> str:
     learned = parts.get(s.loss_mask) or _("all of a document is learned")
     cut = draft.data.cut_documents if draft.data and draft.data.ctx_len == s.ctx_len else 0
     file = _path(s.data_file, cwd)
+    if s.dataload == "get":
+        return _("{file}, in windows of {n:,} tokens; {learned}.", file=file, n=s.ctx_len, learned=learned)
     if not cut:
         return _("{file}, at most {n:,} tokens each; {learned}.", file=file, n=s.ctx_len, learned=learned)
     return n_("{file}; {n:,} document is cut to {tokens:,} tokens; {learned}.",
@@ -50,14 +52,20 @@ def _data(s: TrainSettings, draft: Draft, cwd: Path) -> str:
 
 
 def _amount(s: TrainSettings, draft: Draft) -> str:
-    documents = n_("{n:,} document", "{n:,} documents", s.micro_bsz)
     run = n_("{n:,} epoch of {steps:,} steps with {documents} each",
              "{n:,} epochs of {steps:,} steps with {documents} each", s.epoch_count, steps=s.epoch_steps,
-             documents=documents)  # fmt: skip
+             documents=examples(s, s.micro_bsz))  # fmt: skip
     passes = draft.passes()
     if passes is None:
         return _("{run}.", run=run)
     return _("{run}, {passes:,.3g} passes over the data.", run=run, passes=passes)
+
+
+def examples(s: TrainSettings, n: int) -> str:
+    """So many of what a run learns from."""
+    if s.dataload == "get":
+        return n_("{n:,} window", "{n:,} windows", n)
+    return n_("{n:,} document", "{n:,} documents", n)
 
 
 def _rate(s: TrainSettings) -> str:

@@ -79,6 +79,12 @@ def test_show_prints_tokens_and_template_the_template(rwkv_tune: Command, tiny_d
     shown = json.loads(ok(rwkv_tune("data", "show", tiny_data, 24, "--ctx_len", 2, "--json")))
     assert [token["kind"] for token in shown["tokens"]][:4] == ["masked", "trained", "trained", "cut"]
     assert "no document 25" in refused(rwkv_tune("data", "show", tiny_data, 25))
+    flags = ("--loss-mask", "qa", "--ctx-len", 30, "--dataload", "get")
+    out = ok(rwkv_tune("data", "show", tiny_data, 2, *flags))
+    assert "Window 2 of " in out and "31 tokens, from token " in out and "\n■ [0]\n· User:" in out
+    assert "no window 0" in refused(rwkv_tune("data", "show", tiny_data, 0, *flags))
+    lint = ok(rwkv_tune("data", "lint", tiny_data, *flags))
+    assert "windows of ctx_len 30 from the documents laid end to end" in lint and "longer" not in lint
     assert ok(rwkv_tune("data", "template")).startswith("System: {system}\n\nUser: {user}\n")
 
 

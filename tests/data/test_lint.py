@@ -101,6 +101,8 @@ def test_the_plan_is_held_against_the_data(tmp_path: Path) -> None:
     few = found(look(tmp_path, FINE, DataPlan(epoch_documents=31)))["few"]
     assert few.what.startswith("3 documents are few") and "31 and sees each 10 times" in few.places[0].reason
     assert not found(look(tmp_path, FINE, DataPlan(epoch_documents=30)))
+    windows = found(look(tmp_path, FINE, DataPlan(ctx_len=10_000, epoch_documents=31, windows=True)))
+    assert windows["few windows"].what == "1 window is few for the plan" and len(windows) == 1
     (tmp_path / "t").write_text("Q: {user}\n\nA: {assistant}")
     rows = [{"prompt": "a", "completion": "b"}]
     assert set(found(look(tmp_path, rows, template=tmp_path / "t"))) == {"qa template"}

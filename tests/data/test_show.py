@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.contract.errors import UserError
-from engine.data.binidx import BinIdx
+from engine.data.binidx import BinIdx, write_pair
 from engine.data.convert import convert
-from engine.data.dataset import IGNORED, PadDataset
+from engine.data.dataset import IGNORED, PadDataset, WindowDataset
 from engine.data.plan import DataPlan
 from engine.data.show import show_document
 
@@ -42,6 +43,48 @@ def test_it_is_what_a_run_learns(prefix: Path, number: int, ctx_len: int, loss_m
     assert len(seen) == len(targets) + 1 and shown.padding == ctx_len + 1 - len(seen)
     assert (shown.tokens[-1].kind == "end") == (shown.size <= ctx_len + 1)
     assert (shown.documents, shown.where) == (6, f"document {number}")
+
+
+@settings(max_examples=60)
+@given(st.data(), st.integers(1, 40), st.sampled_from(["pad", "qa", "none"]))
+def test_a_window_is_what_a_run_learns(prefix: Path, draw: st.DataObject, ctx_len: int, mask: str) -> None:
+    data = BinIdx(prefix)
+    windows = WindowDataset(data, ctx_len, mask)
+    number = draw.draw(st.integers(1, len(windows)))
+    shown = show_document([prefix], number, DataPlan(ctx_len, mask, windows=True))
+    inputs, targets = windows[number - 1]
+    ids, kinds = [token.id for token in shown.tokens], [token.kind for token in shown.tokens]
+    assert ids == [*inputs.tolist(), data.stream[(number - 1) * ctx_len + len(targets)]]
+    learned = [False, *(target != IGNORED for target in targets.tolist())]
+    expected = [
+        "end" if not t else "trained" if one else "masked" for t, one in zip(ids, learned, strict=True)
+    ]
+    assert kinds == expected
+    assert (shown.documents, shown.size, shown.window) == (len(windows), len(ids), True)
+    assert shown.padding == ctx_len + 1 - len(ids)
+    assert bool(shown.notice) == (number > 1)
+
+
+def test_a_window_says_where_ctx_len_cuts_and_which_documents_join_in_it(tmp_path: Path) -> None:
+    with write_pair(tmp_path / "d") as writer:
+        for size in (5, 3, 30):
+            writer.add(np.arange(1, size + 1, dtype="<u2").tobytes())
+    plan = DataPlan(10, "none", windows=True)
+    where = [show_document([tmp_path / "d"], number, plan).where for number in (1, 2, 3, 4)]
+    assert where == [
+        "from token 1 of document 1 to token 3 of document 3", "tokens 3 to 13 of document 3",
+        "tokens 13 to 23 of document 3", "tokens 23 to 30 of document 3",
+    ]  # fmt: skip
+    for number in (0, 5):
+        with pytest.raises(UserError, match=f"no window {number}. It has 4: give a number from 1 to 4"):
+            show_document([tmp_path / "d"], number, plan)
+
+
+def test_of_what_is_not_converted_windows_are_not_known_yet(prefix: Path) -> None:
+    shown = show_document([prefix.with_suffix(".jsonl")], 2, DataPlan(2, "pad", windows=True))
+    assert "".join(token.text for token in shown.tokens[:-1]) == TEXTS[1]
+    assert {token.kind for token in shown.tokens} == {"trained", "end"}  # the first one, too
+    assert (shown.window, shown.padding) == (False, 0) and "windows of 2 tokens" in shown.notice
 
 
 def test_bytes_that_are_no_character_are_shown_in_hex(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from engine.contract.errors import UserError
 from engine.contract.reports import DataSummary
 from engine.data.binidx import BinIdx, write_pair
 from engine.data.convert import convert
+from engine.data.dataset import WindowDataset
 from engine.data.plan import DataPlan
 from engine.data.summary import Lengths
 from engine.data.summary import summarise as look
@@ -64,6 +65,20 @@ def test_a_pair_is_recognised_by_any_of_its_names(tmp_path: Path, given_as: str)
     assert dict(summary.histogram) == {bound: 2 * count for bound, count in plain.histogram}
     first = Tokenizer().decode(BinIdx(tmp_path / "a").item(0).tolist())
     assert first.startswith("".join(text for _, text in kinds(summary))[:40])
+
+
+def test_windows_lose_nothing_and_are_counted(tmp_path: Path) -> None:
+    source, plan = jsonl(tmp_path / "source", TEXTS), DataPlan(40, "qa", windows=True)
+    convert(source, tmp_path / "a", repeat=2)
+    for path in (source, tmp_path / "a"):
+        summary = look([path], plan)
+        assert (summary.cut_documents, summary.cut_tokens) == (0, 0)
+        assert summary.windows == -(-(summary.tokens - 1) // 40)
+        assert not [finding for finding in summary.findings if finding.code == "cut"]
+    assert summary.windows == len(WindowDataset(BinIdx(tmp_path / "a"), 40, "qa"))
+    assert summarise(source, 40).windows == 0
+    whole = look([jsonl(tmp_path / "b", [TEXTS[0] * 9])], DataPlan(7, windows=True))
+    assert {kind for kind, _ in kinds(whole)} == {"masked", "trained"}
 
 
 def test_samples_show_what_is_learned_and_what_is_cut(tmp_path: Path) -> None:
@@ -148,7 +163,7 @@ def test_missing_files_and_folders(tmp_path: Path) -> None:
 
 @given(st.lists(st.integers(1, 10_000), min_size=1), st.integers(2, 2000))
 def test_the_histogram_counts_every_document_once(sizes: list[int], limit: int) -> None:
-    lengths, counted = Lengths(limit - 1), Lengths(limit - 1)
+    lengths, counted = Lengths(DataPlan(limit - 1)), Lengths(DataPlan(limit - 1))
     lengths.add_all(np.array(sizes, np.int32))
     for number, size in enumerate(sizes, 1):
         counted.add(size, f"document {number}")

@@ -9,8 +9,10 @@ from textual.pilot import Pilot
 from textual.widgets import Button, Input, Label, OptionList, TextArea
 
 from engine.data.binidx import BinIdx
+from engine.data.convert import convert
 from rwkv_tui.app import TuneApp
 from rwkv_tui.screens.wizard.convert import ConvertForm
+from rwkv_tui.screens.wizard.data import DataPane
 from rwkv_tui.screens.wizard.tokens import TokenScreen
 from rwkv_tui.screens.wizard.wizard import WizardScreen
 from rwkv_tui.widgets.path_input import PathInput
@@ -125,6 +127,23 @@ async def test_only_answers_are_marked_when_only_they_are_learned(make_app: Make
         await until(pilot, lambda: says(pilot, "cuts 12 documents (100%)"))
         assert says(pilot, "✂")
         assert not says(pilot, "▶User")
+
+
+async def test_with_dataload_get_it_is_windows_that_are_shown(make_app: MakeApp, place: Path) -> None:
+    convert(place / "pairs.jsonl", place / "pairs", repeat=1)
+    app = make_app(source=Path("pairs"), draft={"loss_mask": "qa", "ctx_len": 15, "dataload": "get"})
+    async with app.run_test() as pilot:
+        await until(pilot, lambda: says(pilot, "windows of ctx_len 15 from the documents laid end to end"))
+        assert not says(pilot, "✂ ctx_len") and "✂" not in str(app.screen.query_one("#lengths").render())
+        await pilot.press("f7")
+        await until(pilot, lambda: says(pilot, "Window 1 of"))
+        await pilot.press("right")
+        await until(pilot, lambda: says(pilot, "Window 2 of"))
+        assert says(pilot, "Its first token is the last one of the window before")
+        await pilot.press("escape")
+        app.draft.put("dataload", "pad")
+        await app.screen.query_one(DataPane).entered()
+        await until(pilot, lambda: says(pilot, "ctx_len 15 cuts 9 documents"))
 
 
 async def test_bad_lines_are_listed_and_can_be_skipped(make_app: MakeApp, place: Path) -> None:

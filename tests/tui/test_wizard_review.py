@@ -58,6 +58,13 @@ def test_how_processes_share_the_work_is_told(more: dict[str, Any], said: str, t
     assert told[TOPICS.index("With")] == said
 
 
+def test_windows_are_told_as_such(tmp_path: Path) -> None:
+    s = TrainSettings(load_model=Path("a.pth"), data_file=Path("b"), dataload="get", micro_bsz=3)
+    told = sentences(s, Draft(), tmp_path)
+    assert told[TOPICS.index("On")] == "b, in windows of 512 tokens; all of a document is learned."
+    assert "with 3 windows each" in told[TOPICS.index("For")]
+
+
 async def test_what_is_missing_is_listed_and_leads_to_its_field(make_app: MakeApp, pair: Path) -> None:
     draft = {**READY, "load_model": "", "epoch_steps": "0"}
     async with make_app(start="wizard", draft=draft).run_test() as pilot:

@@ -21,6 +21,7 @@ from engine.contract.data_files import PACKED, SUFFIXES
 from engine.contract.errors import UserError
 from engine.contract.flags import spell
 from engine.contract.i18n import N_, _, n_
+from engine.contract.job_flags import PLAN_FLAGS
 from rwkv_tui.draft import Draft
 from rwkv_tui.keys import key_of
 from rwkv_tui.plain import duration, plain, size
@@ -107,7 +108,7 @@ class DataPane(Pane):
         return self.query_one("#path", PathInput)
 
     async def entered(self, field: str = "") -> None:
-        """Reads the file anew when ctx_len or loss_mask, which decide what is cut and learned, changed."""
+        """Reads the file anew when what decides about what is cut and learned has changed."""
         self.screen.set_focus(self._path)  # at once: a key may be waiting already
         prefix = self.draft.given("data_file")
         if self.draft.data is None and prefix.strip() and prefix != self._prefix:
@@ -234,8 +235,7 @@ class DataPane(Pane):
     def _flags(self) -> tuple[str, ...]:
         """How the data is read and what training will make of it, as flags of a job."""
         s = self.draft.approximate()
-        names = ("ctx_len", "loss_mask", "mask_id", "epoch_steps", "micro_bsz")
-        plan = (f"--{name}={spell(getattr(s, name))}" for name in names)
+        plan = (f"--{name}={spell(getattr(s, name))}" for name in PLAN_FLAGS)
         return (*plan, *self._rows.flags())
 
     def _reading(self) -> tuple[str, ...]:

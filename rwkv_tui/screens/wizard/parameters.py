@@ -31,6 +31,7 @@ from rwkv_tui.widgets.chart import LineChart
 from rwkv_tui.widgets.data_report import counted
 from rwkv_tui.widgets.field import Field
 from rwkv_tui.widgets.plot import Curve
+from rwkv_tui.widgets.review_text import examples
 
 FIRST: tuple[Group, ...] = ("files", "important", "learning rate")  # unsaid
 CURVE_POINTS = 300
@@ -252,7 +253,8 @@ def totals(draft: Draft) -> Content:
     s = draft.approximate()
     documents = s.total_steps * s.step_documents
     tokens = _("at most {n:,} tokens", n=documents * s.ctx_len)
-    if draft.data is not None and draft.data.documents and draft.data.ctx_len == s.ctx_len:
+    whole = s.dataload != "get"
+    if whole and draft.data is not None and draft.data.documents and draft.data.ctx_len == s.ctx_len:
         mean = (draft.data.tokens - draft.data.cut_tokens) / draft.data.documents
         tokens = _("about {n:,.0f} tokens", n=documents * mean)
     steps = f"{s.total_steps:,}"
@@ -260,7 +262,7 @@ def totals(draft: Draft) -> Content:
         counted(
             n_("{steps} steps in {n:,} epoch", "{steps} steps in {n:,} epochs", s.epoch_count, steps=steps)
         ),
-        counted(n_("{n:,} document", "{n:,} documents", documents)),
+        counted(examples(s, documents)),
         Content(tokens),
     ]
     passes = draft.passes()

@@ -1,4 +1,4 @@
-"""Any document of the data as tokens: what is learned of it, only read, cut off."""
+"""Any document or window of the data as tokens: what is learned of it, only read, cut off."""
 
 from __future__ import annotations
 
@@ -32,12 +32,15 @@ STYLES = {
 
 
 class TokenScreen(TuneScreen[None]):
-    """Reads one document at a time in a process of its own."""
+    """Reads one document or window at a time in a process of its own."""
 
-    HELP_TEXT = N_("Tokens: each document as training sees it. Shades alternate from token to token.")
+    HELP_TEXT = N_(
+        "Tokens: each document, or with dataload get each window, as training sees it. Shades alternate "
+        "from token to token."
+    )
     BINDINGS = [
-        Binding("right,n", "move(1)", N_("Next document"), id="tokens.move"),
-        Binding("left,p", "move(-1)", N_("Previous document"), id="tokens.move_back"),
+        Binding("right,n", "move(1)", N_("Next one"), id="tokens.move"),
+        Binding("left,p", "move(-1)", N_("Previous one"), id="tokens.move_back"),
         Binding("g", "ask", N_("Go to"), id="tokens.ask"),
         Binding("escape,q", "dismiss(None)", N_("Back"), id="tokens.close"),
     ]
@@ -63,7 +66,7 @@ class TokenScreen(TuneScreen[None]):
         self._read(max(1, self._number + by))
 
     def action_ask(self) -> None:
-        self.app.push_screen(NameScreen(_("Number of the document")), self._asked)
+        self.app.push_screen(NameScreen(_("Number of the document or window")), self._asked)
 
     def _asked(self, text: str | None) -> None:
         if text and text.isdecimal():
@@ -73,7 +76,7 @@ class TokenScreen(TuneScreen[None]):
 
     def _read(self, number: int) -> None:
         self._number = number
-        self._say(_("Reading document {n:,} …", n=number), "$text-primary")
+        self._say(_("Reading number {n:,} …", n=number), "$text-primary")
         self._show(number)
 
     @work(exclusive=True)
