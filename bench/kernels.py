@@ -40,7 +40,7 @@ def triton_kernel(
     recurrence: str, name: str, arch: int, dtype: torch.dtype, width: int, **constants: int
 ) -> dict[str, Any]:
     """A Triton kernel's resources as the operator starts it where heads alone keep a GPU busy, unless
-    `constants` say otherwise. Triton makes a T or H of 1 a constant, too."""
+    `constants` say otherwise. Triton makes an H of 1 a constant, too."""
     module = importlib.import_module(f"engine.ops.{recurrence}.triton")
     like = torch.empty(BUSY, 1, 1, width, dtype=dtype)
     sizes = {name: value for name, value in module._sizes(like).items() if name not in ("T", "H")}

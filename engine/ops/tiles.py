@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+ANY_LENGTH = ["T"]  # or Triton compiles again for lengths of 1, and of multiples of 16, when they first come
 BUSY = 128  # programs: an H100 has 132 multiprocessors, an A100 108
 LEAST_ROWS = 16  # that tensor cores take
 WIDE_ROWS = 32  # of a state multiplied in fp32: more do not fit into the registers of any GPU but an H100

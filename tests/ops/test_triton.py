@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from bench.kernels import parts_kernel, triton_kernel
-from engine.ops.parts import fused
+from engine.ops.parts import fused, kernels
 from tests.ops.cases import KERNEL_CASES, LIMITS, NAMES
 
 
@@ -96,10 +97,17 @@ def test_a_kernel_fits_into_a_gpu_that_is_not_here(recurrence: str, name: str) -
     assert used["shared"] < 160 << 10  # an A100 has 163 KiB
 
 
+def test_no_kernel_is_compiled_again_for_a_batch_of_another_length() -> None:
+    made = [getattr(importlib.import_module(f"engine.ops.{which}.triton"), name) for which, name in KERNELS]
+    made += [getattr(kernels, name) for name in fused.KERNELS]
+    lengths = [argument for kernel in made for argument in kernel.params if argument.name == "T"]
+    assert len(lengths) == len(KERNELS) + 2 and all(argument.do_not_specialize for argument in lengths)
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize(("recurrence", "name"), KERNELS)
 def test_a_part_of_a_state_and_a_single_head_compile(recurrence: str, name: str) -> None:
-    assert triton_kernel(recurrence, name, 90, torch.bfloat16, 64, R=16, T=1, H=1)["spilled"] <= 64
+    assert triton_kernel(recurrence, name, 90, torch.bfloat16, 64, R=16, H=1)["spilled"] <= 64
 
 
 @pytest.mark.soak

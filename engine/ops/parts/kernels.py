@@ -11,6 +11,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from engine.ops.tiles import ANY_LENGTH
+
 
 @triton.jit
 def get(pointer, at, mask):
@@ -48,7 +50,7 @@ def _heads(H, N: tl.constexpr, HEADS: tl.constexpr):
     return tl.program_id(0).to(tl.int64) * H * N, column, (head < H)[:, None]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=ANY_LENGTH)
 def mix(
     x, before, mixes, more, o0, o1, o2, o3, o4, o5,
     T, D, S, C: tl.constexpr, BEFORE: tl.constexpr, MORE: tl.constexpr, BLOCK: tl.constexpr,
@@ -67,7 +69,7 @@ def mix(
         tl.store(out + at, now + (last - now) * by, there)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=ANY_LENGTH)
 def mix_back(
     g0, g1, g2, g3, g4, g5, x, before, mixes, more, dx, dbefore, dmore,
     T, D, S, C: tl.constexpr, BEFORE: tl.constexpr, MORE: tl.constexpr, BLOCK: tl.constexpr,

@@ -25,6 +25,7 @@ from torch.autograd.function import once_differentiable
 
 from engine.ops.chunks import at_start
 from engine.ops.tiles import (
+    ANY_LENGTH,
     along,
     columns_at,
     contiguous,
@@ -151,7 +152,7 @@ def _scores(r_, k_, w, u_, L: tl.constexpr, LEVELS: tl.constexpr, DOT: tl.conste
     return found
 
 
-@triton.jit
+@triton.jit(do_not_specialize=ANY_LENGTH)
 def _states(
     log_w, k, v, state, starts, last,
     T, H, N: tl.constexpr, L: tl.constexpr, LEVELS: tl.constexpr, DOT: tl.constexpr,
@@ -174,7 +175,7 @@ def _states(
     tl.store(last + rows_at(head, row, R, N), s)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=ANY_LENGTH)
 def _outputs(
     r, log_w, k, v, u, starts, y,
     T, H, N: tl.constexpr, L: tl.constexpr, LEVELS: tl.constexpr, DOT: tl.constexpr,
@@ -197,7 +198,7 @@ def _outputs(
     tl.store(y + start + at, out, exists)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=ANY_LENGTH)
 def _reverse(
     r, log_w, dy, dlast, dstate, dends,
     T, H, N: tl.constexpr, L: tl.constexpr, LEVELS: tl.constexpr, DOT: tl.constexpr,
@@ -222,7 +223,7 @@ def _reverse(
     tl.store(dstate + rows_at(head, row, R, N), ds)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=ANY_LENGTH)
 def _gradients(
     r, log_w, k, v, u, dy, starts, dends, dr, dlog_w, dk, dv, parts,
     T, H, N: tl.constexpr, L: tl.constexpr, LEVELS: tl.constexpr, DOT: tl.constexpr,

@@ -26,6 +26,7 @@ from torch.autograd.function import once_differentiable
 
 from engine.ops.chunks import at_start
 from engine.ops.tiles import (
+    ANY_LENGTH,
     along,
     columns_at,
     contiguous,
@@ -122,7 +123,7 @@ def _inverse(*inputs: Tensor) -> Tensor:
     return inverse
 
 
-@triton.jit
+@triton.jit(do_not_specialize=ANY_LENGTH)
 def _inverses(
     log_w, a, b, inverse,
     T, H, N: tl.constexpr, L: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
@@ -147,7 +148,7 @@ def _inverses(
     tl.store(inverse + square_at(head * tl.cdiv(T, L) + chunk, L), found)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=ANY_LENGTH)
 def _forward(
     r, log_w, k, v, a, b, state, inverse, y, last, starts,
     T, H, N: tl.constexpr, L: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
@@ -190,7 +191,7 @@ def _forward(
         tl.store(last + rows_at(head, row, R, N), s)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=ANY_LENGTH)
 def _reverse(
     r, log_w, a, b, inverse, dy, dlast, dstate, dends,
     T, H, N: tl.constexpr, L: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
@@ -224,7 +225,7 @@ def _reverse(
     tl.store(dstate + rows_at(head, row, R, N), ds)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=ANY_LENGTH)
 def _gradients(
     r, log_w, k, v, a, b, inverse, dy, starts, dends, dr, dlog_w, dk, dv, da, db,
     T, H, N: tl.constexpr, L: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
