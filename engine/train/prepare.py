@@ -178,6 +178,7 @@ def load(
     check_model(settings, info)
     if device == "cuda":
         check_host(settings, info)
+        _warn_of_slow_bf16(settings, emit)
     data, held_out = _read_data(settings, info.vocab_size, emit, stop)
     _warn_of_few(settings, data, emit)
     stop.check()
@@ -215,6 +216,16 @@ def _load_model(
         model.send_head_away()
     tell(info.file_bytes)
     return model
+
+
+def _warn_of_slow_bf16(settings: TrainSettings, emit: events.Emit) -> None:
+    """Volta and Turing have units for fp16 alone, what is older for neither."""
+    if settings.precision == "bf16" and (7, 0) <= torch.cuda.get_device_capability() < (8, 0):
+        said = _(
+            "{gpu} has no bf16 of its own and is slow at it: precision fp16 is several times faster there.",
+            gpu=torch.cuda.get_device_name(),
+        )
+        emit(events.Warned(text=said))
 
 
 def _warn_of_few(settings: TrainSettings, data: Documents, emit: events.Emit) -> None:

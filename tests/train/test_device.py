@@ -95,6 +95,7 @@ def test_what_waits_in_the_hosts_memory_has_to_fit_there(
     monkeypatch.setattr(prepare, "choose_device", lambda accelerator: "cuda")
     monkeypatch.setattr(prepare, "room", lambda: 18 * 2**20)  # twice a head of 8 MiB, and 2 MiB
     monkeypatch.setattr(prepare, "_read_data", full)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     for micro_bsz, error in ((100, torch.OutOfMemoryError), (400, NoRoom)):
         with pytest.raises(error) as told:
             load(waits(micro_bsz, tiny_model, tiny_data), lambda event: None, StopRequest())
@@ -102,6 +103,27 @@ def test_what_waits_in_the_hosts_memory_has_to_fit_there(
     monkeypatch.setattr(prepare, "room", lambda: 0)  # nothing tells
     with pytest.raises(torch.OutOfMemoryError):
         load(waits(400, tiny_model, tiny_data), lambda event: None, StopRequest())
+
+
+@pytest.mark.parametrize(
+    ("precision", "capability", "warned"),
+    [("bf16", (7, 5), True), ("fp16", (7, 5), False), ("bf16", (8, 6), False), ("bf16", (6, 1), False)],
+)
+def test_a_gpu_without_bf16_is_told_as_such(
+    precision: str, capability: tuple[int, int], warned: bool, tiny_model: Path, tiny_data: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(prepare, "choose_device", lambda accelerator: "cuda")
+    monkeypatch.setattr(prepare, "_read_data", full)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
+    told: list[events.Event] = []
+    settings = waits(1, tiny_model, tiny_data).model_copy(update={"precision": precision})
+    with pytest.raises(torch.OutOfMemoryError):
+        load(settings, told.append, StopRequest())
+    texts = [event.text for event in told if isinstance(event, events.Warned)]
+    assert texts == (["Tesla T4 has no bf16 of its own and is slow at it: precision fp16 is several times "
+                      "faster there."] if warned else [])  # fmt: skip
 
 
 @pytest.mark.parametrize(
