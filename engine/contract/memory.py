@@ -43,6 +43,16 @@ def savings(s: TrainSettings) -> list[Saving]:
     return found
 
 
+def on_cpu(device: str) -> bool:
+    """By what a run's plan calls its device, in whichever language that was."""
+    return device.startswith("CPU")
+
+
+def without_gpu(s: TrainSettings) -> TrainSettings:
+    """The same, known to compute without a GPU: `accelerator auto` does not say so before a run."""
+    return s.model_copy(update={"accelerator": "cpu"})
+
+
 def advice(s: TrainSettings) -> str:
     """The same as a sentence."""
     return _(

@@ -12,7 +12,7 @@ from engine.checkpoints.inspect import with_size
 from engine.contract import events
 from engine.contract.errors import UserError, first_line
 from engine.contract.i18n import N_, _
-from engine.contract.memory import advice, savings
+from engine.contract.memory import advice, savings, without_gpu
 from engine.contract.oom import room
 from engine.contract.rundir import RunDir
 from engine.estimate import needed, needed_of_host, what_fits
@@ -69,7 +69,7 @@ def failed(error: Exception, run: RunDir) -> events.Failed:
 def _less_memory(run: RunDir, gpu: bool) -> tuple[str, dict[str, str]]:
     """What to do to fit into the GPU, or the computer, and the same, or the first of it, as settings."""
     try:
-        settings = run.read_settings()
+        settings = run.read_settings() if gpu else without_gpu(run.read_settings())
         host = room() // max(1, settings.devices)
         free, need = (_room(), needed) if gpu else (host, needed_of_host)
         found = what_fits(with_size(settings), free, need, host or math.inf) if free else None

@@ -325,13 +325,15 @@ def make_plan(loaded: Loaded) -> events.Plan:
         held_out=len(loaded.held_out) if loaded.held_out else 0, ctx_len=s.ctx_len, micro_bsz=s.micro_bsz,
         epoch_begin=s.epoch_begin, epoch_count=s.epoch_count, epoch_steps=s.epoch_steps,
         passes=s.total_steps * s.step_documents / examples, devices=s.processes,
-        device=_device_name(loaded.device),
+        device=device_name(loaded.device),
         gpus=tuple((visible() or [])[: s.devices]) if loaded.device == "cuda" else (),
         precision=s.precision, op=loaded.operator.name, op_reasons=loaded.operator.reasons,
     )  # fmt: skip
 
 
-def _device_name(device: str) -> str:
+def device_name(device: str) -> str:
+    """What a run's plan calls its device."""
     if device == "cuda":
         return torch.cuda.get_device_name()
+    # What begins so, in each language, is known to be no GPU (contract/memory.on_cpu).
     return n_("CPU, {n} thread", "CPU, {n} threads", torch.get_num_threads())

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from engine.contract.events import Failed
 from engine.contract.i18n import N_, _
-from engine.contract.memory import savings
+from engine.contract.memory import on_cpu, savings, without_gpu
 from engine.contract.rundir import Status
 from engine.contract.settings import TrainSettings
 from rwkv_tui.plain import plain, short
@@ -127,6 +127,8 @@ def diagnose(
     """Of a run that failed or died; `printed` is the end of its log and `shortage` what it is known to have
     lacked. None when there is nothing to say."""
     closing = model.closing
+    if settings and model.plan and on_cpu(model.plan.device):
+        settings = without_gpu(settings)
     if status == "failed" and isinstance(closing, Failed):
         sign = _sign(f"{closing.reason}\n{closing.detail}", closing.cause) if settings else None
         changes = closing.fix or (sign.fix(settings) if sign and settings else {})

@@ -35,12 +35,17 @@ def _less_memory(run: RunDir, device: str) -> tuple[str, dict[str, str]]:
     """What would fit into this computer's memory, the cheapest first; of a run on a GPU that holds little
     but the model while it is loaded."""
     from engine.checkpoints.inspect import with_size
-    from engine.contract.memory import advice, savings  # pydantic: a list of runs does without
+    from engine.contract.memory import (  # pydantic: a list of runs does without
+        advice,
+        on_cpu,
+        savings,
+        without_gpu,
+    )
     from engine.estimate import needed_of_host, what_fits
 
     try:
         s = run.read_settings(files=False)
-        if device not in ("", "cpu"):
+        if device and not on_cpu(device):
             offload = s.strategy.endswith("_offload")
             changes = {"strategy": s.strategy.removesuffix("_offload")} if offload else {}
             changes |= {"grad_cp": "1"} if s.grad_cp == 2 else {}  # whose inputs wait there
@@ -48,6 +53,7 @@ def _less_memory(run: RunDir, device: str) -> tuple[str, dict[str, str]]:
                      "computer's memory it takes what its model needs to be loaded."), changes  # fmt: skip
         kills = run.oom_kills()
         room = kills.room() // max(1, s.devices) if kills else 0
+        s = without_gpu(s)
         found = what_fits(with_size(s), room, needed_of_host) if room else None
     except UserError:
         return _("Close other programs, or take a smaller model."), {}

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from engine.contract.memory import advice, savings
+from engine.contract.i18n import LANGUAGES, speak
+from engine.contract.memory import advice, on_cpu, savings
 from engine.contract.oom import OomKills
 from engine.contract.presets import render_yaml
 from engine.contract.process import Process
@@ -22,11 +23,14 @@ from engine.contract.settings import TrainSettings
 from engine.estimate import needed, needed_of_host, what_fits
 from engine.models.base import RWKV
 from engine.train.failure import failed
+from engine.train.prepare import device_name
 from engine.train.run import run_training
+from rwkv_tui.services import postmortem
 from rwkv_tui.services.diagnosis import diagnose
 from rwkv_tui.services.postmortem import short_of_memory, shortage
 from rwkv_tui.services.run_tail import RunModel
 from rwkv_tui.services.runs import ending_of, summarise
+from tests.fakes import stories
 from tests.train.bad_days.conftest import At, Making, failure, first_file_is_whole
 
 
@@ -174,13 +178,32 @@ def test_a_process_that_the_kernel_ended_for_lack_of_memory_is_told_as_such(
     assert "died before its first step" in said and "`rwkv-tune resume run`" in said
     assert f"Most likely the kernel killed it {said.partition('killed it ')[2]}" in said
     assert f"since the run began that has happened once {where}" in said and "grad_cp 1 (" in said
-    found = diagnose("died", RunModel(), "words", run.read_settings(), shortage(run, "cpu"))
+    found = diagnose("died", RunModel(), "words", run.read_settings(), shortage(run, device_name("cpu")))
     assert found is not None and "kernel" in found.cause and found.changes == (("grad_cp", "1"),)
     owner = run.owner()
     assert owner is not None
     run.record_process("run", Process(owner.pid, owner.started, "another boot"))
     _groups(root, kind, 5)
     assert not short_of_memory(run)  # the counts began anew with the machine
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_run_without_a_gpu_is_not_told_what_takes_less_of_one(
+    language: str, make: Making, monkeypatch: Any
+) -> None:
+    run = make(accelerator="auto", grad_cp=1, precision="bf16", ctx_len=64)
+    monkeypatch.setattr(postmortem, "short_of_memory", lambda _run: "The kernel killed it.")
+    speak(language)
+    device = device_name("cpu")
+    speak("en")
+    lacked = shortage(run, device)
+    assert on_cpu(device) and lacked is not None and "was on a GPU" not in lacked.remedy
+    plan = stories.plan().model_copy(update={"device": device})
+    for known in (lacked, None):
+        model = RunModel(plan=plan)
+        found = diagnose("died", model, "words", run.read_settings(), known)
+        assert found is not None and found.changes
+        assert "grad_cp" not in dict(found.changes)  # 2 saves memory of a GPU only
 
 
 @pytest.fixture
