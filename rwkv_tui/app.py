@@ -266,6 +266,10 @@ class TuneApp(KeysInTurn):
             about = self.screen.about() if isinstance(self.screen, Helpful) else ""
             self.push_screen(HelpScreen(about, self.screen.active_bindings.values()))
 
+    def action_help_quit(self) -> None:
+        """On Ctrl-C, which copies where text is marked: says which key quits."""
+        self.notify(_("Ctrl+Q quits; runs go on without the screen."))
+
 
 def _load_the_rest() -> None:
     """Once the first frame is there: what all but the first screens need, and what takes a while to load."""

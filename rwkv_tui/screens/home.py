@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
@@ -21,7 +22,7 @@ from rwkv_tui.keys import key_of
 from rwkv_tui.panels.panel import spark
 from rwkv_tui.plain import column, duration, plain, size
 from rwkv_tui.screens.ask import AskScreen, NameScreen
-from rwkv_tui.screens.base import TuneScreen
+from rwkv_tui.screens.base import Keys, TuneScreen
 from rwkv_tui.services.overview import Overview, Overviews
 from rwkv_tui.services.removal import Removal, plan_removal, remove
 from rwkv_tui.services.runs import RESUMABLE, RunSummary, is_alive, status_word
@@ -204,10 +205,22 @@ class HomeScreen(TuneScreen[None]):
     def _moved(self) -> None:
         self.refresh_bindings()
 
+    @property
+    def active_bindings(self) -> Keys:
+        """What a list has picked is opened here."""
+        return {
+            key: active._replace(binding=replace(active.binding, description=_("Open")))
+            if active.binding.id == "list.select"
+            else active
+            for key, active in super().active_bindings.items()
+        }
+
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool:
-        """Resuming is offered for a run that was stopped or broke off."""
+        """There has to be a run to open; resuming is offered for one that was stopped or broke off."""
+        run = self._chosen()
+        if action == "open":
+            return run is not None
         if action == "resume":
-            run = self._chosen()
             return run is not None and run.status in RESUMABLE
         return True
 

@@ -248,7 +248,7 @@ class RunModel:
         where = plan.device if plan.devices == 1 else f"{plan.devices} x {plan.device}"
         self._say(
             event.t,
-            _("training starts: {steps} steps on {where}, {precision}, op {op}",
+            _("training starts: {steps:,} steps on {where}, {precision}, op {op}",
               steps=plan.steps, where=where, precision=plan.precision, op=plan.op),
             mark="▶",
         )  # fmt: skip

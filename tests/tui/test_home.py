@@ -102,6 +102,26 @@ async def test_a_preset_begins_a_run(make_app: MakeApp, place: Path) -> None:
         assert app.draft.text("accelerator") == "cpu"  # state-cpu is the last one
 
 
+async def test_the_footer_says_what_enter_does_with_a_run(make_app: MakeApp, place: Path) -> None:
+    app = make_app()
+    async with app.run_test() as pilot:
+        app.open_home()
+        await until(pilot, lambda: says(pilot, "No runs yet."))
+        assert "enter" not in app.screen.active_bindings
+        add_run(app.paths, place / "emoji", 5, 2.0)
+        await until(pilot, lambda: "enter" in app.screen.active_bindings)
+        assert app.screen.active_bindings["enter"].binding.description == "Open"
+
+
+async def test_ctrl_c_says_in_our_words_how_to_quit(make_app: MakeApp) -> None:
+    app = make_app()
+    async with app.run_test() as pilot:
+        await pilot.press("ctrl+c")
+        assert [note.message for note in app._notifications] == [
+            "Ctrl+Q quits; runs go on without the screen."
+        ]
+
+
 async def test_quitting_needs_one_key(make_app: MakeApp, place: Path) -> None:
     app = make_app()
     add_run(app.paths, place / "emoji", 5, 2.0)
