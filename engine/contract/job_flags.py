@@ -7,7 +7,7 @@ from pathlib import Path
 
 from engine.contract.i18n import N_, _, n_
 
-PLAN_FLAGS = ("ctx_len", "dataload", "loss_mask", "mask_id", "epoch_steps", "micro_bsz")
+PLAN_FLAGS = ("ctx_len", "dataload", "loss_mask", "mask_id", "val_split", "epoch_steps", "micro_bsz")
 """What of a run decides about its data."""
 
 

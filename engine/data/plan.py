@@ -15,7 +15,8 @@ from engine.data.masks import trained_mask
 class DataPlan(NamedTuple):
     """What is cut, what is learned, and how many documents or windows an epoch takes (0: unknown).
 
-    With `windows` a run learns windows of ctx_len of all documents laid end to end, else whole documents.
+    With `windows` a run learns windows of ctx_len of all documents laid end to end, else whole documents;
+    `held_out`: without those that val_split sets aside.
     """
 
     ctx_len: int = 512
@@ -23,6 +24,7 @@ class DataPlan(NamedTuple):
     mask_ids: tuple[int, int] | None = None
     epoch_documents: int = 0
     windows: bool = False
+    held_out: bool = False
 
     def learned(self, document: NDArray[Any], most: int) -> NDArray[np.bool_]:
         """True [t] where a token is learned, of the first `most`, and of a document that ctx_len cuts those
@@ -46,4 +48,6 @@ def plan_of(args: argparse.Namespace) -> DataPlan:
     if problems or checked.settings is None:
         raise SettingsError(problems)
     s = checked.settings
-    return DataPlan(s.ctx_len, s.loss_mask, s.mask_ids, s.epoch_steps * s.micro_bsz, s.dataload == "get")
+    return DataPlan(
+        s.ctx_len, s.loss_mask, s.mask_ids, s.epoch_steps * s.micro_bsz, s.dataload == "get", s.val_split > 0
+    )  # fmt: skip

@@ -102,11 +102,16 @@ def _window(name: str, number: int, plan: DataPlan, data: BinIdx) -> DocumentTok
     where = N_("tokens {first:,} to {last:,} of document {n:,}")
     if len(items) > 1:
         where = N_("from token {first:,} of document {n:,} to token {last:,} of document {to:,}")
-    notice = N_("Its first token is the last one of the window before, where it is learned.")
+    notices = []
+    if begin:
+        notices.append(_("Its first token is the last one of the window before, where it is learned."))
+    if plan.held_out:
+        notices.append(_("val_split sets documents aside before windows are cut: those of a run lie a little "
+                         "elsewhere."))  # fmt: skip
     return DocumentTokens(
         path=name, number=number, documents=windows, where=_(where, to=int(items[-1]) + 1, **cut),
         size=end - begin, padding=plan.ctx_len + 1 - (end - begin), window=True,
-        tokens=_tokens(data.stream[begin:end], learned), notice=_(notice) if begin else "",
+        tokens=_tokens(data.stream[begin:end], learned), notice="\n".join(notices),
     )  # fmt: skip
 
 

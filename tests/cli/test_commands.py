@@ -82,6 +82,7 @@ def test_show_prints_tokens_and_template_the_template(rwkv_tune: Command, tiny_d
     flags = ("--loss-mask", "qa", "--ctx-len", 30, "--dataload", "get")
     out = ok(rwkv_tune("data", "show", tiny_data, 2, *flags))
     assert "Window 2 of " in out and "31 tokens, from token " in out and "\n■ [0]\n· User:" in out
+    assert "val_split" in ok(rwkv_tune("data", "show", tiny_data, 2, *flags, "--val_split", 0.1))
     assert "no window 0" in refused(rwkv_tune("data", "show", tiny_data, 0, *flags))
     lint = ok(rwkv_tune("data", "lint", tiny_data, *flags))
     assert "windows of ctx_len 30 from the documents laid end to end" in lint and "longer" not in lint

@@ -75,6 +75,8 @@ def test_a_window_says_where_ctx_len_cuts_and_which_documents_join_in_it(tmp_pat
         "from token 1 of document 1 to token 3 of document 3", "tokens 3 to 13 of document 3",
         "tokens 13 to 23 of document 3", "tokens 23 to 30 of document 3",
     ]  # fmt: skip
+    assert not show_document([tmp_path / "d"], 1, plan).notice
+    assert "val_split" in show_document([tmp_path / "d"], 1, plan._replace(held_out=True)).notice
     for number in (0, 5):
         with pytest.raises(UserError, match=f"no window {number}. It has 4: give a number from 1 to 4"):
             show_document([tmp_path / "d"], number, plan)
