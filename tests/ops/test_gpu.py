@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,20 @@ LARGER: list[tuple[str, str, tuple[int, int, int, int], dict[str, Any]]] = [
     for width in (16, 32, 64)
 ]
 CASES = [*KERNEL_CASES, *LARGER]
+LOST: list[str] = []
+
+
+@pytest.fixture(autouse=True)
+def _only_the_culprit_fails(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A kernel that reads where it may not ends the use of the GPU for all tests that follow here."""
+    if LOST:
+        pytest.skip(f"{LOST[0]} has ended the use of the GPU")
+    yield
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        LOST.append(request.node.name)
+        raise
 
 
 @pytest.mark.parametrize("name", ["triton", "cuda", "fla", "chunked"])
