@@ -94,9 +94,14 @@ class Beside:
 
 
 class Waiting:
-    """The inputs of a model's halves of blocks that are away."""
+    """The inputs of a model's halves of blocks that are away.
+
+    Each takes as much of the host's memory as the largest so far: its allocator gives nothing back, and of
+    batches that differ in length would keep what it handed out for each power of two.
+    """
 
     def __init__(self) -> None:
+        self.largest = 0
         self.beside = Beside()
         self.last: Away | None = None
         self.ahead: Ahead | None = None
@@ -124,7 +129,8 @@ class Waiting:
             torch.cuda.current_stream(x.device).wait_event(away.copied)
 
     def _send(self, x: Tensor) -> Away:
-        values = pinned(x.shape, x.dtype)
+        self.largest = max(self.largest, x.nbytes)
+        values = pinned(torch.Size([self.largest]), torch.uint8)[: x.nbytes].view(x.dtype).view(x.shape)
         return Away(values, x.device, self.beside.copy(values, x.detach(), x.device), self.last)
 
     def _fetch(self, away: Away) -> Ahead:
