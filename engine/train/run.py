@@ -80,7 +80,7 @@ def _train(
     device = choose_device(settings.accelerator)
     check_devices(settings, device)
     group.join(device)
-    if device == "cuda" and group.size == 1:  # NCCL's and DeepSpeed's memory is left as they know it
+    if device == "cuda" and group.size == 1:  # NCCL's memory is left as it knows it
         join_memory()
     point = shared_point(run, point, group)
     loaded = load(settings, emit, stop, cache=cache, op=point.document.get("op", ""), group=group)

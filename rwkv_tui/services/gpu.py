@@ -213,7 +213,10 @@ def read_gpus(library: Any = None) -> GpuReading:
         nvml.close()
     order = visible() if reading.gpus else None
     if order == []:
-        return GpuReading((), _("CUDA_VISIBLE_DEVICES hides the GPUs of this machine; runs use the CPU."))
+        said = _(
+            "CUDA finds none of this machine's GPUs (CUDA_VISIBLE_DEVICES may hide them); runs use the CPU."
+        )
+        return GpuReading((), said)
     # A driver that is too old to name slices as CUDA does leaves all of them in their places.
     by_uuid = {gpu.uuid: gpu for gpu in reading.gpus}
     found = tuple(by_uuid[one] for one in order or () if one in by_uuid)
