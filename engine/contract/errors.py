@@ -33,6 +33,13 @@ class UserError(Exception):
         return sentences(self.message, self.remedy)
 
 
+def why(error: Exception) -> str:
+    """What the system says of a file that cannot be read, without number and name."""
+    if isinstance(error, UnicodeError):
+        return _("it is no UTF-8 text")
+    return getattr(error, "strerror", None) or str(error)
+
+
 class Diverged(UserError):
     """Going on makes no sense: the numbers are none, or run away."""
 

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from engine.contract.check import check_values
-from engine.contract.errors import Problem, SettingsError, UserError
+from engine.contract.errors import Problem, SettingsError, UserError, why
 from engine.contract.files import write_atomic
 from engine.contract.flags import changed
 from engine.contract.i18n import N_, _
@@ -199,7 +199,7 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
-            _("Cannot read the preset {path} ({error}).", path=path, error=error),
+            _("Cannot read the preset {path} ({error}).", path=path, error=why(error)),
             _("Check that it is a UTF-8 text file."),
         ) from None
 

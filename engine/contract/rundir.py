@@ -95,7 +95,7 @@ class RunDir:
                 _("proj_dir: {path} already holds the run {name!r}.", path=self.path, name=self.name()),
                 _(
                     "Nothing was changed; choose another --proj_dir. A run that has not finished goes on "
-                    "with `rwkv-tune resume {path}`.",
+                    "with `rwkv-tune resume {path}`; `rwkv-tune rm {path}` forgets it.",
                     path=shlex.quote(str(self.path)),
                 ),
             ) from None

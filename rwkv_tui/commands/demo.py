@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.contract.check import require_settings
-from engine.contract.errors import UserError
+from engine.contract.errors import UserError, why
 from engine.contract.events import Sample
 from engine.contract.i18n import _
 from engine.contract.paths import UserPaths
@@ -35,7 +35,7 @@ def demo(args: argparse.Namespace) -> int:
         source = _place_data(folder)
     except OSError as error:
         raise UserError(
-            _("The demo cannot write its files ({error}).", error=error), _("Choose another --dir.")
+            _("The demo cannot write its files ({error}).", error=why(error)), _("Choose another --dir.")
         ) from error
     values = {**STATE_SETTINGS, "load_model": base, "proj_dir": _fresh(folder / "emoji-state")}
     if args.headless:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from engine.contract.errors import UserError
+from engine.contract.errors import UserError, why
 from engine.contract.i18n import _
 from engine.contract.paths import UserPaths
 from engine.contract.plain import say, say_file
@@ -33,7 +33,7 @@ def save(args: argparse.Namespace) -> int:
         text = args.source.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
-            _("Cannot read {source} ({error}).", source=args.source, error=error),
+            _("Cannot read {source} ({error}).", source=args.source, error=why(error)),
             _("Give a YAML file of settings."),
         ) from None
     say(str(_store().save(args.name, text)))

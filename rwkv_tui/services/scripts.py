@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from engine.contract.errors import Problem, SettingsError, UserError
+from engine.contract.errors import Problem, SettingsError, UserError, why
 from engine.contract.i18n import _
 from engine.contract.presets import PresetStore
 from engine.contract.script import Script, read_script
@@ -23,7 +23,7 @@ def read_script_file(path: Path) -> Script:
             raise UserError(told, _("Give a shell script."))
         return read_script(data.decode("utf-8-sig"))
     except (OSError, ValueError) as error:
-        told = _("Cannot read {path} ({reason}).", path=path, reason=error)
+        told = _("Cannot read {path} ({reason}).", path=path, reason=why(error))
         raise UserError(told, _("Give a shell script.")) from None
 
 

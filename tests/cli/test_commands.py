@@ -190,6 +190,13 @@ def test_the_app_refuses_to_start_without_a_terminal(rwkv_tune: Command) -> None
     assert "terminal" in refused(rwkv_tune("demo"))
 
 
+@pytest.mark.parametrize("words", ["preset import there", "preset save x --from there"])
+def test_a_file_that_cannot_be_read_is_told_in_words(words: str, rwkv_tune: Command, tmp_path: Path) -> None:
+    assert "Cannot read there (No such file or directory). " in refused(rwkv_tune(*words.split()))
+    (tmp_path / "there").write_bytes(b"\xff\xfe")
+    assert "Cannot read there (it is no UTF-8 text). " in refused(rwkv_tune(*words.split()))
+
+
 @pytest.mark.parametrize("words", COMMANDS.split(";"), ids=str.strip)
 def test_every_flag_of_every_command_says_what_it_is_for(
     words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

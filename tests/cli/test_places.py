@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -100,6 +101,19 @@ def test_a_folder_that_goes_away_under_a_run(home: Path, flags: tuple[str, ...],
         f"rwkv-tune: The folder of the run out, {run.path}, was deleted while it ran; saved since: {saved}.\n"
     )
     assert not owner.alive()
+
+
+def test_a_run_that_could_not_begin_is_forgotten_as_is_said(
+    rwkv_tune: Command, flags: tuple[str, ...], tiny_model: Path, tmp_path: Path
+) -> None:
+    """What was wrong is mended, and the same folder taken again."""
+    (tmp_path / "wrong.pth").write_text("no model")
+    wrong = [f for f in flags if not f.startswith("--load_model")] + ["--load_model=wrong.pth"]
+    assert rwkv_tune("train", *wrong, "--proj_dir=the run").returncode == 1
+    said = one_sentence(rwkv_tune("train", *flags, "--epoch_steps=2", "--proj_dir=the run"))
+    command = next(part for part in said.split("`") if part.startswith("rwkv-tune rm "))
+    assert rwkv_tune(*shlex.split(command)[1:], "--yes").returncode == 0
+    assert rwkv_tune("train", *flags, "--epoch_steps=2", "--proj_dir=the run").returncode == 0
 
 
 def test_two_runs_into_one_folder(rwkv_tune: Command, flags: tuple[str, ...], tmp_path: Path) -> None:
