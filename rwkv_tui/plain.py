@@ -100,3 +100,8 @@ def short(value: float) -> str:
     if value and abs(value) < 1e-3:
         return f"{value:.1e}"
     return f"{value:.4g}" if abs(value) < 1e5 else f"{value:.2e}"
+
+
+def amount(count: int, unit: str) -> str:
+    """So much of what a phase counts: bytes ("B") as a size."""
+    return size(count) if unit == "B" else f"{count:,}"

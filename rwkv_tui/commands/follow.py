@@ -9,14 +9,24 @@ from abc import ABC, abstractmethod
 from types import FrameType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Column
+from rich.text import Text
 
 from engine.contract import events
 from engine.contract.i18n import N_, _, n_, sentences
 from engine.contract.plain import one_line, plain, say
 from engine.contract.rundir import RunDir
 from rwkv_tui.commands.app import in_tmux
-from rwkv_tui.plain import announcement, nats
+from rwkv_tui.plain import amount, announcement, nats
 from rwkv_tui.services.run_tail import RunTail
 from rwkv_tui.services.runs import ending_of, engine_log_tail, is_alive, stop_run, summarise
 
@@ -233,6 +243,14 @@ class LineShow(Show):
         say(text)
 
 
+class _Amounts(ProgressColumn):
+    """How much of how much: bytes as sizes, all else counted."""
+
+    def render(self, task: Task) -> Text:
+        unit = task.fields["unit"]
+        return Text(f"{amount(int(task.completed), unit)}/{amount(int(task.total or 0), unit)}")
+
+
 class BarShow(Show):
     """A bar that moves, and the lines above it."""
 
@@ -240,7 +258,8 @@ class BarShow(Show):
         self.console = Console(highlight=False)
         self.bar = Progress(
             TextColumn("{task.description}", markup=False), BarColumn(),
-            TextColumn("{task.completed:,}/{task.total:,}"), TimeRemainingColumn(),
+            _Amounts(),
+            TimeRemainingColumn(table_column=Column(min_width=len("0:00:00"), no_wrap=True)),
             TextColumn("{task.fields[note]}"), console=self.console,
         )  # fmt: skip
         self.tasks: dict[str, TaskID] = {}
@@ -262,7 +281,7 @@ class BarShow(Show):
         elif isinstance(event, events.Started):
             self._move(N_("training"), self.begun, event.plan.steps)
         elif isinstance(event, events.Progress):
-            self._move(event.phase, event.done, event.total)
+            self._move(event.phase, event.done, event.total, unit=event.unit)
         elif isinstance(event, events.Step):
             note = _(
                 "loss {loss}  lr {lr:.3g}  {speed:.2f} kt/s",
@@ -273,10 +292,12 @@ class BarShow(Show):
         if line is not None:
             self.note(line)
 
-    def _move(self, phase: str, done: int, total: int | None, note: str = "") -> None:
-        """Moves the bar of a phase; `total` None leaves it as it was."""
+    def _move(self, phase: str, done: int, total: int | None, note: str = "", unit: str = "") -> None:
+        """Moves the bar of a phase; `total` None leaves it as it was. Beside training one other is shown."""
         if phase not in self.tasks:
-            self.tasks[phase] = self.bar.add_task(one_line(_(phase)), total=total, note="")
+            for name, task in self.tasks.items():
+                self.bar.update(task, visible=name == "training")
+            self.tasks[phase] = self.bar.add_task(one_line(_(phase)), total=total, note="", unit=unit)
         self.bar.update(self.tasks[phase], completed=done, total=total, note=note)
 
     def note(self, text: str) -> None:

@@ -11,7 +11,7 @@ from engine.contract.events import Progress
 from engine.contract.i18n import _
 from engine.contract.rundir import Status
 from rwkv_tui.panels.panel import Panel, bar
-from rwkv_tui.plain import column, duration, nats, one_line, size
+from rwkv_tui.plain import amount, column, duration, nats, one_line
 from rwkv_tui.services.run_tail import RunModel
 from rwkv_tui.services.runs import status_word
 
@@ -135,17 +135,13 @@ def _rounded(seconds: float) -> str:
     return f"{int(seconds // 30) * 30} s" if seconds < 120 else f"{int(seconds // 60)} min"
 
 
-def _amount(count: int, unit: str) -> str:
-    return size(count) if unit == "B" else f"{count:,}"
-
-
 def _phase(progress: Progress, width: int, left: float | None = None) -> Content:
     """What is done, how much of it, and how many seconds are `left`."""
     phase = one_line(_(progress.phase))
     if not progress.total:
         return Content(phase)
     unit = "" if progress.unit == "B" else one_line(_(progress.unit))
-    done, total = _amount(progress.done, progress.unit), _amount(progress.total, progress.unit)
+    done, total = amount(progress.done, progress.unit), amount(progress.total, progress.unit)
     note = " " + _("{done} of {total} {unit}", done=done, total=total, unit=unit).rstrip()
     if left is not None and progress.done < progress.total:
         note = _("{done}, {time} left", done=note, time=duration(left))

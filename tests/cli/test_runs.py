@@ -6,14 +6,17 @@ import errno
 import fcntl
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from engine.contract import events as ev
 from engine.contract.paths import UserPaths
@@ -22,6 +25,7 @@ from engine.contract.process import Process
 from engine.contract.rundir import RunDir, RunList
 from engine.contract.settings import TrainSettings
 from rwkv_tui.cli import main
+from rwkv_tui.commands.follow import BarShow
 from rwkv_tui.services import launch as launching
 from rwkv_tui.services.runs import stop_run, summarise
 from tests.conftest import Command
@@ -300,3 +304,20 @@ def test_another_version_s_events_still_show(
     (shown,) = json.loads(capsys.readouterr().out)
     assert (shown["step"], shown["steps"], shown["method"]) == (31, 1000, "state")
     assert main(["logs"]) == 0 and "training starts: 1000 steps" in capsys.readouterr().out
+
+
+def test_the_bars_of_a_run_show_the_time_left_on_a_usual_terminal(tmp_path: Path) -> None:
+    show = BarShow()
+    show.console.file = StringIO()
+
+    def bars() -> list[str]:
+        Console(width=80, file=(seen := StringIO())).print(show.bar.get_renderable())
+        return [line.rstrip() for line in seen.getvalue().splitlines()]
+
+    first, *rest = (event for event in stories.preparing() if isinstance(event, ev.Progress))
+    show.event(first)
+    assert "0 B/364.3 MiB" in bars()[0]
+    for event in [*rest, *stories.opening(), *stories.stepping(tmp_path, 1, 31)]:
+        show.event(event)
+    assert re.fullmatch(r"training [╸━ ]+ 31/1,000 (\d:\d\d|-:-):?(\d\d|--) loss .* kt/s", bars()[-1]), bars()
+    assert not any("MiB" in line for line in bars())  # that phase is over
