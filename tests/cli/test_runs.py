@@ -303,7 +303,7 @@ def test_another_version_s_events_still_show(
     assert main(["runs", "--json"]) == 0
     (shown,) = json.loads(capsys.readouterr().out)
     assert (shown["step"], shown["steps"], shown["method"]) == (31, 1000, "state")
-    assert main(["logs"]) == 0 and "training starts: 1000 steps" in capsys.readouterr().out
+    assert main(["logs"]) == 0 and "training starts: 1,000 steps" in capsys.readouterr().out
 
 
 def test_the_bars_of_a_run_show_the_time_left_on_a_usual_terminal(tmp_path: Path) -> None:
