@@ -16,6 +16,10 @@ PACKED = (".gz", ".zst")
 """What may follow, and packs the file."""
 
 
+ORIGIN = ".idx.json"
+"""Behind a pair's prefix the name of what tells how it was made. Not .json, as a source may be called."""
+
+
 def unpacked(name: str) -> str:
     """A name without what says that the file is packed."""
     return next((name[: -len(end)] for end in PACKED if name.lower().endswith(end)), name)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from engine.contract.check import data_half
+from engine.contract.data_files import ORIGIN
 from engine.contract.errors import UserError
 from engine.contract.files import Staged
 from engine.contract.i18n import N_, _, in_english, n_
@@ -20,7 +21,7 @@ from engine.contract.reports import BadLine, Converted, DataOrigin, DataSource
 from engine.data.binidx import PairWriter, magic_prime
 from engine.data.encode import Encoded
 from engine.data.mix import Mix, Part
-from engine.data.origin import ORIGIN, Digests
+from engine.data.origin import Digests
 from engine.data.rows import NO_DOCUMENTS, Corpus, open_corpus
 from engine.data.scratch import Rows, Scratch
 from engine.data.tokenizer import VOCABULARY

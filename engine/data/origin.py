@@ -12,14 +12,12 @@ import numpy as np
 from pydantic import ValidationError
 
 from engine.contract.check import data_half
+from engine.contract.data_files import ORIGIN
 from engine.contract.errors import UserError
 from engine.contract.i18n import _
 from engine.contract.reports import DataOrigin, PairReport
 from engine.data.binidx import BinIdx, magic_prime
 from engine.data.tokenizer import END_OF_DOCUMENT
-
-ORIGIN = ".idx.json"
-"""Comes behind the prefix. Not just .json: that is what a source may be called."""
 
 _BLOCK = 2 << 20
 

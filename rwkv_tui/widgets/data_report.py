@@ -163,9 +163,8 @@ def finding_text(finding: Finding) -> Content:
 
 def in_the_form(advice: str) -> str:
     """Advice on data that names flags of `data convert`, with the fields that stand for them here."""
-    fields = {
-        "--skip-bad": f"{_('Bad lines')}: {_('skip them')}", "--fields": _("Fields"), "--repeat": _("Repeat")
-    }  # fmt: skip
+    skipping = _("{field}: {message}", field=_("Bad lines"), message=_("skip them"))
+    fields = {"--skip-bad": skipping, "--fields": _("Fields"), "--repeat": _("Repeat")}
     for flag, field in fields.items():
         advice = advice.replace(flag, f'"{field}"')
     return advice

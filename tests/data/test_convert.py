@@ -247,3 +247,10 @@ def test_sources_of_several_kinds_are_mixed_by_weight(tmp_path: Path) -> None:
     convert(sources, tmp_path / "p", repeat=1, weights=(3, 1), fields="prompt=q,answer=r")
     found = texts(BinIdx(tmp_path / "p"))
     assert found.count("User: a\n\nAssistant: b") == 30 and found.count("User: c\n\nAssistant: d") == 10
+
+
+def test_a_folder_is_converted_again_with_its_own_pair_in_it(tmp_path: Path) -> None:
+    """What is told of the pair is JSON, but no data."""
+    jsonl(tmp_path / "a.jsonl", ["one", "two"])
+    for _time in range(2):
+        assert convert(tmp_path, tmp_path / "pair", repeat=1, force=True).documents == 2

@@ -18,7 +18,7 @@ from typing import IO, Literal, cast
 
 import zstandard
 
-from engine.contract.data_files import SUFFIXES, Format, unpacked
+from engine.contract.data_files import ORIGIN, SUFFIXES, Format, unpacked
 from engine.contract.errors import UserError
 from engine.contract.i18n import N_, _
 from engine.data.rows.shapes import SHAPES
@@ -84,7 +84,8 @@ def open_source(path: Path) -> IO[bytes]:
 def find_sources(given: Sequence[Path]) -> list[Source]:
     """The files that paths, patterns like data/*.jsonl and folders name, each once, in that order.
 
-    A folder gives what lies below it with a name of `SUFFIXES`, hidden files aside, sorted by path.
+    A folder gives what lies below it with a name of `SUFFIXES`, sorted by path; hidden files and what
+    conversion tells of a pair are no data.
     Raises UserError for what names nothing, cannot be read, or is none of the formats.
     """
     paths = list(dict.fromkeys(path for one in given for path in _expand(one)))
@@ -97,7 +98,7 @@ def find_sources(given: Sequence[Path]) -> list[Source]:
 def _expand(path: Path) -> list[Path]:
     if path.is_dir():
         found = sorted(
-            p for p in path.rglob("*") if _suffix(p) in SUFFIXES and p.is_file() and not _hidden(p, path)
+            p for p in path.rglob("*") if _suffix(p) in SUFFIXES and p.is_file() and not _left(p, path)
         )
         if not found:
             raise UserError(_("{path} is a folder without data in it.", path=path), _(_GIVE))
@@ -110,8 +111,9 @@ def _expand(path: Path) -> list[Path]:
     return [path]
 
 
-def _hidden(path: Path, below: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(below).parts)
+def _left(path: Path, below: Path) -> bool:
+    hidden = any(part.startswith(".") for part in path.relative_to(below).parts)
+    return hidden or path.name.endswith(ORIGIN)
 
 
 def _suffix(path: Path) -> str:
