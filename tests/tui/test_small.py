@@ -19,6 +19,7 @@ from rwkv_tui.screens.wizard.import_script import ImportScreen
 from rwkv_tui.screens.wizard.new_model import NewModelScreen
 from rwkv_tui.screens.wizard.presets import PresetScreen
 from rwkv_tui.screens.wizard.search import SearchScreen
+from rwkv_tui.screens.wizard.template import TemplateScreen
 from tests.tui.conftest import MakeApp, until
 from tests.tui.test_home import add_run
 from tests.tui.walk import lines, settle
@@ -57,6 +58,26 @@ async def test_all_of_a_dialogue_can_be_seen(make_app: MakeApp, place: Path, siz
                     assert seen(widget), f"{name}: {widget} {said(widget)!r} is nowhere"
             await pilot.press("escape")
             await settle(pilot)
+
+
+@pytest.mark.parametrize("size", [(20, 5), (30, 10), (40, 12)])
+async def test_what_one_types_into_is_seen_with_what_it_finds(
+    make_app: MakeApp, place: Path, size: tuple[int, int]
+) -> None:
+    app = make_app(start="")
+    async with app.run_test(size=size) as pilot:
+        await settle(pilot)
+        await pilot.press("f9")
+        await settle(pilot, 0.5)
+        await pilot.press(*"theme")
+        await until(pilot, lambda: "Theme: dark" in "".join(lines(pilot)))
+        await settle(pilot, 0.5)
+        assert "theme" in lines(pilot)[0] and "Theme: dark" in lines(pilot)[1]
+        await pilot.press("escape")
+        app.push_screen(TemplateScreen("System:\n{system}\n", place / "t.txt", "t.txt", mine=False))
+        await settle(pilot)
+        for part in ("System:", "{system}", "Ctrl+S keeps it", "^s Keep and use"):
+            assert part in "\n".join(lines(pilot))
 
 
 async def test_a_long_question_is_read_by_the_arrows(make_app: MakeApp, place: Path) -> None:
