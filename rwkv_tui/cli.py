@@ -44,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"rwkv-tune: {error}", error=True)
         return 1
     except KeyboardInterrupt:
-        say(f"rwkv-tune: {_('stopped.')}", error=True)
+        begun = "\n" if sys.stderr.isatty() else ""  # the terminal has written ^C on this line
+        say(f"{begun}rwkv-tune: {_('stopped.')}", error=True)
         return 130
     except BrokenPipeError:
         # Whoever read our output has gone; closing quietly is what a pipe expects.

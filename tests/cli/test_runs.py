@@ -268,6 +268,17 @@ def test_rm_asks(add: Add, tmp_path: Path) -> None:
         assert run.events.exists() == bool(status)
 
 
+def test_what_ends_a_command_by_a_key_is_told_on_a_line_of_its_own(add: Add) -> None:
+    add("old")
+    terminal = Terminal([sys.executable, "-m", "rwkv_tui", "rm", "old"])
+    terminal.sees("[y/N]")
+    terminal.rests()
+    terminal.keys("\x03")
+    assert terminal.wait() == 130
+    terminal.sees("stopped.")
+    assert "rwkv-tune: stopped." in terminal.text.splitlines()
+
+
 def test_a_living_run_is_not_removed(add: Add, capsys: pytest.CaptureFixture[str]) -> None:
     run = add("new", owner=Process.current())
     assert main(["rm", "new", "--yes", "--trained"]) == 1
