@@ -64,3 +64,12 @@ def rest(document: DocumentTokens) -> str:
     if document.notice:
         lines.append(document.notice)
     return "\n".join(lines)
+
+
+def left_out(rows: int) -> str:
+    """What a conversion that skips bad rows has skipped."""
+    return n_(
+        "{n:,} row could not be read and was left out.",
+        "{n:,} rows could not be read and were left out.",
+        rows,
+    )

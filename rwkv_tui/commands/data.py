@@ -16,7 +16,7 @@ from rich.text import Text
 from engine.contract.i18n import N_, _, n_
 from engine.contract.plain import say, say_file, say_json
 from engine.contract.reports import Converted, DataOrigin, DataSummary, DocumentTokens, PairReport
-from rwkv_tui.marks import LEVEL_SIGNS, TOKEN_SIGNS, TOKEN_WORDS, rest, stretches, title, windows
+from rwkv_tui.marks import LEVEL_SIGNS, TOKEN_SIGNS, TOKEN_WORDS, left_out, rest, stretches, title, windows
 from rwkv_tui.plain import one_line, plain
 
 if TYPE_CHECKING:
@@ -139,11 +139,7 @@ def _converted(report: Converted, ctx_len: int) -> Iterator[str]:
             report.held_out_documents, prefix=report.held_out_prefix,
         )  # fmt: skip
     if report.skipped:
-        yield n_(
-            "{n:,} row could not be read and was left out.",
-            "{n:,} rows could not be read and were left out.",
-            report.skipped,
-        )
+        yield left_out(report.skipped)
     if report.magic_prime:
         yield _prime(report.magic_prime, ctx_len)
 

@@ -162,6 +162,7 @@ async def test_bad_lines_are_listed_and_can_be_skipped(make_app: MakeApp, place:
         assert not (place / "bad.idx").exists()
         await pilot.press("right", "f4")  # the focus is on that choice
         await until(pilot, lambda: draft_text(pilot, "data_file") == "bad")
+        assert "2 rows could not be read and were left out." in [n.message for n in pilot.app._notifications]
 
 
 async def test_a_conversion_is_cancelled_by_escape_and_leaves_nothing(make_app: MakeApp, place: Path) -> None:

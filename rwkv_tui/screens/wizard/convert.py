@@ -19,6 +19,7 @@ from textual.worker import Worker
 from engine.contract.i18n import N_, _
 from rwkv_tui.draft import Draft
 from rwkv_tui.keys import key_of
+from rwkv_tui.marks import left_out
 from rwkv_tui.plain import duration, plain, size
 from rwkv_tui.services.files import free_prefix, is_pair, real_path, short
 from rwkv_tui.widgets.choice import Choice
@@ -234,6 +235,8 @@ class ConvertForm(Vertical):
                     self._suggested = self.query_one("#out", PathInput).value
                     took = duration(event.report.seconds)
                     self._say(_("✓ Done in {time}.", time=took), "$text-success")
+                    if event.report.skipped:
+                        self.notify(left_out(event.report.skipped), markup=False)
                     self.post_message(self.Done(event.report))
 
     def _refuse(self, reason: str) -> None:
