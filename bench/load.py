@@ -32,6 +32,7 @@ from engine.contract.sizes import SIZES
 from engine.models import load_model
 from engine.models.build import MODELS
 from engine.ops.choice import SAFE
+from engine.processors import share_processors
 from engine.quant import QuantLinear
 
 BLOCK = 16 << 20
@@ -99,6 +100,7 @@ def measure(path: Path, what: str, dtype: str, device: str, cold: bool) -> tuple
 
 def main() -> None:
     """Measures every combination, prints a table and writes JSON."""
+    share_processors()  # as a run does
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--size", default="0.4B", choices=[s.name for s in SIZES])
     parser.add_argument("--version", default="x070", choices=list(MODELS))

@@ -39,6 +39,7 @@ from engine.models.build import MODELS
 from engine.ops.choice import choose, make_inputs
 from engine.ops.parts import TORCH, Parts
 from engine.ops.registry import Need, recurrence_of
+from engine.processors import share_processors
 from engine.quant import QuantLinear, is_linear_weight, put_linear
 from engine.train.loss import training_loss
 from engine.tuning import tuning_for
@@ -193,6 +194,7 @@ def _peak(device: str) -> tuple[int, int]:
 
 def main() -> None:
     """Measures every combination, prints a table and writes JSON."""
+    share_processors()  # as a run does
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--size", nargs="+", default=["0.1B"], choices=[s.name for s in SIZES])
     parser.add_argument("--version", nargs="+", default=["x070"], choices=list(MODELS))

@@ -31,6 +31,7 @@ from engine.contract.job_flags import (
     translate_argparse,
 )
 from engine.contract.plain import say, say_json
+from engine.processors import share_processors
 
 if TYPE_CHECKING:
     from engine.checkpoints.adapter import Adapter
@@ -357,16 +358,6 @@ def _leave(status: int) -> None:
     os._exit(status)
 
 
-def _share_processors() -> None:
-    """Has the threads of torch, which is not there yet, sleep after microseconds of waiting for each other,
-    not after milliseconds. Where anything else runs on the processors, another run above all, those that
-    wait take from those that compute, and a step takes ten times as long. Not where the person has said how
-    to wait.
-    """
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-
-
 if __name__ == "__main__":
-    _share_processors()
+    share_processors()
     _leave(main())
