@@ -203,7 +203,10 @@ def _add_train(commands: argparse._SubParsersAction[_Parser], wanted: bool) -> N
     command = commands.add_parser(
         "train",
         help=_("train without screens"),
-        usage=_("rwkv-tune train [--preset NAME|FILE.yaml] [--json] [--detach] [--PARAMETER VALUE ...]"),
+        usage=_(
+            "rwkv-tune train [--preset NAME|FILE.yaml] [--json] [--detach]\n"
+            "                       [--PARAMETER VALUE ...]"
+        ),
         description=_(
             "Trains in a process of its own. Exit status: 0 finished, 130 stopped, 1 failed. "
             "Takes the command line of RWKV-PEFT's train.py as well, and says what is different."

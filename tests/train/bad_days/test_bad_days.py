@@ -136,7 +136,7 @@ def test_bitsandbytes_without_its_library_is_named(make: Making, monkeypatch: An
     def unusable(*_: Any, **__: Any) -> Any:
         raise RuntimeError("Attempted to use bitsandbytes native library but it's not available.\nlong story")
 
-    monkeypatch.setattr(bnb, "quantize_4bit", unusable)
+    monkeypatch.setattr(bnb, "get_4bit_type", unusable)
     run = make(quant="nf4")
     assert run_training(run) == 1
     assert (
