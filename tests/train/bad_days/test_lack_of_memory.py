@@ -246,7 +246,7 @@ def test_the_kernel_ends_a_run_that_takes_too_much(make: Making, group: Path) ->
         return subprocess.run(words, preexec_fn=enter, capture_output=True, check=False).returncode
 
     assert train() == -signal.SIGKILL
-    lacked = shortage(run, "cpu")
+    lacked = shortage(run, device_name("cpu"))
     assert lacked is not None and "has happened once in its memory group" in lacked.said
     assert lacked.remedy.startswith("Set grad_cp 1 (") and f"of the {LIMIT / 1e9:.3g} GB" in lacked.remedy
     assert "Most likely the kernel killed it" in ending_of(summarise("run", run))
