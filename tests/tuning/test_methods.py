@@ -20,14 +20,14 @@ METHODS: dict[str, dict[str, Any]] = {
     "state": {"peft": "state", "lr_init": 1.0, "lr_final": 0.1},
     "lora": {"peft": "lora", "lora_config": {"lora_load": "", "lora_r": 4, "lora_alpha": 8}},
     "dora": {"peft": "lora", "peft_config": {"r": 4, "lora_alpha": 8, "use_dora": True}},
-    "rslora": {"peft": "lora", "peft_config": {"r": 4, "use_rslora": True}},
+    "rslora": {"peft": "lora", "peft_config": {"r": 4, "lora_alpha": 4, "use_rslora": True}},
     "pissa": {"peft": "pissa", "peft_config": {"r": 4}},
     "miss": {"peft": "miss", "peft_config": {"r": 8}},
     "parts": {"peft": "lora", "peft_config": {"r": 4}, "train_parts": "emb,head,time,ln"},
     "bat": {"peft": "miss", "lora_config": {"disha_r": 8, "disha_mode": "bat"}},
 }
 # How far packing may move the loss (about 5 nats), and the logits as a share of their norm.
-PACKING = {"none": (1e-5, 1e-5), "int8": (0.02, 0.1), "nf4": (0.3, 0.5)}
+PACKING = {"none": (1e-5, 1e-5), "int8": (0.02, 0.05), "nf4": (0.3, 0.5)}
 
 
 def logits(path: Path, **how: Any) -> Tensor:
